@@ -1,0 +1,145 @@
+"""Original frame, input frame and low-res frame: how pixels, boxes, points and masks move between them.
+
+The input rule belongs to the weights (side, resize, normalisation), so a backbone carries one and everything here reads it.
+Boxes are XYXY float32 pixels whose second corner is the last column and row, as ``torchvision.ops.masks_to_boxes`` returns.
+
+Source: segment-anything @ dca509f, ``utils/transforms.py`` and ``modeling/sam.py`` (preprocess, postprocess_masks);
+MedSAM @ d71e8a1 and its LiteMedSAM branch for the min-max rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SAM_MEAN = (123.675, 116.28, 103.53)
+SAM_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class InputRule:
+    """State what a set of weights expects of its input.
+
+    Attributes:
+        side: S, the side of the square network input in pixels.
+        resize: ``longest_side`` keeps the aspect ratio and pads right and bottom; ``square`` stretches.
+        interpolation: How images are resampled; always antialiased.
+        normalisation: ``sam``: SAM's mean and standard deviation on 0..255 (the same numbers as ImageNet's times 255);
+            ``min_max``: each image's valid area to 0..1.
+    """
+
+    side: int
+    resize: Literal["longest_side", "square"] = "longest_side"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    normalisation: Literal["sam", "min_max"] = "sam"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Hold the sizes (H, W) of one image: as stored, and its valid area within the S x S input."""
+
+    original_size: tuple[int, int]
+    input_size: tuple[int, int]
+
+
+def make_frame(original_size: tuple[int, int], rule: InputRule) -> Frame:
+    """Return the frame of an image of ``original_size`` (H, W) under ``rule``."""
+    if rule.resize == "square":
+        return Frame(original_size, (rule.side, rule.side))
+    scale = rule.side / max(original_size)
+    height, width = (max(1, int(length * scale + 0.5)) for length in original_size)
+    return Frame(original_size, (height, width))
+
+
+def pad_to_side(tensor: Tensor, side: int) -> Tensor:
+    """Pad (..., h, w) with zeros at the right and bottom to (..., S, S)."""
+    height, width = tensor.shape[-2:]
+    return F.pad(tensor, (0, side - width, 0, side - height))
+
+
+def image_to_input(image: Tensor, rule: InputRule) -> tuple[Tensor, Frame]:
+    """Resize an image (3, H, W) in 0..255 and pad it to (3, S, S); the values stay in 0..255."""
+    frame = make_frame((int(image.shape[-2]), int(image.shape[-1])), rule)
+    resized = F.interpolate(image[None], frame.input_size, mode=rule.interpolation, antialias=True, align_corners=False)[0]
+    return pad_to_side(resized.clamp(0, 255), rule.side), frame
+
+
+def masks_to_input(masks: Tensor, frame: Frame, side: int) -> Tensor:
+    """Resize masks (N, H, W) bool to the input frame by nearest neighbour: (N, S, S) bool."""
+    if masks.shape[0] == 0:
+        return masks.new_zeros((0, side, side))
+    resized = F.interpolate(masks[:, None].float(), frame.input_size, mode="nearest-exact")[:, 0]
+    return pad_to_side(resized, side) > 0.5
+
+
+def valid_region(frames: Sequence[Frame], side: int, device: torch.device | None = None) -> Tensor:
+    """Return (B, 1, S, S) bool: True where the input shows the image, False in the padding."""
+    region = torch.zeros(len(frames), 1, side, side, dtype=torch.bool, device=device)
+    for row, frame in enumerate(frames):
+        region[row, :, : frame.input_size[0], : frame.input_size[1]] = True
+    return region
+
+
+def resize_region(region: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample a bool map (N, 1, S, S) to (N, 1, h, w) by nearest neighbour."""
+    if region.shape[-2:] == size:
+        return region
+    return F.interpolate(region.float(), size, mode="nearest-exact") > 0.5
+
+
+def normalise(images: Tensor, frames: Sequence[Frame], rule: InputRule) -> Tensor:
+    """Normalise (B, 3, S, S) in 0..255 over the valid area, then set the padding to zero, as SAM does.
+
+    A constant image under ``min_max`` becomes all zeros, never NaN.
+    """
+    region = valid_region(frames, rule.side, images.device)
+    if rule.normalisation == "sam":
+        mean = images.new_tensor(SAM_MEAN)[:, None, None]
+        std = images.new_tensor(SAM_STD)[:, None, None]
+        return torch.where(region, (images - mean) / std, 0.0)
+    low = torch.where(region, images, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
+    high = torch.where(region, images, -torch.inf).amax(dim=(1, 2, 3), keepdim=True)
+    # 1e-8 as in LiteMedSAM's pre-processing; the span is 0 or at least one grey level in practice.
+    return torch.where(region, (images - low) / (high - low).clamp(min=1e-8), 0.0)
+
+
+def to_original(low_res_masks: Tensor, frame: Frame, side: int) -> Tensor:
+    """Bring logits (N, M, h, w) over the padded input frame to the original frame: (N, M, H, W) logits.
+
+    Upsample to S, cut the padding off, resample to the original size; threshold the result once.
+    """
+    masks = low_res_masks
+    if masks.shape[-2:] != (side, side):
+        masks = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
+    masks = masks[..., : frame.input_size[0], : frame.input_size[1]]
+    return F.interpolate(masks, frame.original_size, mode="bilinear", align_corners=False)
+
+
+def points_to_input(points: Tensor, frame: Frame) -> Tensor:
+    """Scale points (..., 2) in (x, y) pixels from the original frame to the input frame."""
+    return points * _scale(frame, points)
+
+
+def points_to_original(points: Tensor, frame: Frame) -> Tensor:
+    """Scale points (..., 2) in (x, y) pixels from the input frame back to the original frame."""
+    return points / _scale(frame, points)
+
+
+def boxes_to_input(boxes: Tensor, frame: Frame) -> Tensor:
+    """Scale boxes (..., 4) in XYXY pixels from the original frame to the input frame."""
+    return points_to_input(boxes.reshape(*boxes.shape[:-1], 2, 2), frame).reshape(boxes.shape)
+
+
+def boxes_to_original(boxes: Tensor, frame: Frame) -> Tensor:
+    """Scale boxes (..., 4) in XYXY pixels from the input frame back to the original frame."""
+    return points_to_original(boxes.reshape(*boxes.shape[:-1], 2, 2), frame).reshape(boxes.shape)
+
+
+def _scale(frame: Frame, like: Tensor) -> Tensor:
+    (height, width), (input_height, input_width) = frame.original_size, frame.input_size
+    return like.new_tensor((input_width / width, input_height / height))

@@ -1,0 +1,25 @@
+"""The seam of the training loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from medsam_tune.geometry import resize_region, valid_region
+from medsam_tune.types import MaskPrediction, SegmentationBatch
+
+
+class MaskLoss(nn.Module, ABC):
+    """Compare predicted logits with ground truth; padding never counts."""
+
+    @abstractmethod
+    def forward(self, prediction: MaskPrediction, batch: SegmentationBatch) -> dict[str, Tensor]:
+        """Return weighted scalar terms by name; training minimises their sum."""
+
+
+def targets_at(prediction: MaskPrediction, batch: SegmentationBatch) -> tuple[Tensor, Tensor]:
+    """Return ground truth and valid area at the prediction's resolution, both (N, 1, h, w) bool."""
+    size = (int(prediction.low_res_masks.shape[-2]), int(prediction.low_res_masks.shape[-1]))
+    region = valid_region(batch.frames, int(batch.images.shape[-1]), batch.images.device)[batch.image_index]
+    return resize_region(batch.masks, size), resize_region(region, size)

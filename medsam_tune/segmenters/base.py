@@ -1,0 +1,52 @@
+"""The seam from image to mask logits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from medsam_tune.backbone.base import WeightsIdentity
+from medsam_tune.geometry import Frame, InputRule
+from medsam_tune.types import MaskPrediction, SegmentationBatch
+
+
+class Segmenter(nn.Module, ABC):
+    """Map a batch to mask logits, one row an object."""
+
+    @property
+    @abstractmethod
+    def input_rule(self) -> InputRule:
+        """Return the input rule that the data must follow."""
+
+    @abstractmethod
+    def forward(self, batch: SegmentationBatch) -> MaskPrediction:
+        """Return logits (N, M, h, w) for the batch's N objects."""
+
+    @abstractmethod
+    def base_weights(self) -> WeightsIdentity | None:
+        """Return the identity of the frozen weights under the trained ones, or None when all is trained from scratch."""
+
+    @abstractmethod
+    def frozen_parameters(self) -> Sequence[str]:
+        """Return the dotted names of parameters a checkpoint leaves out because the base weights hold them."""
+
+    def not_cacheable(self) -> str | None:
+        """Return None when the image embedding is static, else the recipe key that makes it dynamic and why."""
+        return "model.segmenter: this segmenter has no frozen encoder, so there is no embedding to cache"
+
+    def encode(self, images: Tensor, frames: Sequence[Frame]) -> Tensor:
+        """Return the static image embeddings (B, C, g, g) that the cache stores.
+
+        Raises:
+            NotImplementedError: If ``not_cacheable`` names a reason.
+        """
+        raise NotImplementedError(self.not_cacheable())
+
+    def auxiliary_losses(self) -> Mapping[str, Tensor]:
+        """Return scalars added to the loss, by name; none by default."""
+        return {}
+
+    def after_backward(self, step: int) -> None:
+        """Run after each backward pass; nothing by default."""
