@@ -81,8 +81,12 @@ class SamSegmenter(Segmenter):
 
     def forward(self, batch: SegmentationBatch) -> MaskPrediction:
         """Return logits (N, 1, 4g, 4g) and predicted IoU (N, 1)."""
+        return self.prompted(batch, self.prompt_source)
+
+    def prompted(self, batch: SegmentationBatch, prompt_source: PromptSource) -> MaskPrediction:
+        """Return the prediction under another prompt source, such as a box that a user drew."""
         image_embeddings = self._image_embeddings(batch)
-        prompts = self.prompt_source(batch, image_embeddings, self.backbone)
+        prompts = prompt_source(batch, image_embeddings, self.backbone)
         return self._decode(image_embeddings, batch.image_index, prompts)
 
     def auxiliary_losses(self) -> Mapping[str, Tensor]:
