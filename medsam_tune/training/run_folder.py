@@ -1,0 +1,266 @@
+"""The folder of one run, ``runs/<recipe>/<timestamp>/``: made once, shared by all ranks, found again to resume.
+
+Lightning starts the command again for every local rank, so rank 0 makes the folder and hands its path on in the environment.
+Ranks that something else started cannot inherit from rank 0: under torchrun they ask the agent's key-value store, under srun they
+build the same name from the job and step id.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from medsam_tune.errors import CheckpointError, RecipeError
+
+RUN_FOLDER_VARIABLE = "MEDSAM_TUNE_RUN_FOLDER"
+STORE_TIMEOUT_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Name what a run leaves behind.
+
+    Attributes:
+        path: ``runs/<recipe>/<timestamp>``.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Return the resolved recipe."""
+        return self.path / "config.yaml"
+
+    @property
+    def splits(self) -> Path:
+        """Return the file that says which case was trained on, validated on and tested on."""
+        return self.path / "splits.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Return the folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """Return the checkpoint to resume from."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def metrics_csv(self) -> Path:
+        """Return the table of losses and validation metrics by step."""
+        return self.path / "metrics.csv"
+
+    @property
+    def summary(self) -> Path:
+        """Return the file of the test figures, the baselines and the costs."""
+        return self.path / "summary.json"
+
+    @property
+    def test_cases(self) -> Path:
+        """Return the table of the test figures by case."""
+        return self.path / "test_cases.csv"
+
+    @property
+    def export(self) -> Path:
+        """Return the folder of what was trained, reloadable in one line."""
+        return self.path / "export"
+
+    @property
+    def report(self) -> Path:
+        """Return the folder of the HTML report."""
+        return self.path / "report"
+
+
+def make_run_folder(root: Path, recipe: str) -> Path:
+    """Make ``root/recipe/<timestamp>`` on rank 0 and return the same path on every rank.
+
+    Args:
+        root: The folder of all runs.
+        recipe: The recipe's name, without folder and ending.
+
+    Raises:
+        RecipeError: If this rank has no way to learn what rank 0 made, or the folder cannot be written.
+    """
+    if (name := _srun_name(os.environ)) is not None:
+        folder = root.absolute() / recipe / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return share_run_folder(folder)
+    return share_run_folder(_make_unique(root.absolute() / recipe) if is_rank_zero() else None)
+
+
+def share_run_folder(folder: Path | None) -> Path:
+    """Hand rank 0's ``folder`` to the other ranks and return it on all of them.
+
+    Call it on every rank, also when a run is continued in its old folder; only rank 0's argument counts, except under srun, where
+    every rank knows the folder itself.
+
+    Raises:
+        RecipeError: If this is not rank 0 and nothing tells what rank 0 made.
+    """
+    environ = os.environ
+    if _has_agent_store(environ):
+        folder = _share_by_store(folder, environ)
+    elif not is_rank_zero() and not _is_srun(environ):
+        folder = _inherited(environ)
+    if folder is None:
+        raise ValueError("folder: rank 0 must give the run folder, got None")
+    environ[RUN_FOLDER_VARIABLE] = str(folder)
+    return folder
+
+
+def is_rank_zero() -> bool:
+    """Tell whether this process is the first over all nodes, from the environment alone; True when it was started on its own."""
+    environ = os.environ
+    if "TORCHELASTIC_RUN_ID" in environ:
+        return int(environ.get("RANK", 0)) == 0
+    if _is_srun(environ):
+        return int(environ["SLURM_PROCID"]) == 0
+    return int(environ.get("NODE_RANK", 0)) == 0 and int(environ.get("LOCAL_RANK", 0)) == 0
+
+
+def newest_run(root: Path, recipe: str) -> Path | None:
+    """Return the run of ``recipe`` whose ``checkpoints/last.ckpt`` was written last, or None when no run has one."""
+    runs = [folder for folder in _runs(root, recipe) if RunFolder(folder).last_checkpoint.exists()]
+    return max(runs, key=lambda folder: (RunFolder(folder).last_checkpoint.stat().st_mtime_ns, folder.name), default=None)
+
+
+def resolve_ckpt_path(value: str, root: Path, recipe: str) -> Path:
+    """Return the checkpoint that ``--ckpt_path=value`` means.
+
+    Args:
+        value: ``last`` or ``best`` of the newest run, or a path.
+        root: The folder of all runs.
+        recipe: The recipe's name, without folder and ending.
+
+    Raises:
+        RecipeError: If ``last`` or ``best`` is asked for and no run has one.
+        CheckpointError: If the path does not exist.
+    """
+    if value not in {"last", "best"}:
+        path = Path(value).expanduser()
+        if not path.exists():
+            raise CheckpointError(f"{path}: no such checkpoint. Give the path of a .ckpt file, or --ckpt_path=last or best.")
+        return path.absolute()
+    run = _inherited(os.environ) if not is_rank_zero() and RUN_FOLDER_VARIABLE in os.environ else newest_run(root, recipe)
+    if run is None:
+        raise RecipeError(
+            f"--ckpt_path={value}: no run under {root / recipe} has checkpoints/last.ckpt"
+            f" (runs without one: {len(_runs(root, recipe))}). Leave --ckpt_path out to start a new run, or give the path of a .ckpt file."
+        )
+    return RunFolder(run).last_checkpoint if value == "last" else _best(run)
+
+
+def run_folder_of(checkpoint: Path) -> Path | None:
+    """Return the run folder that holds ``checkpoint``, or None for a checkpoint that lies elsewhere."""
+    return checkpoint.parent.parent if checkpoint.parent.name == RunFolder(Path()).checkpoints.name else None
+
+
+def write_text_atomic(path: Path, text: str) -> Path:
+    """Write ``text`` so that ``path`` holds either the old content or all of the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json_atomic(path: Path, data: object) -> Path:
+    """Write ``data`` as JSON, atomically.
+
+    Paths become strings, one-element arrays and tensors numbers; NaN and infinity become null, because JSON has neither.
+
+    Raises:
+        TypeError: If a value has no JSON form.
+    """
+    return write_text_atomic(path, json.dumps(_jsonable(data), indent=2, allow_nan=False) + "\n")
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if not isinstance(value, str | int | float | None) and hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _make_unique(parent: Path) -> Path:
+    """Make a folder named after the time; runs that start within one second get -2, -3 and so on."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for number in count(1):
+        folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            if isinstance(error, FileExistsError) and folder.is_dir():
+                continue
+            raise RecipeError(f"{folder}: cannot make the run folder ({error.strerror}). Choose a root that can be written to.") from error
+        break
+    return folder
+
+
+def _runs(root: Path, recipe: str) -> list[Path]:
+    parent = root / recipe
+    return [folder for folder in parent.iterdir() if folder.is_dir()] if parent.is_dir() else []
+
+
+def _best(run: Path) -> Path:
+    found = sorted(RunFolder(run).checkpoints.glob("best*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise RecipeError(f"--ckpt_path=best: {run} has no best checkpoint: no epoch was validated yet. Use --ckpt_path=last.")
+    return found[-1]
+
+
+def _inherited(environ: Mapping[str, str]) -> Path:
+    if RUN_FOLDER_VARIABLE not in environ:
+        raise RecipeError(
+            f"{RUN_FOLDER_VARIABLE}: not set, so this process, which is not rank 0, cannot know the folder that rank 0 made."
+            " Start several nodes with torchrun or srun, or set the variable to the same new folder on every node."
+        )
+    return Path(environ[RUN_FOLDER_VARIABLE])
+
+
+def _is_srun(environ: Mapping[str, str]) -> bool:
+    return int(environ.get("SLURM_NTASKS", 1)) > 1 and {"SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID"} <= environ.keys()
+
+
+def _srun_name(environ: Mapping[str, str]) -> str | None:
+    if "TORCHELASTIC_RUN_ID" in environ or not _is_srun(environ):
+        return None
+    restart = environ.get("SLURM_RESTART_COUNT")
+    return f"slurm-{environ['SLURM_JOB_ID']}-{environ['SLURM_STEP_ID']}" + (f"-restart-{restart}" if restart else "")
+
+
+def _has_agent_store(environ: Mapping[str, str]) -> bool:
+    return "TORCHELASTIC_RUN_ID" in environ and environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _share_by_store(folder: Path | None, environ: Mapping[str, str]) -> Path:
+    """Pass the folder through the store torchrun's agent serves, which lives as long as this start of the workers."""
+    from torch.distributed import TCPStore
+
+    timeout = timedelta(seconds=STORE_TIMEOUT_SECONDS)
+    store = TCPStore(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, timeout=timeout)
+    prefix = f"medsam_tune/run_folder/{environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    # The n-th call of a rank belongs to the n-th call of every other rank: one process may start several runs.
+    call = store.add(f"{prefix}/calls/{environ['RANK']}", 1)
+    key = f"{prefix}/{call}"
+    if folder is not None and is_rank_zero():
+        store.set(key, str(folder))
+    return Path(store.get(key).decode())
