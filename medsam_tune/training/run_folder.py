@@ -1,8 +1,8 @@
 """The folder of one run, ``runs/<recipe>/<timestamp>/``: made once, shared by all ranks, found again to resume.
 
 Lightning starts the command again for every local rank, so rank 0 makes the folder and hands its path on in the environment.
-Ranks that something else started cannot inherit from rank 0: under torchrun they ask the agent's key-value store, under srun they
-build the same name from the job and step id.
+Ranks that something else started cannot inherit from rank 0: under torchrun they ask the agent's key-value store, under srun
+they build the same name from the job and step id.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from medsam_tune.errors import CheckpointError, RecipeError
 
@@ -99,8 +98,8 @@ def make_run_folder(root: Path, recipe: str) -> Path:
 def share_run_folder(folder: Path | None) -> Path:
     """Hand rank 0's ``folder`` to the other ranks and return it on all of them.
 
-    Call it on every rank, also when a run is continued in its old folder; only rank 0's argument counts, except under srun, where
-    every rank knows the folder itself.
+    Call it on every rank, also when a run is continued in its old folder; only rank 0's argument counts, except under srun,
+    where every rank knows the folder itself.
 
     Raises:
         RecipeError: If this is not rank 0 and nothing tells what rank 0 made.
@@ -117,7 +116,7 @@ def share_run_folder(folder: Path | None) -> Path:
 
 
 def is_rank_zero() -> bool:
-    """Tell whether this process is the first over all nodes, from the environment alone; True when it was started on its own."""
+    """Tell whether this process is the first over all nodes, from the environment alone; True when started on its own."""
     environ = os.environ
     if "TORCHELASTIC_RUN_ID" in environ:
         return int(environ.get("RANK", 0)) == 0
@@ -153,7 +152,8 @@ def resolve_ckpt_path(value: str, root: Path, recipe: str) -> Path:
     if run is None:
         raise RecipeError(
             f"--ckpt_path={value}: no run under {root / recipe} has checkpoints/last.ckpt"
-            f" (runs without one: {len(_runs(root, recipe))}). Leave --ckpt_path out to start a new run, or give the path of a .ckpt file."
+            f" (runs without one: {len(_runs(root, recipe))})."
+            " Leave --ckpt_path out to start a new run, or give the path of a .ckpt file."
         )
     return RunFolder(run).last_checkpoint if value == "last" else _best(run)
 
@@ -188,15 +188,15 @@ def write_json_atomic(path: Path, data: object) -> Path:
     return write_text_atomic(path, json.dumps(_jsonable(data), indent=2, allow_nan=False) + "\n")
 
 
-def _jsonable(value: Any) -> Any:
+def _jsonable(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(key): _jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(item) for item in value]
     if isinstance(value, Path):
         return str(value)
-    if not isinstance(value, str | int | float | None) and hasattr(value, "item"):
-        value = value.item()
+    if callable(item := getattr(value, "item", None)):
+        value = item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -210,7 +210,9 @@ def _make_unique(parent: Path) -> Path:
         except OSError as error:
             if isinstance(error, FileExistsError) and folder.is_dir():
                 continue
-            raise RecipeError(f"{folder}: cannot make the run folder ({error.strerror}). Choose a root that can be written to.") from error
+            raise RecipeError(
+                f"{folder}: cannot make the run folder ({error.strerror}). Choose a root that can be written to."
+            ) from error
         break
     return folder
 
@@ -253,7 +255,7 @@ def _has_agent_store(environ: Mapping[str, str]) -> bool:
 
 def _share_by_store(folder: Path | None, environ: Mapping[str, str]) -> Path:
     """Pass the folder through the store torchrun's agent serves, which lives as long as this start of the workers."""
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined] # public, but torch has it in no __all__
 
     timeout = timedelta(seconds=STORE_TIMEOUT_SECONDS)
     store = TCPStore(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, timeout=timeout)
