@@ -160,7 +160,7 @@ def test_child_rank_resumes_the_run_of_rank_0_though_a_newer_one_has_begun(tmp_p
 
 def test_last_without_a_run_says_what_to_do(tmp_path):
     make_run_folder(tmp_path, "autosam")
-    with pytest.raises(RecipeError, match=r"--ckpt_path=last: no run under .*autosam \(runs without one: 1\)"):
+    with pytest.raises(RecipeError, match=r"--ckpt_path=last: no run under .*autosam has .* \(runs without one: 1\)"):
         resolve_ckpt_path("last", tmp_path, "autosam")
 
 
