@@ -1,0 +1,129 @@
+"""What a training checkpoint holds: the trained entries and the name of the frozen weights beneath them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
+
+from medsam_tune.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from medsam_tune.training.module import TuningModule
+
+
+def frozen_entries(module: TuningModule) -> set[str]:
+    """Return the state-dict names that the base weights already hold: frozen parameters and frozen modules' buffers."""
+    frozen = {f"segmenter.{name}" for name in module.segmenter.frozen_parameters()}
+    backbone = getattr(module.segmenter, "backbone", None)
+    if backbone is None:
+        return frozen
+    for name, owner in backbone.named_modules():
+        if any(p.requires_grad for p in owner.parameters(recurse=False)):
+            continue
+        prefix = f"segmenter.backbone.{name}." if name else "segmenter.backbone."
+        frozen |= {prefix + buffer for buffer, _ in owner.named_buffers(recurse=False)}
+    return frozen
+
+
+def trained_entries(module: TuningModule, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries of ``state_dict`` that a checkpoint stores."""
+    frozen = frozen_entries(module)
+    return {name: tensor for name, tensor in state_dict.items() if name not in frozen}
+
+
+def restore_frozen(module: TuningModule, checkpoint: dict[str, Any]) -> None:
+    """Complete a loaded checkpoint with the frozen weights at hand, so that a strict load names whatever does not fit.
+
+    Raises:
+        CheckpointError: If the checkpoint was trained on other base weights.
+    """
+    weights = module.segmenter.base_weights()
+    stored = checkpoint.get("base_weights")
+    here = None if weights is None else {"name": weights.name, "sha256": weights.sha256}
+    if stored != here:
+        raise CheckpointError(
+            f"checkpoint: was trained on base weights {_named(stored)}, the recipe loads {_named(here)}. "
+            "Set model.backbone.weights (or checkpoint) to the weights it was trained on."
+        )
+    frozen = frozen_entries(module)
+    current = module.state_dict()
+    _check_fit(checkpoint["state_dict"], {name: t for name, t in current.items() if name not in frozen})
+    checkpoint["state_dict"] = {**checkpoint["state_dict"], **{name: current[name] for name in frozen & set(current)}}
+
+
+def _named(weights: Mapping[str, str] | None) -> str:
+    return "none" if weights is None else f"{weights['name']} (sha256 {weights['sha256'][:12]})"
+
+
+def _check_fit(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    missing = sorted(set(expected) - set(stored))
+    unexpected = sorted(set(stored) - set(expected))
+    other = [name for name in sorted(set(stored) & set(expected)) if stored[name].shape != expected[name].shape]
+    faults = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
+        if names
+    ]
+    if faults:
+        raise CheckpointError(
+            f"checkpoint: does not fit the recipe's model: {'; '.join(faults)}. Use the config.yaml that lies beside the checkpoint's run."
+        )
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write checkpoints to a temporary file and rename it; read them with ``weights_only=True``."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:  # noqa: ANN401
+        """Write ``checkpoint`` so that a kill at any moment leaves either the old or the new file.
+
+        Raises:
+            CheckpointError: If the disk is full or the folder cannot be written.
+        """
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise CheckpointError(f"{target}: could not be written ({error}). Free space there; the previous checkpoint is intact.") from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint to the CPU, never unpickling code.
+
+        Raises:
+            CheckpointError: If the file is missing, truncated or no training checkpoint.
+        """
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a training checkpoint with ``weights_only=True``.
+
+    Raises:
+        CheckpointError: If the file is missing, truncated, or holds no ``state_dict``.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint. --ckpt_path takes a file, or last for the recipe's newest run.")
+    try:
+        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path}: is corrupt, or no checkpoint of medsam-tune ({type(error).__name__}). Use another file of the same run."
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise CheckpointError(f"{path}: holds no training checkpoint (no state_dict). Expected a file from a run's checkpoints folder.")
+    return checkpoint

@@ -1,0 +1,203 @@
+"""LightningCLI with our module, data and run folder: the parser behind ``run``, ``fit``, ``validate``, ``test`` and ``predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from medsam_tune.data.datamodule import SegmentationDataModule
+from medsam_tune.errors import RecipeError
+from medsam_tune.training.cache_stage import CacheEmbeddings
+from medsam_tune.training.callbacks import RandomState, ResumeHint, StageClock, TrainableTable, checkpoint_callbacks
+from medsam_tune.training.checkpoint import AtomicCheckpointIO
+from medsam_tune.training.console import quieten, say
+from medsam_tune.training.loggers import run_loggers
+from medsam_tune.training.module import TuningModule
+from medsam_tune.training.overlays import WandbOverlays
+from medsam_tune.training.run_folder import (
+    RunFolder,
+    make_run_folder,
+    resolve_ckpt_path,
+    run_folder_of,
+    share_run_folder,
+    write_text_atomic,
+)
+from medsam_tune.training.settings import RunSettings
+from medsam_tune.training.test_results import TestResults
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+
+class MedsamCLI(LightningCLI):
+    """Parse a recipe, build module, data and trainer, and give the run its folder.
+
+    Args:
+        args: Command line without the program's name.
+        recipe: Name of the recipe; run folders carry it.
+        command: How the user started it, for the hint on resuming.
+        run: True runs the subcommand in ``args``; False only builds.
+
+    Raises:
+        RecipeError: If a key, a value or a combination is not accepted.
+    """
+
+    datamodule: SegmentationDataModule
+    model: TuningModule
+
+    def __init__(self, args: list[str], *, recipe: str, command: str, run: bool) -> None:
+        self.recipe = recipe
+        self.command = command
+        self.results = TestResults()
+        self.clock = StageClock()
+        quieten()
+        strict: dict[str, Any] = {"exit_on_error": False}
+        super().__init__(
+            TuningModule,
+            SegmentationDataModule,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            trainer_defaults={"log_every_n_steps": 5},
+            parser_kwargs=strict | ({name: dict(strict) for name in SUBCOMMANDS} if run else {}),
+            args=args,
+            run=run,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the ``run`` group and, for the native ``run`` command, ``--ckpt_path``."""
+        parser.add_class_arguments(RunSettings, "run")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed_number)
+        if not hasattr(self, "_subcommand_method_arguments"):
+            parser.add_argument("--ckpt_path", type=str, default=None, help="A checkpoint, or last for the recipe's newest run.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's ArgsType
+        """Parse ``args``; a fault becomes one RecipeError."""
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            raise RecipeError(_one_fault(str(error))) from error
+
+    def before_instantiate_classes(self) -> None:
+        """Turn ``--ckpt_path`` into a file before anything is built."""
+        self.folder: RunFolder | None = None
+        section = self._section()
+        value = section.get("ckpt_path")
+        if value is None:
+            return
+        path = resolve_ckpt_path(value, Path(section.run.folder), self.recipe)
+        section["ckpt_path"] = str(path)
+        run = run_folder_of(path)
+        if self.subcommand in (None, "fit") and run is not None:
+            self.folder = RunFolder(share_run_folder(run))
+            say(f"Continuing {path} in {run}")
+
+    def instantiate_classes(self) -> None:
+        """Build everything; what a class refuses becomes one RecipeError."""
+        try:
+            super().instantiate_classes()
+        except ArgumentError as error:
+            raise RecipeError(_one_fault(str(error))) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401
+        """Make the run folder and build the trainer that logs into it."""
+        self.datamodule.open(self.model.segmenter.input_rule, run_folder=None)
+        section = self._section()
+        settings: RunSettings = self._get(self.config_init, "run")
+        if self.folder is None:
+            self.folder = RunFolder(make_run_folder(Path(section.run.folder), self.recipe))
+        config = dict(self._get(self.config_init, "trainer"))
+        config |= {
+            "logger": run_loggers(self.folder.path, _as_list(config.get("logger"))),
+            "callbacks": [*(_as_list(config.get("callbacks")) or []), *self._callbacks(settings)],
+            "plugins": [*(_as_list(config.get("plugins")) or []), AtomicCheckpointIO()],
+            "default_root_dir": str(self.folder.path),
+            "use_distributed_sampler": False,
+        }
+        return pl.Trainer(**config)
+
+    def dump(self) -> str:
+        """Return the resolved recipe as YAML."""
+        parser = self._parser(self.subcommand)
+        text: str = parser.dump(self._section(), skip_none=False, format="yaml")
+        return text
+
+    def _callbacks(self, settings: RunSettings) -> list[pl.Callback]:
+        folder = self.run_folder
+        return [
+            *checkpoint_callbacks(folder.checkpoints, settings),
+            RandomState(),
+            TrainableTable(),
+            CacheEmbeddings(self.clock),
+            self.clock,
+            _RecordRun(self),
+            self.results,
+            WandbOverlays(),
+            ResumeHint(folder.checkpoints, self.command),
+        ]
+
+    @property
+    def run_folder(self) -> RunFolder:
+        """Return the run's folder.
+
+        Raises:
+            RuntimeError: Before the trainer is built.
+        """
+        if self.folder is None:
+            raise RuntimeError("the run folder is made together with the trainer")
+        return self.folder
+
+    def _section(self) -> Namespace:
+        return self.config[self.subcommand] if getattr(self, "subcommand", None) else self.config
+
+
+class _RecordRun(pl.Callback):
+    """Write config.yaml and splits.json into the run folder before any work."""
+
+    def __init__(self, cli: MedsamCLI) -> None:
+        self.cli = cli
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        folder = self.cli.run_folder
+        folder.path.mkdir(parents=True, exist_ok=True)
+        if not folder.config.is_file():
+            write_text_atomic(folder.config, self.cli.dump())
+        if not folder.splits.is_file():
+            self.cli.datamodule.save_splits(folder.splits)
+
+
+def main(argv: list[str]) -> int:
+    """Run ``fit``, ``validate``, ``test`` or ``predict`` with LightningCLI's full power; return the exit code."""
+    MedsamCLI(argv, recipe=_recipe_name(argv), command="medsam-tune " + " ".join(argv), run=True)
+    return 0
+
+
+def _recipe_name(argv: list[str]) -> str:
+    for position, word in enumerate(argv):
+        if word in ("--config", "-c") and position + 1 < len(argv):
+            return Path(argv[position + 1]).stem
+        if word.startswith("--config="):
+            return Path(word.partition("=")[2]).stem
+    return "recipe"
+
+
+def _seed_number(seed: bool | int) -> int:
+    return 0 if isinstance(seed, bool) else seed
+
+
+def _as_list(value: Any) -> list[Any] | None:  # noqa: ANN401 - trainer keys take one or many of several classes
+    if value is None or value is True:
+        return None
+    if value is False:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _one_fault(text: str) -> str:
+    return text.strip().removeprefix("error:").strip()

@@ -1,0 +1,38 @@
+"""What a run says to the person at the terminal, from rank 0 only."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+
+_console = Console(highlight=False, soft_wrap=True)
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Show one message (plain text, may hold several lines) on rank 0."""
+    _console.print(text, markup=False)
+
+
+class _NotAnAdvertisement(logging.Filter):
+    """Drop Lightning's tip to install litlogger: that package would take the ``lightning`` command away from ours."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "litlogger" not in record.getMessage()
+
+
+def quieten() -> None:
+    """Silence the messages of Lightning that ask for nothing a user of recipes could or should do."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_NotAnAdvertisement())
+    for message in (
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r"Found \d+ module\(s\) in eval mode.*",  # frozen modules stay in eval mode by design
+        r".*does not have many workers.*",
+        r"The number of training batches.*is smaller than the logging interval.*",
+        r"Checkpoint directory .* exists and is not empty.*",  # a continued run
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,55 @@
+"""The run folder's own loggers: one metrics.csv that survives a resume, and TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+
+class _ContinuedWriter(ExperimentWriter):
+    """Append to an existing metrics.csv instead of deleting it."""
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        path = Path(self.metrics_file_path)
+        if path.is_file():
+            with path.open(newline="") as file:
+                self.metrics_keys = list(next(csv.reader(file), []))
+
+    def _check_log_dir_exists(self) -> None:
+        """Leave earlier rows where they are."""
+
+
+class RunCsvLogger(CSVLogger):
+    """Write ``metrics.csv`` into the run folder itself; a continued run appends its rows.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(save_dir=folder, name="", version="", flush_logs_every_n_steps=20)
+
+    @property
+    def log_dir(self) -> str:
+        """Return the run folder."""
+        return self.save_dir
+
+    @property
+    def experiment(self) -> ExperimentWriter:
+        """Return the writer on rank 0, opened on first use; other ranks get Lightning's dummy."""
+        from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+        if self._experiment is None and rank_zero_only.rank == 0:
+            self._experiment = _ContinuedWriter(log_dir=self.log_dir)
+        writer: ExperimentWriter = self._experiment if self._experiment is not None else super().experiment
+        return writer
+
+
+def run_loggers(folder: Path, chosen: list[Logger] | None) -> list[Logger]:
+    """Return metrics.csv plus the recipe's loggers, or plus TensorBoard where the recipe names none."""
+    others = [TensorBoardLogger(save_dir=folder, name="", version="tensorboard")] if chosen is None else chosen
+    return [RunCsvLogger(folder), *others]

@@ -1,0 +1,182 @@
+"""The LightningModule: generic over the seams, it knows steps and checkpoints and no method."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from medsam_tune.backbone.base import Backbone
+from medsam_tune.backbone.freezing import set_train_modes
+from medsam_tune.errors import RecipeError
+from medsam_tune.evaluation.predict import update_metric
+from medsam_tune.fusion.base import InputFusion
+from medsam_tune.losses.base import MaskLoss
+from medsam_tune.losses.bce_dice import BceDiceLoss
+from medsam_tune.metrics.overlap import OverlapMetric
+from medsam_tune.prompts.base import PromptSource
+from medsam_tune.segmenters.base import Segmenter
+from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.side.base import SideNetwork
+from medsam_tune.training.checkpoint import restore_frozen, trained_entries
+from medsam_tune.training.schedule import step_schedule
+from medsam_tune.tuners.base import Tuner
+from medsam_tune.types import MaskPrediction, SegmentationBatch
+
+
+def default_optimizer(parameters: Any) -> torch.optim.Optimizer:  # noqa: ANN401 - torch's own ParamsT is private
+    """Return AdamW with learning rate 1e-3 and weight decay 1e-4 over ``parameters``."""
+    return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-4)
+
+
+class TuningModule(pl.LightningModule):
+    """Train what the recipe inserts into, or puts around, a frozen network.
+
+    Args:
+        backbone: The promptable network; needed unless ``segmenter`` is given.
+        prompt_source: Where prompts come from; needed with ``backbone``.
+        tuner: What is inserted into the backbone.
+        fusion: What is added to the image before the encoder.
+        side: A trained branch that refines the image embedding.
+        segmenter: A segmenter of its own, such as a task network, instead of the five above.
+        objects_per_decode: Objects decoded at once; 0 decodes all of a batch together.
+        loss: The training loss; BCE + Dice by default.
+        optimizer: Called with the trainable parameters only.
+        scheduler: A torch learning-rate scheduler, stepped every epoch; excludes ``schedule``.
+        schedule: Learning-rate curve over the whole training, stepped every optimizer step.
+        warmup_steps: Optimizer steps of linear warm-up before ``schedule``.
+
+    Raises:
+        RecipeError: If the parts contradict each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone | None = None,
+        prompt_source: PromptSource | None = None,
+        tuner: Tuner | None = None,
+        fusion: InputFusion | None = None,
+        side: SideNetwork | None = None,
+        segmenter: Segmenter | None = None,
+        objects_per_decode: int = 0,
+        loss: MaskLoss | None = None,
+        optimizer: OptimizerCallable = default_optimizer,
+        scheduler: LRSchedulerCallable | None = None,
+        schedule: Literal["constant", "cosine", "poly"] = "constant",
+        warmup_steps: int = 0,
+    ) -> None:
+        super().__init__()
+        if scheduler is not None and (schedule != "constant" or warmup_steps):
+            raise RecipeError("model.scheduler: excludes model.schedule and model.warmup_steps; keep one of them.")
+        if segmenter is not None and any(part is not None for part in (backbone, prompt_source, tuner, fusion, side)):
+            raise RecipeError(
+                "model.segmenter: stands for the whole network; move backbone, prompt_source, tuner, fusion and side into its "
+                "init_args, or leave model.segmenter out."
+            )
+        if segmenter is None:
+            if backbone is None or prompt_source is None:
+                raise RecipeError("model: needs backbone and prompt_source (or a segmenter of its own); one of them is missing.")
+            segmenter = SamSegmenter(
+                backbone, prompt_source, tuner=tuner, fusion=fusion, side=side, objects_per_decode=objects_per_decode
+            )
+        self.segmenter: Segmenter = segmenter
+        self.loss: nn.Module = loss or BceDiceLoss()
+        self.optimizer_factory = optimizer
+        self.scheduler_factory = scheduler
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+        self.val_metric = OverlapMetric()
+        self.test_metric = OverlapMetric()
+        self._gradients_checked = False
+
+    @property
+    def side_px(self) -> int:
+        """Return S, the side of the network input in pixels."""
+        return self.segmenter.input_rule.side
+
+    def forward(self, batch: SegmentationBatch) -> MaskPrediction:
+        """Return the segmenter's logits for a batch."""
+        prediction: MaskPrediction = self.segmenter(batch)
+        return prediction
+
+    def train(self, mode: bool = True) -> TuningModule:
+        """Switch to train mode, keeping whatever is frozen (its BatchNorm, its DropPath) in eval mode."""
+        super().train(mode)
+        set_train_modes(self.segmenter, mode)
+        return self
+
+    def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
+        prediction = self.segmenter(batch)
+        terms: dict[str, Tensor] = {**self.loss(prediction, batch), **self.segmenter.auxiliary_losses()}
+        total = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(total):
+            raise RecipeError(
+                f"loss is {total.detach().item()} at step {self.global_step} on images {', '.join(batch.image_ids)}. "
+                "Lower the learning rate, use trainer.precision=32-true, or look at these images; the last checkpoint is intact."
+            )
+        logged = {f"train/{name}": value.detach() for name, value in terms.items()}
+        self.log_dict({"train/loss": total.detach(), **logged}, batch_size=batch.n_objects, on_step=False, on_epoch=True, sync_dist=True)
+        self.log("train/loss_step", total.detach(), batch_size=batch.n_objects, prog_bar=True)
+        return total
+
+    def on_after_backward(self) -> None:
+        self.segmenter.after_backward(self.global_step)
+        if self._gradients_checked:
+            return
+        self._gradients_checked = True
+        silent = [name for name, p in self.segmenter.named_parameters() if p.requires_grad and p.grad is None]
+        if silent:
+            raise RecipeError(
+                f"model: {len(silent)} trainable parameters take no part in the loss and plain ddp would fail: "
+                f"{', '.join(silent[:5])}{' ...' if len(silent) > 5 else ''}. Freeze them or add a loss that uses them."
+            )
+
+    def validation_step(self, batch: SegmentationBatch, batch_idx: int) -> MaskPrediction:
+        prediction = self.forward(batch)
+        update_metric(self.val_metric, batch, prediction, self.side_px)
+        return prediction
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metric("val", self.val_metric)
+
+    def test_step(self, batch: SegmentationBatch, batch_idx: int) -> None:
+        update_metric(self.test_metric, batch, self.forward(batch), self.side_px)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metric("test", self.test_metric, reset=False)
+
+    def predict_step(self, batch: SegmentationBatch, batch_idx: int) -> MaskPrediction:
+        return self.forward(batch)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union
+        trainable = [p for p in self.segmenter.parameters() if p.requires_grad]
+        if not trainable:
+            raise RecipeError("model: nothing is trainable. Name parts in model.backbone.trainable, or set a tuner or a prompt generator.")
+        optimizer = self.optimizer_factory(trainable)
+        if self.scheduler_factory is not None:
+            return [optimizer], [self.scheduler_factory(optimizer)]
+        if self.schedule == "constant" and not self.warmup_steps:
+            return optimizer
+        total_steps = self.trainer.estimated_stepping_batches
+        scheduler = step_schedule(optimizer, self.schedule, warmup_steps=self.warmup_steps, total_steps=total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        weights = self.segmenter.base_weights()
+        checkpoint["state_dict"] = trained_entries(self, checkpoint["state_dict"])
+        checkpoint["base_weights"] = None if weights is None else {"name": weights.name, "sha256": weights.sha256}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        restore_frozen(self, checkpoint)
+
+    def _log_metric(self, stage: str, metric: OverlapMetric, *, reset: bool = True) -> None:
+        values = metric.compute()
+        self.log_dict(
+            {f"{stage}/{name}": values[name].float() for name in ("dice", "iou")}, prog_bar=stage == "val", sync_dist=True
+        )
+        if reset:
+            metric.reset()

@@ -1,0 +1,78 @@
+"""Mask overlays for Weights & Biases, online or offline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+
+from medsam_tune.evaluation.predict import predict_original
+from medsam_tune.types import SegmentationBatch
+
+CLASS_LABELS = {0: "background", 1: "object"}
+
+
+class WandbOverlays(Callback):
+    """Log the first validation images with ground truth and prediction after each validation.
+
+    Args:
+        n_images: Images a validation.
+    """
+
+    def __init__(self, n_images: int = 4) -> None:
+        self.n_images = n_images
+        self._images: list[Any] = []
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._images = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: SegmentationBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not trainer.is_global_zero or trainer.sanity_checking or _wandb(trainer) is None or len(self._images) >= self.n_images:
+            return
+        logits = predict_original(outputs, batch, pl_module.side_px)
+        for row in range(min(batch.n_images, self.n_images - len(self._images))):
+            self._images.append(_overlay(batch, row, logits[row]))
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        logger = _wandb(trainer)
+        if logger is not None and self._images:
+            logger.experiment.log({"val/overlays": self._images, "trainer/global_step": trainer.global_step})
+        self._images = []
+
+
+def _wandb(trainer: pl.Trainer) -> WandbLogger | None:
+    return next((logger for logger in trainer.loggers if isinstance(logger, WandbLogger)), None)
+
+
+def _overlay(batch: SegmentationBatch, row: int, logits: Tensor) -> Any:  # noqa: ANN401 - wandb is not typed
+    import wandb
+
+    frame = batch.frames[row]
+    image = batch.images[row, :, : frame.input_size[0], : frame.input_size[1]]
+    truth, predicted = batch.original_masks[row].any(0), (logits > 0).any(0)
+    return wandb.Image(
+        _to_size(image, frame.original_size),
+        masks={
+            "ground_truth": {"mask_data": truth.byte().cpu().numpy(), "class_labels": CLASS_LABELS},
+            "prediction": {"mask_data": predicted.byte().cpu().numpy(), "class_labels": CLASS_LABELS},
+        },
+        caption=batch.image_ids[row],
+    )
+
+
+def _to_size(image: Tensor, size: tuple[int, int]) -> Any:  # noqa: ANN401 - a numpy array for wandb
+    import torch.nn.functional as F
+
+    resized = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
+    return resized.clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()

@@ -1,0 +1,82 @@
+"""``medsam-tune run``: cache, fit, test on the best checkpoint, score the baselines, export, report."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medsam_tune.errors import CheckpointError
+from medsam_tune.training.cli import MedsamCLI
+from medsam_tune.training.console import say
+from medsam_tune.training.report_stage import export_stage, report_stage, score_baselines
+
+
+def run_recipe(recipe: Path, overrides: list[str]) -> int:
+    """Run a recipe from data to report.
+
+    Args:
+        recipe: The YAML file.
+        overrides: ``--key=value`` words; ``--ckpt_path=last`` continues the recipe's newest run in its folder.
+
+    Returns:
+        The exit code; 0 after a report was written.
+
+    Raises:
+        MedsamTuneError: If the recipe, the data or a checkpoint cannot be used; before training wherever that can be known.
+    """
+    cli = _build(recipe, overrides)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
+    best = cli.run_folder.checkpoints / "best.ckpt"
+    if not best.is_file():
+        raise CheckpointError(f"{best}: training ended without a validation, so there is no best checkpoint. Raise trainer.max_epochs.")
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=str(best), weights_only=True, verbose=False)
+    if not cli.trainer.is_global_zero:
+        return 0
+    with torch.no_grad():
+        _after_test(cli)
+    return 0
+
+
+def build_cache(recipe: Path, overrides: list[str]) -> int:
+    """Fill the embedding cache for a recipe's training, validation and test images, and do nothing else."""
+    from medsam_tune.training.cache_stage import fill_cache
+
+    cli = _build(recipe, overrides)
+    n_items, seconds = fill_cache(cli.model.segmenter, cli.datamodule, stages=("train", "val", "test"))
+    say(f"{n_items} embeddings are in the cache ({seconds:.0f} s).")
+    return 0
+
+
+def _build(recipe: Path, overrides: list[str]) -> MedsamCLI:
+    command = shlex.join(["medsam-tune", "run", str(recipe), *(word for word in overrides if "ckpt_path" not in word)])
+    return MedsamCLI(["--config", str(recipe), *overrides], recipe=recipe.stem, command=command, run=False)
+
+
+def _after_test(cli: MedsamCLI) -> None:
+    cli.clock.start("baselines")
+    baselines = score_baselines(cli)
+    cli.clock.stop("baselines")
+    cli.results.write(baselines=baselines)
+    cli.clock.start("export")
+    export_stage(cli)
+    cli.clock.stop("export")
+    cli.clock.start("report")
+    report = report_stage(cli)
+    cli.clock.stop("report")
+    cli.results.write()
+    say(_closing(cli.results.summary, cli, report))
+
+
+def _closing(summary: dict[str, Any], cli: MedsamCLI, report: Path | None) -> str:
+    dice = summary["test"]["dice"]
+    interval = "" if dice["ci95"] is None else f" (95 % interval {dice['ci95'][0]:.3f} to {dice['ci95'][1]:.3f})"
+    lines = [f"\nTest Dice {dice['mean']:.4f}{interval} over {summary['test']['n_cases']} cases"]
+    for name, values in (summary.get("baselines") or {}).items():
+        lines.append(f"  untuned, {name.replace('_', ' ')}: {values['dice']['mean']:.4f}")
+    lines.append(f"Run folder  {cli.run_folder.path}")
+    if report is not None:
+        lines.append(f"Report      {report}")
+    return "\n".join(lines)

@@ -1,0 +1,32 @@
+"""The recipe keys under ``run``: everything about a run that is neither model, data nor trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medsam_tune.errors import RecipeError
+
+
+@dataclass
+class RunSettings:
+    """Settings of a run.
+
+    Attributes:
+        folder: Where run folders are made: ``<folder>/<recipe>/<timestamp>``.
+        save_every_n_steps: Optimizer steps between two writes of ``last.ckpt``; a killed run loses at most these.
+        early_stopping_patience: Validations without a better Dice before training stops; None never stops early.
+        baselines: Also score the untuned network with the whole-image box and the true box on the test cases.
+        report: Also write the HTML report.
+    """
+
+    folder: str = "runs"
+    save_every_n_steps: int = 50
+    early_stopping_patience: int | None = None
+    baselines: bool = True
+    report: bool = True
+
+    def __post_init__(self) -> None:
+        if self.save_every_n_steps < 1:
+            raise RecipeError(f"run.save_every_n_steps: must be at least 1, got {self.save_every_n_steps}.")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise RecipeError(f"run.early_stopping_patience: must be at least 1 or null, got {self.early_stopping_patience}.")

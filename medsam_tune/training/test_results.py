@@ -1,0 +1,89 @@
+"""Turn the test metric into summary.json and test_cases.csv."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import sys
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from medsam_tune.evaluation.summary import summarise, write_case_table
+from medsam_tune.training.run_folder import RunFolder, write_json_atomic
+
+if TYPE_CHECKING:
+    from medsam_tune.data.datamodule import SegmentationDataModule
+    from medsam_tune.metrics.overlap import CaseScores
+    from medsam_tune.training.callbacks import StageClock
+
+PACKAGES = ("medsam-tune", "torch", "torchvision", "lightning", "segment-anything", "timm", "monai", "peft")
+
+
+class TestResults(Callback):
+    """Keep the test scores and write them into the run folder on rank 0.
+
+    Attributes:
+        scores: The scores of all ranks after a test, or None.
+        summary: What ``summary.json`` holds.
+    """
+
+    __test__ = False  # pytest would collect a class of this name
+
+    def __init__(self) -> None:
+        self.folder: RunFolder | None = None
+        self.clock: StageClock | None = None
+        self.scores: CaseScores | None = None
+        self.summary: dict[str, Any] = {}
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A collective: every rank takes part, whoever writes.
+        self.scores = pl_module.test_metric.scores()
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.test_metric.reset()
+        if not trainer.is_global_zero or self.folder is None or self.scores is None:
+            return
+        data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        write_case_table(self.folder.test_cases, self.scores, data.case_names, data.label_names)
+        weights = pl_module.segmenter.base_weights()
+        self.summary = {
+            "test": summarise(self.scores, data.case_names, data.label_names),
+            "parameters": parameter_counts(pl_module),
+            "base_weights": None if weights is None else {"name": weights.name, "sha256": weights.sha256},
+            "steps": trainer.global_step,
+            "epochs": trainer.current_epoch,
+            "versions": versions(),
+        }
+        self.write()
+
+    def write(self, **more: Any) -> None:  # noqa: ANN401 - JSON values
+        """Add ``more`` to the summary and write it with the seconds and the peak memory so far."""
+        if self.folder is None:
+            return
+        self.summary |= more
+        self.summary["seconds"] = dict(self.clock.seconds) if self.clock else {}
+        self.summary["peak_memory_gb"] = peak_memory_gb()
+        write_json_atomic(self.folder.summary, self.summary)
+
+
+def parameter_counts(module: pl.LightningModule) -> dict[str, int]:
+    """Return how many parameters are trained and how many the whole network has."""
+    parameters = list(module.segmenter.parameters())
+    return {"trained": sum(p.numel() for p in parameters if p.requires_grad), "total": sum(p.numel() for p in parameters)}
+
+
+def peak_memory_gb() -> float:
+    """Return the process's peak memory in GB (10^9 bytes): of the CUDA device where one was used, else resident memory."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return round(torch.cuda.max_memory_allocated() / 1e9, 3)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e9, 3)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
