@@ -69,7 +69,8 @@ class Backbone(nn.Module, ABC):
 
         Args:
             n_objects: N.
-            points: Coordinates (N, P, 2) in (x, y) pixels of the input frame and labels (N, P): 1 foreground, 0 background, -1 padding.
+            points: Coordinates (N, P, 2) in (x, y) pixels of the input frame and labels (N, P): 1 foreground, 0 background,
+                -1 padding.
             boxes: (N, 4) XYXY pixels of the input frame.
             mask_inputs: (N, 1, 4g, 4g) logits.
 

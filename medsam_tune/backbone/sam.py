@@ -1,0 +1,264 @@
+"""SAM, MedSAM, MobileSAM and LiteMedSAM behind one seam.
+
+Paper: Kirillov et al. 2023, Segment Anything. Authors' code: https://github.com/facebookresearch/segment-anything @ dca509f.
+
+Differs from the authors' code:
+- ``decode`` calls the mask decoder's own submodules on gathered image embeddings, so N objects on B images need one pass;
+  ``MaskDecoder.forward`` takes one image. Equal to its loop over images.
+- Of the four hypernetworks only those are run whose masks are returned.
+- Gradients flow where parameters or inputs ask for them; ``Sam.forward`` runs without.
+- Positional encodings are computed in float32 also under autocast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from medsam_tune.backbone.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    build_parts,
+    check_side,
+    fill_zero_tables,
+    resize_position_tables,
+)
+from medsam_tune.backbone.base import Backbone, WeightsIdentity
+from medsam_tune.backbone.freezing import freeze, set_train_modes, set_trainable
+from medsam_tune.backbone.weights import WEIGHTS, fetch_weights, load_state_dict_file, load_strictly, sha256_of
+from medsam_tune.errors import RecipeError
+from medsam_tune.geometry import Frame, InputRule, normalise
+from medsam_tune.types import MaskPrediction, PromptEmbeddings
+
+
+class SamBackbone(Backbone):
+    """Hold a promptable network, frozen but for what ``trainable`` names.
+
+    Its parameters carry the names of the released files (``image_encoder.``, ``prompt_encoder.``, ``mask_decoder.``).
+
+    Args:
+        weights: A name of ``medsam-tune weights list``, or ``random_tiny``, ``random_vit_b``, ``random_vit_l``,
+            ``random_vit_h``, ``random_mobile_sam``, ``random_lite_medsam`` for fresh weights of that shape. Fixes the input rule.
+        trainable: Parts or dotted paths below them that learn, see ``freezing.set_trainable``.
+        checkpoint: A file of your own with weights of the same architecture, instead of the released file.
+        side: Another input side S in pixels; position tables are interpolated. None keeps the weights' own.
+        seed: Seeds random weights.
+
+    Raises:
+        RecipeError: If a name or the side cannot be.
+        CheckpointError: If a file cannot be found, verified or loaded strictly.
+    """
+
+    def __init__(
+        self,
+        weights: str = "lite_medsam",
+        *,
+        trainable: Sequence[str] = (),
+        checkpoint: str | None = None,
+        side: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        architecture, rule = _named(weights)
+        self.input_rule = rule if side is None else replace(rule, side=side)
+        check_side(architecture, self.input_rule.side)
+        self.embedding_size = self.input_rule.side // architecture.patch
+        self.embed_dim = architecture.embed_dim
+        # Any: segment_anything carries no types, and nn.Module hands attributes out as Tensor | Module.
+        self.image_encoder: Any
+        self.prompt_encoder: Any
+        self.mask_decoder: Any
+        for name, part in _seeded_parts(architecture, self.input_rule.side, seed).items():
+            setattr(self, name, part)
+        self.weights = self._load(weights, architecture, checkpoint, seed)
+        freeze(self)
+        set_trainable(self, trainable)
+        self.train()
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Return image_encoder, prompt_encoder and mask_decoder."""
+        return {name: getattr(self, name) for name in ("image_encoder", "prompt_encoder", "mask_decoder")}
+
+    def train(self, mode: bool = True) -> SamBackbone:
+        """Set train mode where all parameters learn and eval mode elsewhere, so frozen statistics never move."""
+        set_train_modes(self, mode)
+        return self
+
+    def encode(self, images: Tensor, frames: Sequence[Frame]) -> Tensor:
+        """Normalise images (B, 3, S, S) in 0..255 and return image embeddings (B, C, g, g).
+
+        No graph is kept where neither the encoder nor the images ask for a gradient.
+
+        Raises:
+            ValueError: If the images have another shape, or there is not one frame an image.
+        """
+        side = self.input_rule.side
+        if images.ndim != 4 or images.shape[1:] != (3, side, side):
+            raise ValueError(
+                f"images must have shape (B, 3, {side}, {side}), got {tuple(images.shape)}. Use geometry.image_to_input."
+            )
+        if len(frames) != len(images):
+            raise ValueError(f"frames must be one an image, got {len(frames)} for {len(images)} images.")
+        learns = images.requires_grad or any(p.requires_grad for p in self.image_encoder.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            return cast(Tensor, self.image_encoder(normalise(images, frames, self.input_rule)))
+
+    def image_pe(self) -> Tensor:
+        """Return the dense positional encoding (1, C, g, g) in float32."""
+        with self._full_precision():
+            return cast(Tensor, self.prompt_encoder.get_dense_pe())
+
+    def no_mask_embedding(self) -> Tensor:
+        """Return SAM's embedding for "no mask prompt" as (1, C, 1, 1)."""
+        return cast(Tensor, self.prompt_encoder.no_mask_embed.weight).reshape(1, -1, 1, 1)
+
+    def embed_prompts(
+        self,
+        n_objects: int,
+        *,
+        points: tuple[Tensor, Tensor] | None = None,
+        boxes: Tensor | None = None,
+        mask_inputs: Tensor | None = None,
+    ) -> PromptEmbeddings:
+        """Embed one prompt set per object by SAM's prompt encoder.
+
+        Points alone gain one padding token, as in SAM: T = P + 1; with a box T = P + 2; a box alone T = 2; nothing T = 0.
+        Without ``mask_inputs`` the dense embedding is the no-mask embedding everywhere.
+
+        Args:
+            n_objects: N.
+            points: Coordinates (N, P, 2) in (x, y) pixels of the input frame and labels (N, P): 1 foreground, 0 background,
+                -1 padding.
+            boxes: (N, 4) XYXY pixels of the input frame.
+            mask_inputs: (N, 1, 4g, 4g) logits.
+
+        Raises:
+            ValueError: If a prompt has another shape or another number of rows than ``n_objects``.
+        """
+        self._check_prompts(n_objects, points, boxes, mask_inputs)
+        with self._full_precision():
+            sparse, dense = self.prompt_encoder(points, boxes, mask_inputs)
+        return PromptEmbeddings(sparse.expand(n_objects, -1, -1), dense.expand(n_objects, -1, -1, -1))
+
+    def decode(
+        self,
+        image_embeddings: Tensor,
+        image_index: Tensor,
+        prompts: PromptEmbeddings,
+        *,
+        multimask_output: bool = False,
+    ) -> MaskPrediction:
+        """Decode masks for N objects on B images.
+
+        With ``multimask_output`` False the hypernetworks 1 to 3 get no gradient, nor does the IoU head without a loss on it.
+
+        Args:
+            image_embeddings: (B, C, g, g).
+            image_index: (N,) int64, the image of each object.
+            prompts: One row an object; T may be 0.
+            multimask_output: False gives M = 1 (mask token 0), True gives M = 3 (tokens 1 to 3).
+
+        Returns:
+            Logits (N, M, 4g, 4g) and predicted IoU (N, M).
+
+        Raises:
+            ValueError: If the prompts are not one row an object.
+        """
+        decoder = self.mask_decoder
+        self._check_decode(image_embeddings, image_index, prompts)
+        n_objects = len(image_index)
+        output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        tokens = torch.cat([output_tokens.expand(n_objects, -1, -1), prompts.sparse_embeddings], dim=1)
+        source = image_embeddings[image_index] + prompts.dense_embeddings
+        tokens, source_tokens = decoder.transformer(source, self.image_pe().expand_as(source), tokens)
+        upscaled = decoder.output_upscaling(source_tokens.transpose(1, 2).reshape(source.shape))
+        wanted = range(1, decoder.num_mask_tokens) if multimask_output else range(1)
+        # Token 0 predicts the IoU; mask token i follows at 1 + i.
+        filters = torch.stack([decoder.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in wanted], dim=1)
+        masks = (filters @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+        ious = decoder.iou_prediction_head(tokens[:, 0])[:, wanted.start : wanted.stop]
+        return MaskPrediction(masks, ious)
+
+    def _load(self, weights: str, architecture: Architecture, checkpoint: str | None, seed: int) -> WeightsIdentity:
+        """Load the released or the user's file, if any, and return whose weights these are."""
+        if checkpoint is None and weights not in WEIGHTS:
+            return WeightsIdentity(weights, hashlib.sha256(f"{architecture.name}:{seed}".encode()).hexdigest())
+        path = fetch_weights(weights) if checkpoint is None else Path(checkpoint)
+        state_dict = load_state_dict_file(path)
+        state_dict = {key: value for key, value in state_dict.items() if not key.startswith(architecture.unused)}
+        load_strictly(self, resize_position_tables(state_dict, self.image_encoder), path)
+        return WeightsIdentity(weights if checkpoint is None else path.name, sha256_of(path))
+
+    def _full_precision(self) -> torch.autocast:
+        return torch.autocast(self.no_mask_embedding().device.type, enabled=False)
+
+    def _check_prompts(
+        self,
+        n_objects: int,
+        points: tuple[Tensor, Tensor] | None,
+        boxes: Tensor | None,
+        mask_inputs: Tensor | None,
+    ) -> None:
+        if points is not None:
+            coords, labels = points
+            if coords.ndim != 3 or coords.shape[::2] != (n_objects, 2) or labels.shape != coords.shape[:2]:
+                raise ValueError(
+                    f"points must be coordinates (N, P, 2) and labels (N, P) with N = {n_objects}, got "
+                    f"{tuple(coords.shape)} and {tuple(labels.shape)}. Pad rows with fewer points by label -1."
+                )
+        if boxes is not None and boxes.shape != (n_objects, 4):
+            raise ValueError(
+                f"boxes must have shape (N, 4) in XYXY pixels with N = {n_objects}, got {tuple(boxes.shape)}. "
+                f"Use image_index to assign objects to images."
+            )
+        side = 4 * self.embedding_size
+        if mask_inputs is not None and mask_inputs.shape != (n_objects, 1, side, side):
+            raise ValueError(
+                f"mask_inputs must be logits of shape (N, 1, {side}, {side}) with N = {n_objects}, "
+                f"got {tuple(mask_inputs.shape)}. Resize them to the decoder's resolution."
+            )
+
+    def _check_decode(self, image_embeddings: Tensor, image_index: Tensor, prompts: PromptEmbeddings) -> None:
+        grid, dim, n_objects = self.embedding_size, self.embed_dim, len(image_index)
+        if image_embeddings.shape[1:] != (dim, grid, grid):
+            raise ValueError(
+                f"image_embeddings must have shape (B, {dim}, {grid}, {grid}), got {tuple(image_embeddings.shape)}. "
+                f"Encode them with this backbone."
+            )
+        sparse, dense = prompts.sparse_embeddings, prompts.dense_embeddings
+        if sparse.ndim != 3 or sparse.shape[::2] != (n_objects, dim) or dense.shape != (n_objects, dim, grid, grid):
+            raise ValueError(
+                f"prompts must be sparse (N, T, {dim}) and dense (N, {dim}, {grid}, {grid}) with N = {n_objects} as "
+                f"image_index, got {tuple(sparse.shape)} and {tuple(dense.shape)}. Give one row an object."
+            )
+
+
+def _named(weights: str) -> tuple[Architecture, InputRule]:
+    """Return the architecture and input rule of released or random weights."""
+    if weights in WEIGHTS:
+        entry = WEIGHTS[weights]
+        return ARCHITECTURES[entry.architecture], entry.input_rule()
+    name = weights.removeprefix("random_")
+    if name == weights or name not in ARCHITECTURES:
+        known = [*WEIGHTS, *(f"random_{known}" for known in ARCHITECTURES)]
+        raise RecipeError(f"model.backbone.weights: {weights!r} is unknown. Known: {', '.join(known)}.")
+    architecture = ARCHITECTURES[name]
+    # Random weights follow the rule of the released ones of their shape.
+    rule = WEIGHTS[name].input_rule() if name in WEIGHTS else InputRule(architecture.side)
+    return architecture, rule
+
+
+def _seeded_parts(architecture: Architecture, side: int, seed: int) -> dict[str, nn.Module]:
+    """Build the parts from a seed of their own and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        # Only the CPU's generator: torch.manual_seed would seed the accelerators too.
+        torch.default_generator.manual_seed(seed)
+        parts = build_parts(architecture, side)
+        fill_zero_tables(parts["image_encoder"], torch.default_generator)
+    return parts

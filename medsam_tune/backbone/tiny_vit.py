@@ -1,0 +1,227 @@
+"""TinyViT image encoder of MobileSAM and LiteMedSAM, with the parameter names of their released files.
+
+Paper: Wu et al. 2022, TinyViT: Fast Pretraining Distillation for Small Vision Transformers; MobileSAM: Zhang et al. 2023.
+Authors' code: https://github.com/ChaoningZhang/MobileSAM @ d6c9073, ``mobile_sam/modeling/tiny_vit_sam.py`` (Apache-2.0); the
+LiteMedSAM branch of https://github.com/bowang-lab/MedSAM changes the stem from two strided 3x3 to two 1x1 convolutions.
+
+Differs from the authors' code:
+- The attention biases are looked up in every forward pass; theirs are cached when eval mode begins, which goes stale when
+  weights are loaded or trained afterwards.
+- The input size is read from the tensor, so any side that the strides divide works; theirs is fixed at construction.
+- Tensors stay channels-last throughout.
+- No classification head (MobileSAM's file holds an unused one) and no drop path (0 in both released settings).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+
+
+class ConvNorm(nn.Sequential):
+    """Convolve without bias, keep the size but for the stride, and batch-normalise."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, *, stride: int = 1, groups: int = 1) -> None:
+        conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+        super().__init__(OrderedDict(c=conv, bn=nn.BatchNorm2d(out_channels)))
+
+
+class Stem(nn.Module):
+    """Embed pixels: (B, 3, S, S) to (B, C, S, S) by 1x1 convolutions, or to a quarter of the side by strided 3x3 ones."""
+
+    def __init__(self, channels: int, stride: Literal[1, 4]) -> None:
+        super().__init__()
+        kernel, step = (3, 2) if stride == 4 else (1, 1)
+        first = ConvNorm(3, channels // 2, kernel, stride=step)
+        self.seq = nn.Sequential(first, nn.GELU(), ConvNorm(channels // 2, channels, kernel, stride=step))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (B, C, H, W)."""
+        return cast(Tensor, self.seq(images))
+
+
+class ConvBlock(nn.Module):
+    """Expand four times, convolve each channel, project back, add the input (MobileNet v2's block with GELU)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = 4 * channels
+        self.conv1 = ConvNorm(channels, hidden)
+        self.conv2 = ConvNorm(hidden, hidden, 3, groups=hidden)
+        self.conv3 = ConvNorm(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        hidden = F.gelu(self.conv2(F.gelu(self.conv1(x))))
+        return F.gelu(x + self.conv3(hidden))
+
+
+class PatchMerging(nn.Module):
+    """Change the channels and divide the side by ``stride``."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(in_channels, out_channels)
+        self.conv2 = ConvNorm(out_channels, out_channels, 3, stride=stride, groups=out_channels)
+        self.conv3 = ConvNorm(out_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H / stride, W / stride)."""
+        return cast(Tensor, self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x))))))
+
+
+class WindowAttention(nn.Module):
+    """Attend within one window, with a learned bias per head for each absolute offset (|dy|, |dx|).
+
+    The rows of ``qkv`` interleave per head: q, k and v of head 0, then those of head 1; SAM's ViT has all q, all k, all v.
+
+    Args:
+        channels: C, divided by the heads.
+        num_heads: Heads.
+        window: Side of the window in tokens.
+    """
+
+    bias_index: Tensor
+
+    def __init__(self, channels: int, num_heads: int, window: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.attention_biases = nn.Parameter(torch.zeros(num_heads, window * window))
+        self.register_buffer("bias_index", _offset_index(window), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map windows (W, L, C) of L = window * window tokens to the same shape."""
+        windows, length, channels = tokens.shape
+        qkv = self.qkv(self.norm(tokens)).view(windows, length, self.num_heads, -1).transpose(1, 2)
+        query, key, value = qkv.chunk(3, dim=-1)
+        bias = self.attention_biases[:, self.bias_index].to(query.dtype)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None])
+        return cast(Tensor, self.proj(attended.transpose(1, 2).reshape(windows, length, channels)))
+
+
+class Mlp(nn.Module):
+    """Normalise, widen four times, GELU, project back."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.fc1 = nn.Linear(channels, 4 * channels)
+        self.fc2 = nn.Linear(4 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C) to the same shape."""
+        return cast(Tensor, self.fc2(F.gelu(self.fc1(self.norm(x)))))
+
+
+class AttentionBlock(nn.Module):
+    """Window attention, a depthwise 3x3 convolution, and an MLP."""
+
+    def __init__(self, channels: int, num_heads: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.attn = WindowAttention(channels, num_heads, window)
+        self.local_conv = ConvNorm(channels, channels, 3, groups=channels)
+        self.mlp = Mlp(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        tokens = x.permute(0, 2, 3, 1)
+        tokens = tokens + self._attend(tokens)
+        tokens = self.local_conv(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
+
+    def _attend(self, tokens: Tensor) -> Tensor:
+        """Attend within windows of (B, H, W, C); the zeros that fill the last windows take part, as in the released network."""
+        batch, height, width, channels = tokens.shape
+        side = self.window
+        padded = F.pad(tokens, (0, 0, 0, -width % side, 0, -height % side))
+        rows, columns = padded.shape[1] // side, padded.shape[2] // side
+        windows = padded.view(batch, rows, side, columns, side, channels).transpose(2, 3)
+        attended = self.attn(windows.reshape(-1, side * side, channels))
+        attended = attended.view(batch, rows, columns, side, side, channels).transpose(2, 3)
+        return cast(Tensor, attended.reshape(padded.shape)[:, :height, :width])
+
+
+class Stage(nn.Module):
+    """Blocks of one width, then a patch merging, but for the last stage."""
+
+    def __init__(self, blocks: Sequence[nn.Module], downsample: PatchMerging | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the next stage's input."""
+        for block in self.blocks:
+            x = block(x)
+        return x if self.downsample is None else cast(Tensor, self.downsample(x))
+
+
+class TinyViT(nn.Module):
+    """Encode images (B, 3, S, S) to embeddings (B, C, g, g) with g = S / (4 * stem_stride).
+
+    Args:
+        img_size: S the weights were trained at, in pixels; read by segment_anything's predictor.
+        stem_stride: 4 for MobileSAM (1024 to a grid of 64), 1 for LiteMedSAM (256 to 64).
+        embed_dims: Channels of the four stages.
+        depths: Blocks of the four stages; the first stage's are convolutional.
+        num_heads: Heads of the four stages; the first is not used.
+        windows: Window sides of the four stages in tokens; the first is not used.
+        out_channels: C.
+    """
+
+    def __init__(
+        self,
+        img_size: int,
+        stem_stride: Literal[1, 4],
+        *,
+        embed_dims: Sequence[int] = (64, 128, 160, 320),
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (2, 4, 5, 10),
+        windows: Sequence[int] = (7, 7, 14, 7),
+        out_channels: int = 256,
+    ) -> None:
+        super().__init__()
+        self.img_size = img_size
+        self.patch_embed = Stem(embed_dims[0], stem_stride)
+        stages = []
+        for i, (dim, depth) in enumerate(zip(embed_dims, depths, strict=True)):
+            blocks = [ConvBlock(dim) if i == 0 else AttentionBlock(dim, num_heads[i], windows[i]) for _ in range(depth)]
+            # The last merging keeps the side: the grid of the embedding is that of the third stage.
+            merging = PatchMerging(dim, embed_dims[i + 1], stride=1 if i == 2 else 2) if i < 3 else None
+            stages.append(Stage(blocks, merging))
+        self.layers = nn.ModuleList(stages)
+        self.neck = nn.Sequential(
+            nn.Conv2d(embed_dims[-1], out_channels, 1, bias=False),
+            LayerNorm2d(out_channels),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            LayerNorm2d(out_channels),
+        )
+
+    def flat_blocks(self) -> tuple[ConvBlock | AttentionBlock, ...]:
+        """Return all blocks in order; with the released depths 0 and 1 are convolutional, 2 to 11 attend."""
+        stages = cast(Sequence[Stage], self.layers)
+        return tuple(cast(ConvBlock | AttentionBlock, block) for stage in stages for block in stage.blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (B, 3, S, S) to image embeddings (B, C, g, g)."""
+        # On CPU the convolutions are faster on this layout, and the token view (B, H, W, C) costs no copy.
+        x = self.patch_embed(images.contiguous(memory_format=torch.channels_last))
+        for layer in self.layers:
+            x = layer(x)
+        return cast(Tensor, self.neck(x)).contiguous()
+
+
+def _offset_index(window: int) -> Tensor:
+    """Return (L, L) int64: for each pair of tokens the index |dy| * window + |dx| of their bias."""
+    y, x = torch.arange(window * window) // window, torch.arange(window * window) % window
+    return (y[:, None] - y).abs() * window + (x[:, None] - x).abs()

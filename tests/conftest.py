@@ -1,0 +1,28 @@
+"""What every room's tests share: a fixed seed, one thread, and a tiny backbone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medsam_tune.backbone import SamBackbone
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    # The tiny networks are slower on several threads, and parallel runs would fight for cores.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_backbone() -> SamBackbone:
+    """A fresh backbone with random weights: side 64, grid 4, 32 channels."""
+    return SamBackbone("random_tiny")
