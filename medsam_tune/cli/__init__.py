@@ -1,0 +1,91 @@
+"""The commands of ``medsam-tune``: thin, and quick to answer because nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from importlib import import_module
+
+from medsam_tune import __version__
+from medsam_tune.errors import MedsamTuneError, RecipeError
+
+TRACEBACK_VARIABLE = "MEDSAM_TUNE_TRACEBACK"
+
+OWN_COMMANDS = {
+    "run": "run a recipe: cache, fit, test on the best checkpoint, export, report",
+    "recipes": "list, show or copy the bundled recipes",
+    "weights": "list or download the released weights",
+    "cache": "build, list or clear the cached image embeddings",
+    "doctor": "say what is installed and found here, and who owns the `lightning` command",
+}
+LIGHTNING_COMMANDS = {
+    "fit": "train; LightningCLI with --config RECIPE, --print_config, --ckpt_path and every dotted key",
+    "validate": "evaluate a checkpoint on the validation cases",
+    "test": "evaluate a checkpoint on the test cases",
+    "predict": "write masks with a checkpoint",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    What a user can mend is one line on stderr and status 2; ``MEDSAM_TUNE_TRACEBACK=1`` shows where it came from.
+
+    Args:
+        argv: The words after ``medsam-tune``; those of this process by default.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(arguments)
+    except MedsamTuneError as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:
+        return _exit_status(stop)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    command = arguments[0] if arguments else "--help"
+    if command in {"-h", "--help", "help"}:
+        print(_help())
+        return 0
+    if command == "--version":
+        print(f"medsam-tune {__version__}")
+        return 0
+    if command in OWN_COMMANDS:
+        return int(import_module(f"medsam_tune.cli.{command}").main(arguments[1:]))
+    if command in LIGHTNING_COMMANDS:
+        return int(import_module("medsam_tune.training.cli").main(arguments))
+    near = difflib.get_close_matches(command, [*OWN_COMMANDS, *LIGHTNING_COMMANDS], n=1)
+    hint = f"Did you mean `medsam-tune {near[0]}`?" if near else "`medsam-tune --help` lists the commands."
+    raise RecipeError(f"{command}: no such command. {hint}")
+
+
+def _help() -> str:
+    rows = [f"  {name:<9} {text}" for name, text in {**OWN_COMMANDS, **LIGHTNING_COMMANDS}.items()]
+    return "\n".join(
+        [
+            "usage: medsam-tune COMMAND ...",
+            "",
+            "Adapt the Segment Anything Model to medical images.",
+            "",
+            *rows,
+            "",
+            "  medsam-tune run autosam                       the bundled sample, end to end",
+            "  medsam-tune run recipes/autosam.yaml --data.root=DIR --trainer.max_epochs=20",
+            "  medsam-tune COMMAND --help",
+            "  medsam-tune --version",
+        ]
+    )
+
+
+def _exit_status(stop: SystemExit) -> int:
+    if stop.code is None or isinstance(stop.code, int):
+        return stop.code or 0
+    print(stop.code, file=sys.stderr)
+    return 1

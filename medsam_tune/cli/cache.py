@@ -1,0 +1,100 @@
+"""``medsam-tune cache``: build, list and clear cached image embeddings."""
+
+from __future__ import annotations
+
+import argparse
+
+from medsam_tune.cli.overrides import normalise_overrides
+from medsam_tune.cli.recipe_files import find_recipe
+from medsam_tune.errors import RecipeError
+
+DESCRIPTION = """\
+Build, list or clear the cached image embeddings.
+
+The cache lies in $MEDSAM_TUNE_CACHE, or ~/.cache/medsam_tune. Whatever is in it can be built again."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``cache`` with its arguments; without any it lists.
+
+    Raises:
+        RecipeError: If the recipe or the named store does not exist.
+    """
+    options = _parser().parse_args(arguments or ["list"])
+    if options.action == "build":
+        return build(options.recipe, options.overrides)
+    if options.action == "clear":
+        return clear(options.name, everything=options.all)
+    return list_stores()
+
+
+def build(recipe: str, words: list[str]) -> int:
+    """Fill the cache for every image that the recipe trains, validates and tests on."""
+    path, overrides = find_recipe(recipe), normalise_overrides(words)
+    from medsam_tune.training.run import build_cache
+
+    return build_cache(path, overrides)
+
+
+def list_stores() -> int:
+    """Print each store: name, images, size, weights, time of making."""
+    from medsam_tune.cache import embeddings_folder, entries
+
+    stores = entries()
+    if not stores:
+        print(f"{embeddings_folder()}: no embeddings are cached")
+        return 0
+    width = max(len(store.name) for store in stores)
+    for store in stores:
+        print(f"{store.name:<{width}}  {store.images:>7} images  {format_bytes(store.bytes):>9}  {store.weights}  {store.created}")
+    print(f"{embeddings_folder()}: {format_bytes(sum(store.bytes for store in stores))}")
+    return 0
+
+
+def clear(name: str | None, *, everything: bool) -> int:
+    """Remove the store called ``name``, or all of them.
+
+    Raises:
+        RecipeError: If neither or both are asked for, or no store has that name.
+    """
+    from medsam_tune.cache import clear as clear_store
+    from medsam_tune.cache import entries
+
+    stores = {store.name: store for store in entries()}
+    if (name is None) is not everything:
+        raise RecipeError(f"cache clear: give one NAME or --all. There are: {', '.join(stores) or 'none'}.")
+    if name is not None and name not in stores:
+        raise RecipeError(f"{name}: no such cached store. There are: {', '.join(stores) or 'none'}.")
+    freed = sum(clear_store(store.folder) for store in stores.values() if name in {None, store.name})
+    print(f"freed {format_bytes(freed)}")
+    return 0
+
+
+def format_bytes(size: int) -> str:
+    """Write a number of bytes for people.
+
+    Example:
+        >>> format_bytes(2_500_000)
+        '2.5 MB'
+    """
+    if size < 1000:
+        return f"{size} B"
+    value, units = float(size), iter(("kB", "MB", "GB", "TB"))
+    unit = ""
+    while value >= 999.95 and (following := next(units, None)):
+        value, unit = value / 1000, following
+    return f"{value:.1f} {unit}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("medsam-tune cache", description=DESCRIPTION, formatter_class=raw)
+    actions = parser.add_subparsers(dest="action", required=True)
+    filling = actions.add_parser("build", help="encode every image of a recipe once")
+    filling.add_argument("recipe", metavar="RECIPE")
+    filling.add_argument("overrides", nargs=argparse.REMAINDER, metavar="--key=value")
+    actions.add_parser("list", help="what is cached, and its size")
+    clearing = actions.add_parser("clear", help="remove one store, or all")
+    clearing.add_argument("name", nargs="?", metavar="NAME", help="as in `medsam-tune cache list`")
+    clearing.add_argument("--all", action="store_true", help="remove all of them")
+    return parser

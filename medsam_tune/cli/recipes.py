@@ -1,0 +1,63 @@
+"""``medsam-tune recipes``: list, show and copy what is bundled."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from medsam_tune.cli.recipe_files import bundled_recipe, bundled_recipes, first_comment
+from medsam_tune.errors import RecipeError
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``recipes`` with its arguments; without any it lists.
+
+    Raises:
+        RecipeError: If there is no such recipe, or a copy would overwrite a file.
+    """
+    options = _parser().parse_args(arguments or ["list"])
+    if options.action == "list":
+        list_recipes()
+    elif options.action == "show":
+        print(bundled_recipe(options.name).read_text(encoding="utf-8"), end="")
+    else:
+        print(copy_recipe(options.name, Path(options.destination), force=options.force))
+    return 0
+
+
+def list_recipes() -> None:
+    """Print each bundled recipe's name and the first line of its opening comment."""
+    recipes = bundled_recipes()
+    width = max(map(len, recipes), default=0)
+    for name, path in recipes.items():
+        print(f"{name:<{width}}  {first_comment(path)}".rstrip())
+
+
+def copy_recipe(name: str, destination: Path, *, force: bool = False) -> Path:
+    """Copy a bundled recipe to a file or into a folder and return the new file.
+
+    Raises:
+        RecipeError: If there is no such recipe or folder, or the file exists and ``force`` is not set.
+    """
+    from medsam_tune.training.run_folder import write_text_atomic
+
+    source = bundled_recipe(name)
+    target = destination / source.name if destination.is_dir() else destination
+    if target.exists() and not force:
+        raise RecipeError(f"{target}: exists already. Give another name, or --force to overwrite it.")
+    if not target.parent.is_dir():
+        raise RecipeError(f"{target.parent}: no such folder. Make it first, or give another destination.")
+    return write_text_atomic(target, source.read_text(encoding="utf-8"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("medsam-tune recipes", description="List, show or copy the bundled recipes.")
+    actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser("list", help="name and first line of each")
+    show = actions.add_parser("show", help="print one")
+    copy = actions.add_parser("copy", help="copy one here to edit it")
+    for action in (show, copy):
+        action.add_argument("name", help="as in `medsam-tune recipes list`")
+    copy.add_argument("destination", nargs="?", default=".", help="file or folder; the current folder by default")
+    copy.add_argument("--force", action="store_true", help="overwrite a file")
+    return parser

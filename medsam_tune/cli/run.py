@@ -1,0 +1,45 @@
+"""``medsam-tune run``: a recipe from cached embeddings to the report."""
+
+from __future__ import annotations
+
+import sys
+
+from medsam_tune.cli.overrides import normalise_overrides
+from medsam_tune.cli.recipe_files import find_recipe, recipes_folder
+from medsam_tune.errors import RecipeError
+
+HELP = """\
+usage: medsam-tune run RECIPE [--key=value | --key value | key=value ...]
+
+Run a recipe: cache the embeddings, fit, test on the best checkpoint, export, report. All of it lands in runs/<recipe>/<time>/.
+
+  RECIPE                    a .yaml file, or the name of a bundled recipe (`medsam-tune recipes list`)
+  --data.root=DIR           your own images
+  --model.backbone.weights=sam_vit_b
+  --trainer.max_epochs=20   any key of the recipe
+  --config=more.yaml        a further file, read over the recipe
+  --ckpt_path=last          continue the newest run of this recipe in its folder
+  --print_config            print the resolved recipe and stop
+
+`medsam-tune fit --help` lists every key."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the recipe named first in ``arguments`` with the overrides after it.
+
+    Raises:
+        RecipeError: If the recipe does not exist or an override is malformed.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(HELP)
+        return 0 if arguments else 2
+    recipe, words = arguments[0], arguments[1:]
+    if recipe.startswith("-") or "=" in recipe:
+        raise RecipeError(f"{recipe}: expected the recipe first, then the overrides: medsam-tune run RECIPE {recipe} ...")
+    path, overrides = find_recipe(recipe), normalise_overrides(words)
+    from medsam_tune.training.run import run_recipe
+    from medsam_tune.training.run_folder import is_rank_zero
+
+    if path.is_relative_to(recipes_folder()) and is_rank_zero():
+        print(f"{recipe}: not a file here; running the bundled recipe {path}", file=sys.stderr)
+    return run_recipe(path, overrides)
