@@ -1,0 +1,64 @@
+"""The seam of where images and masks come from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from medsam_tune.types import Sample
+
+Purpose = Literal["train", "evaluate"]
+
+
+class SegmentationSource(ABC):
+    """List the 2-D images of a folder and read them one by one.
+
+    The constructor only stores settings, so a recipe can name a source before any data is there; ``open`` scans the folder.
+    An item's masks hold one row for each label that is present; what one object is (``data.target``) is decided later.
+    """
+
+    @abstractmethod
+    def open(self, root: Path, *, require_masks: bool = True) -> None:
+        """Scan and validate a folder; the source can be indexed afterwards.
+
+        Args:
+            root: The folder that holds the images and masks.
+            require_masks: Refuse an image without a mask. False is for prediction: masks are left out where none are found.
+
+        Raises:
+            DataError: If the folder is missing, names do not pair, or sizes and spacings differ.
+        """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of items."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """Read one item.
+
+        Raises:
+            DataError: If a file cannot be read or its content breaks the source's rules; the message begins with its path.
+        """
+
+    @abstractmethod
+    def case_ids(self) -> tuple[str, ...]:
+        """Return the case of each item: what a split never cuts."""
+
+    @abstractmethod
+    def image_ids(self) -> tuple[str, ...]:
+        """Return the unique name of each item."""
+
+    @abstractmethod
+    def label_names(self) -> dict[int, str]:
+        """Return the name of each label; may read every mask once where the settings do not name them."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """Return what a report says about the data: folder, rules and counts, as JSON values."""
+
+    def select(self, indices: Sequence[int], purpose: Purpose) -> list[int]:
+        """Narrow a split's items to those meant for training or for evaluation; all of them by default."""
+        return list(indices)

@@ -1,0 +1,166 @@
+"""From a source's items to batches in the input frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from medsam_tune.data.base import SegmentationSource
+from medsam_tune.data.sampler import Draw
+from medsam_tune.data.targets import Target, apply_target
+from medsam_tune.data.transforms import Augmentation, augment, view_seed
+from medsam_tune.errors import RecipeError
+from medsam_tune.geometry import Frame, InputRule, image_to_input, masks_to_input
+from medsam_tune.types import Sample, SegmentationBatch
+
+EmbeddingLookup = Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Views:
+    """Read an item as stored (view 0) or as an augmented view (1, 2, ...); each view is always the same.
+
+    Attributes:
+        source: An opened source.
+        augmentation: What changes; None allows view 0 only.
+        seed: With the image's id and the view's number it makes the view.
+    """
+
+    source: SegmentationSource
+    augmentation: Augmentation | None = None
+    seed: int = 0
+
+    def read(self, index: int, view: int) -> Sample:
+        """Return item ``index`` of the source under ``view``.
+
+        Raises:
+            DataError: If the file cannot be read.
+            RecipeError: If an augmented view is asked for and there is no augmentation.
+        """
+        sample = self.source[index]
+        if view == 0:
+            return sample
+        if self.augmentation is None:
+            raise RecipeError(f"data.views: view {view} is asked for, but data.augmentation is not set.")
+        changed = augment(sample, self.augmentation, seed=view_seed(self.seed, sample.image_id, view))
+        return replace(changed, view=view)
+
+
+@dataclass(frozen=True)
+class PreparedItem:
+    """Hold one image of a batch before it is collated.
+
+    Attributes:
+        sample: At the original size, one row an object.
+        image: (3, S, S) in 0..255.
+        masks: (n, S, S) bool, the sample's masks in the input frame.
+        frame: Original and input size.
+        case_index: Position of the case in the sorted case list.
+        epoch: Epoch of the draw.
+        image_embeddings: (C, g, g) from the cache, or None.
+    """
+
+    sample: Sample
+    image: Tensor
+    masks: Tensor
+    frame: Frame
+    case_index: int
+    epoch: int
+    image_embeddings: Tensor | None
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """State how items become objects in the input frame.
+
+    Attributes:
+        input_rule: What the weights expect.
+        target: What one object is.
+        case_index: Position of each case in the sorted case list.
+        training: Augmented views and the object limit apply in training only.
+        n_views: Number of fixed views that the epochs go through, view 0 unaugmented; 0 makes a new view each epoch.
+        max_objects: Objects drawn from each training image; None takes all.
+    """
+
+    input_rule: InputRule
+    target: Target
+    case_index: Mapping[str, int]
+    training: bool = False
+    n_views: int = 1
+    max_objects: int | None = None
+
+
+class SegmentationDataset(Dataset[PreparedItem]):
+    """Serve chosen items of a source; what an item looks like depends on (seed, epoch, item) and on nothing else.
+
+    Args:
+        views: Reads the source.
+        indices: Positions in the source.
+        settings: How items become objects.
+
+    Attributes:
+        embeddings: Given a source index and a view, returns the cached (C, g, g) float32; None while there is no cache.
+    """
+
+    def __init__(self, views: Views, indices: Sequence[int], settings: DatasetSettings) -> None:
+        self.views, self.indices, self.settings = views, list(indices), settings
+        self.embeddings: EmbeddingLookup | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, draw: Draw | int) -> PreparedItem:
+        epoch, position = (draw.epoch, draw.index) if isinstance(draw, Draw) else (0, draw)
+        index, view = self.indices[position], self.view_of(epoch)
+        sample = self._limited(apply_target(self.views.read(index, view), self.settings.target), epoch)
+        rule = self.settings.input_rule
+        image, frame = image_to_input(sample.image, rule)
+        return PreparedItem(
+            sample=sample,
+            image=image,
+            masks=masks_to_input(sample.masks, frame, rule.side),
+            frame=frame,
+            case_index=self.settings.case_index[sample.case_id],
+            epoch=epoch,
+            image_embeddings=None if self.embeddings is None else self.embeddings(index, view),
+        )
+
+    def view_of(self, epoch: int) -> int:
+        """Return the view that an epoch shows: 0 outside training and without augmentation."""
+        if not self.settings.training or self.views.augmentation is None:
+            return 0
+        return epoch % self.settings.n_views if self.settings.n_views else epoch + 1
+
+    def _limited(self, sample: Sample, epoch: int) -> Sample:
+        limit = self.settings.max_objects
+        if not self.settings.training or limit is None or len(sample.labels) <= limit:
+            return sample
+        generator = torch.Generator().manual_seed(view_seed(self.views.seed, f"objects/{sample.image_id}", epoch))
+        rows = torch.randperm(len(sample.labels), generator=generator)[:limit].sort().values
+        return replace(sample, masks=sample.masks[rows], labels=sample.labels[rows])
+
+
+def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
+    """Join B items; their objects are flattened over the batch, with ``image_index`` telling the image of each."""
+    samples = [item.sample for item in items]
+    counts = torch.tensor([len(sample.labels) for sample in samples])
+    embeddings = [item.image_embeddings for item in items if item.image_embeddings is not None]
+    return SegmentationBatch(
+        images=torch.stack([item.image for item in items]),
+        masks=torch.cat([item.masks for item in items])[:, None],
+        image_index=torch.repeat_interleave(torch.arange(len(items)), counts),
+        labels=torch.cat([sample.labels for sample in samples]),
+        frames=tuple(item.frame for item in items),
+        original_masks=tuple(sample.masks for sample in samples),
+        sample_index=torch.tensor([sample.index for sample in samples]),
+        case_index=torch.tensor([item.case_index for item in items]),
+        image_ids=tuple(sample.image_id for sample in samples),
+        case_ids=tuple(sample.case_id for sample in samples),
+        spacing_mm=tuple(sample.spacing_mm for sample in samples),
+        epoch=items[0].epoch,
+        image_embeddings=torch.stack(embeddings) if embeddings else None,
+    )

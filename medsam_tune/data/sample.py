@@ -1,0 +1,41 @@
+"""The small data sets that travel with the package; each folder's ATTRIBUTION.md says where they come from."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from medsam_tune.errors import RecipeError
+
+SAMPLE_PREFIX = "sample:"
+
+
+def sample_names() -> list[str]:
+    """Return the names of the bundled data sets."""
+    return sorted(folder.name for folder in _samples().iterdir() if folder.is_dir())
+
+
+def sample_folder(name: str) -> Path:
+    """Return the folder of a bundled data set.
+
+    Raises:
+        RecipeError: If there is none of that name.
+    """
+    if name not in sample_names():
+        raise RecipeError(f"data.root: no bundled data set {name!r}; there are {sample_names()}.")
+    return _samples() / name
+
+
+def data_folder(root: str) -> Path:
+    """Return the folder that ``data.root`` names: a path, or ``sample:<name>`` for a bundled data set.
+
+    Raises:
+        RecipeError: If a bundled data set of that name is not there.
+    """
+    if root.startswith(SAMPLE_PREFIX):
+        return sample_folder(root.removeprefix(SAMPLE_PREFIX))
+    return Path(root).expanduser()
+
+
+def _samples() -> Path:
+    return Path(str(files("medsam_tune.data"))) / "sample"
