@@ -1,3 +1,66 @@
-"""Adapt the Segment Anything Model to medical images by training a few percent of its weights."""
+"""Adapt the Segment Anything Model to medical images by training a few percent of its weights.
+
+The names below are imported on first use, so ``import medsam_tune`` itself stays light (no torch).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medsam_tune.backbone import SamBackbone
+    from medsam_tune.data import ImageFolder, NiftiVolumes, SegmentationDataModule
+    from medsam_tune.export import load_export, save_export
+    from medsam_tune.inference.predictor import Predictor
+    from medsam_tune.losses import BceDiceLoss
+    from medsam_tune.prompts import BoxPrompt, HarDNetPromptGenerator, NoPrompt
+    from medsam_tune.segmenters.sam import SamSegmenter
+    from medsam_tune.segmenters.task import TaskSegmenter
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "BceDiceLoss": "losses",
+    "BoxPrompt": "prompts",
+    "HarDNetPromptGenerator": "prompts",
+    "ImageFolder": "data",
+    "NiftiVolumes": "data",
+    "NoPrompt": "prompts",
+    "Predictor": "inference.predictor",
+    "SamBackbone": "backbone",
+    "SamSegmenter": "segmenters.sam",
+    "SegmentationDataModule": "data",
+    "TaskSegmenter": "segmenters.task",
+    "load_export": "export",
+    "save_export": "export",
+}
+
+__all__ = [
+    "BceDiceLoss",
+    "BoxPrompt",
+    "HarDNetPromptGenerator",
+    "ImageFolder",
+    "NiftiVolumes",
+    "NoPrompt",
+    "Predictor",
+    "SamBackbone",
+    "SamSegmenter",
+    "SegmentationDataModule",
+    "TaskSegmenter",
+    "__version__",
+    "load_export",
+    "save_export",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'medsam_tune' has no attribute {name!r}. Public names: {', '.join(sorted(_MODULES))}")
+    value: object = getattr(import_module(f"medsam_tune.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_MODULES))

@@ -1,0 +1,60 @@
+"""What the untuned model reaches on the same images when a prompt is given to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from medsam_tune.backbone.base import Backbone
+from medsam_tune.evaluation.predict import update_metric
+from medsam_tune.metrics.overlap import CaseScores, OverlapMetric
+from medsam_tune.prompts.base import PromptSource
+from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.types import SegmentationBatch
+
+
+def evaluate_prompts(
+    backbone: Backbone,
+    batches: Iterable[SegmentationBatch],
+    sources: Mapping[str, PromptSource],
+    *,
+    objects_per_decode: int = 0,
+) -> dict[str, CaseScores]:
+    """Score one backbone under several prompt sources in one pass over the batches.
+
+    Each image is encoded once, or not at all where the batch brings its embedding from the cache.
+
+    Args:
+        backbone: The untuned network: a fresh one of the same weights, or the run's own where nothing in it was
+            trained. It is put into eval mode.
+        batches: Test batches; moved to the backbone's device.
+        sources: Prompt sources by the name their scores are returned under, such as ``oracle_box``.
+        objects_per_decode: Objects decoded at once; 0 decodes all together.
+
+    Returns:
+        The scores of each source, by its name.
+    """
+    segmenters = {
+        name: SamSegmenter(backbone, source, objects_per_decode=objects_per_decode).eval() for name, source in sources.items()
+    }
+    device = next(backbone.parameters()).device
+    metrics = {name: OverlapMetric().to(device) for name in sources}
+    with torch.no_grad():
+        for batch in batches:
+            _score(backbone, batch.to(device), segmenters, metrics)
+    return {name: metric.scores() for name, metric in metrics.items()}
+
+
+def _score(
+    backbone: Backbone,
+    batch: SegmentationBatch,
+    segmenters: Mapping[str, nn.Module],
+    metrics: Mapping[str, OverlapMetric],
+) -> None:
+    if batch.image_embeddings is None:
+        batch = replace(batch, image_embeddings=backbone.encode(batch.images, batch.frames))
+    for name, segmenter in segmenters.items():
+        update_metric(metrics[name], batch, segmenter(batch), backbone.input_rule.side)

@@ -1,0 +1,258 @@
+"""Exactly what was trained, in a folder that one line turns back into a model.
+
+The folder holds a safetensors file (``prompt_generator.safetensors`` when only the prompt source was trained, else
+``trained.safetensors``) and ``export.json``, which says what the tensors belong to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from torch import Tensor
+
+from medsam_tune import __version__
+from medsam_tune.backbone.base import Backbone, WeightsIdentity
+from medsam_tune.errors import CheckpointError
+from medsam_tune.export.build import build_segmenter
+from medsam_tune.inference.predictor import Predictor
+from medsam_tune.segmenters.base import Segmenter
+
+FORMAT_VERSION = 1
+DESCRIPTION_FILE = "export.json"
+_DESCRIPTION_KEYS = ("format_version", "model", "base_weights", "file", "sha256", "parameters")
+# Init args that name a file to start training from; an export holds what became of it, so the file is not needed again.
+_INITIAL_WEIGHTS = ("weights", "encoder_weights")
+
+
+def trained_names(segmenter: Segmenter) -> list[str]:
+    """Return the state-dict names that were trained, buffers of trained modules (BatchNorm's statistics) among them.
+
+    Left out are the segmenter's frozen parameters and those buffers of its backbone whose module has no trainable
+    parameter: the base weights hold both.
+    """
+    left_out = set(segmenter.frozen_parameters())
+    for name, module in segmenter.named_modules():
+        if isinstance(module, Backbone):
+            left_out |= _frozen_buffers(name, module)
+    return [name for name in segmenter.state_dict() if name not in left_out]
+
+
+def save_export(
+    folder: Path,
+    *,
+    segmenter: Segmenter,
+    model_config: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    data_description: Mapping[str, Any],
+) -> Path:
+    """Write what was trained to ``folder``, which appears whole or not at all.
+
+    Args:
+        folder: Made new; an earlier export there is replaced.
+        segmenter: The trained network.
+        model_config: The resolved ``model`` section of the recipe, as plain JSON values.
+        metrics: Test figures to travel with the weights.
+        data_description: What it was trained on, the intensity rule included.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        CheckpointError: If nothing was trained, if ``folder`` holds something else than an export, or on a full disk.
+    """
+    names = trained_names(segmenter)
+    if not names:
+        raise CheckpointError(f"{folder}: nothing was trained, so there is nothing to export. Set something trainable in the recipe.")
+    if folder.exists() and any(folder.iterdir()) and not (folder / DESCRIPTION_FILE).is_file():
+        raise CheckpointError(f"{folder}: holds files that are no export. Choose another folder.")
+    state = segmenter.state_dict()
+    # Tied weights share memory, which safetensors refuses; each name gets its own copy.
+    tensors = {name: state[name].detach().cpu().contiguous().clone() for name in names}
+    description = {
+        "format_version": FORMAT_VERSION,
+        "medsam_tune": __version__,
+        "model": _without_initial_weights(model_config, segmenter.base_weights()),
+        "base_weights": _identity(segmenter.base_weights()),
+        "input_rule": asdict(segmenter.input_rule),
+        "parameters": {name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()},
+        "metrics": dict(metrics),
+        "data": dict(data_description),
+        "licence": _licence_note(segmenter.base_weights()),
+    }
+    _write_folder(folder, tensors, description)
+    return folder
+
+
+def load_export(folder: str | Path, *, force: bool = False, trusted: bool = False) -> Predictor:
+    """Rebuild the model an export describes and load its trained weights strictly.
+
+    Args:
+        folder: What ``save_export`` wrote.
+        force: Go on although the base weights at hand are not those of the training.
+        trusted: Import classes from outside ``medsam_tune`` that the description names; that runs their code.
+
+    Returns:
+        A predictor in eval mode on the CPU; move it with ``predictor.segmenter.to(device)``.
+
+    Raises:
+        CheckpointError: If a file is missing, corrupt or of a newer format, or the weights do not fit.
+        RecipeError: If the described model cannot be built.
+
+    Example:
+        >>> predictor = load_export("runs/autosam/2026-01-31_12-00-00/export")  # doctest: +SKIP
+        >>> mask = predictor.segment(image)  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    description = read_description(folder)
+    tensors = _read_tensors(folder / description["file"], description["sha256"])
+    segmenter = build_segmenter(description["model"], trusted=trusted)
+    if not force:
+        _check_base_weights(folder, description["base_weights"], _identity(segmenter.base_weights()))
+    _load_strictly(segmenter, tensors, folder / description["file"])
+    return Predictor(segmenter.requires_grad_(False))
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read and validate ``export.json``.
+
+    Raises:
+        CheckpointError: If it is missing, unreadable, incomplete or of a newer format.
+    """
+    path = folder / DESCRIPTION_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file. Give the folder that holds {DESCRIPTION_FILE}, such as runs/NAME/TIME/export.")
+    try:
+        description: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is no JSON ({error}). Export the run again.") from error
+    missing = [key for key in _DESCRIPTION_KEYS if not isinstance(description, dict) or key not in description]
+    if missing:
+        raise CheckpointError(f"{path}: misses {', '.join(missing)}. Export the run again.")
+    if description["format_version"] != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: has format version {description['format_version']}, this medsam-tune {__version__} reads {FORMAT_VERSION}. "
+            "Install the version that wrote it (key medsam_tune)."
+        )
+    if Path(description["file"]).name != description["file"]:
+        raise CheckpointError(f"{path}: file must be a plain name within the folder, got {description['file']!r}. Export the run again.")
+    return description
+
+
+def _frozen_buffers(prefix: str, backbone: Backbone) -> set[str]:
+    return {
+        ".".join(part for part in (prefix, name, buffer) if part)
+        for name, owner in backbone.named_modules()
+        if not any(p.requires_grad for p in owner.parameters(recurse=False))
+        for buffer, _ in owner.named_buffers(recurse=False)
+    }
+
+
+def _without_initial_weights(model_config: Mapping[str, Any], base_weights: WeightsIdentity | None) -> dict[str, Any]:
+    """Clear the files that parts outside the backbone started from: the machine that loads may not have them."""
+    config: dict[str, Any] = json.loads(json.dumps(model_config))
+    stored_whole = ("prompt_source", "side", "fusion") + (("segmenter",) if base_weights is None else ())
+    for key in stored_whole:
+        arguments = (config.get(key) or {}).get("init_args") or {}
+        for name in _INITIAL_WEIGHTS:
+            if name in arguments:
+                arguments[name] = None
+    return config
+
+
+def _identity(weights: WeightsIdentity | None) -> dict[str, str] | None:
+    return None if weights is None else asdict(weights)
+
+
+def _licence_note(weights: WeightsIdentity | None) -> str:
+    if weights is None:
+        return "Holds all weights of the network. Terms of the training data may apply."
+    from medsam_tune.backbone.weights import WEIGHTS
+
+    licence = WEIGHTS[weights.name].licence if weights.name in WEIGHTS else "whatever licence they came with"
+    return (
+        f"Holds only what was trained. The base weights {weights.name} are not included and stay under {licence}. "
+        "Terms of the training data may apply."
+    )
+
+
+def _write_folder(folder: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Write to a neighbouring folder and rename it, so that a reader never sees half an export."""
+    from safetensors.torch import save_file
+
+    only_prompts = all(name.startswith("prompt_source.") for name in tensors)
+    file = "prompt_generator.safetensors" if only_prompts else "trained.safetensors"
+    partial = folder.with_name(f".{folder.name}-{uuid4().hex}")
+    try:
+        partial.mkdir(parents=True)
+        save_file(tensors, partial / file, metadata={"format": "pt", "medsam_tune": __version__})
+        description = {**description, "file": file, "sha256": _sha256(partial / file)}
+        (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        _replace_folder(partial, folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: could not be written ({error}). Free space there or choose another folder.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace_folder(partial: Path, folder: Path) -> None:
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    old = folder.with_name(f".{folder.name}-{uuid4().hex}")
+    folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file, although {DESCRIPTION_FILE} names it. Copy the whole export folder.")
+    # The checksum comes first, so a truncated file never reaches the parser.
+    found = _sha256(path)
+    if found != sha256:
+        raise CheckpointError(
+            f"{path}: sha256 is {found[:12]}, {DESCRIPTION_FILE} says {str(sha256)[:12]}. The file is corrupt or another one; copy it again."
+        )
+    return load_file(path)
+
+
+def _check_base_weights(folder: Path, stored: Mapping[str, str] | None, found: Mapping[str, str] | None) -> None:
+    if (stored and stored["sha256"]) != (found and found["sha256"]):
+        raise CheckpointError(
+            f"{folder}: was trained on base weights {_named(stored)}, but {_named(found)} were loaded. "
+            "Get the weights it was trained on, or pass force=True if you know that these fit."
+        )
+
+
+def _named(weights: Mapping[str, str] | None) -> str:
+    return "none" if weights is None else f"{weights['name']} (sha256 {weights['sha256'][:12]})"
+
+
+def _load_strictly(segmenter: Segmenter, tensors: Mapping[str, Tensor], path: Path) -> None:
+    state = segmenter.state_dict()
+    expected = set(trained_names(segmenter))
+    faults = {
+        "missing": sorted(expected - set(tensors)),
+        "unexpected": sorted(set(tensors) - expected),
+        "of another shape": sorted(name for name in expected & set(tensors) if tensors[name].shape != state[name].shape),
+    }
+    found = [f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for kind, names in faults.items() if names]
+    if found:
+        raise CheckpointError(f"{path}: does not fit the model that {DESCRIPTION_FILE} describes: {'; '.join(found)}. Export the run again.")
+    with torch.no_grad():
+        segmenter.load_state_dict(tensors, strict=False)

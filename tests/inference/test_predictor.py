@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+
+from medsam_tune.inference.predictor import Predictor, image_tensor
+from medsam_tune.prompts.box import BoxPrompt
+from medsam_tune.prompts.none import NoPrompt
+from medsam_tune.segmenters.sam import SamSegmenter
+from tests.factories import make_batch
+
+
+def grey(height=40, width=64, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+
+
+@pytest.fixture
+def predictor(tiny_backbone):
+    return Predictor(SamSegmenter(tiny_backbone, NoPrompt()))
+
+
+def test_prediction_equals_the_segmenters_own_forward_pass(predictor):
+    batch = make_batch(sizes=((40, 64),))
+    image = batch.images[0, :, :40, :64].round().byte().permute(1, 2, 0).numpy()
+    rounded = make_batch(sizes=((40, 64),))
+    rounded.images[0, :, :40, :64] = torch.from_numpy(image).permute(2, 0, 1).float()
+    with torch.no_grad():
+        expected = predictor.segmenter(rounded)
+    predictor.set_image(image)
+    masks, scores, low_res_logits = predictor.predict()
+    np.testing.assert_allclose(low_res_logits, expected.low_res_masks[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(scores, expected.iou_predictions[0].numpy(), atol=1e-5)
+    assert masks.dtype == np.bool_
+    assert masks.shape == (1, 40, 64)
+
+
+def test_image_is_encoded_once_for_several_prompts(predictor, monkeypatch):
+    calls = []
+    encode = predictor.segmenter.backbone.encode
+    monkeypatch.setattr(predictor.segmenter.backbone, "encode", lambda *arguments: calls.append(1) or encode(*arguments))
+    predictor.set_image(grey())
+    predictor.predict()
+    predictor.predict(box=(3, 4, 20, 30))
+    assert len(calls) == 1
+
+
+def test_many_images_give_the_masks_of_one_by_one(predictor):
+    images = [grey(40, 64, 1), grey(30, 20, 2), grey(64, 64, 3)]
+    together = predictor.segment_many(images, batch_size=2)
+    for image, mask in zip(images, together, strict=True):
+        np.testing.assert_array_equal(mask, predictor.segment(image))
+
+
+def test_users_box_is_scaled_to_the_input_frame(tiny_backbone, monkeypatch):
+    received = []
+    embed = tiny_backbone.embed_prompts
+    monkeypatch.setattr(tiny_backbone, "embed_prompts", lambda n, boxes: received.append(boxes) or embed(n, boxes=boxes))
+    predictor = Predictor(SamSegmenter(tiny_backbone, BoxPrompt("tight")))
+    predictor.segment(grey(32, 16), box=(2, 4, 10, 20))  # side 64: everything doubles
+    assert received[0].tolist() == [[4, 8, 20, 40]]
+
+
+def test_model_trained_with_user_boxes_asks_for_one(tiny_backbone):
+    predictor = Predictor(SamSegmenter(tiny_backbone, BoxPrompt("tight")))
+    with pytest.raises(ValueError, match=r"Pass box=\(x1, y1, x2, y2\)"):
+        predictor.segment(grey())
+    assert Predictor(SamSegmenter(tiny_backbone, BoxPrompt("whole_image"))).segment(grey()).shape == (40, 64)
+
+
+def test_grey_image_equals_the_same_image_in_three_channels(predictor):
+    image = grey()
+    np.testing.assert_array_equal(predictor.segment(image), predictor.segment(np.stack([image] * 3, axis=-1)))
+
+
+def test_intensity_maps_its_limits_to_0_and_255():
+    image = np.array([[-200.0, -100.0], [0.0, 400.0]])
+    tensor = image_tensor(image, intensity=(-100, 100))
+    torch.testing.assert_close(tensor[0], torch.tensor([[0.0, 0.0], [127.5, 255.0]]))
+    assert torch.equal(tensor[0], tensor[2])
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4), np.float32), r"got float32. Scale it .* or pass intensity=\(low, high\)"),
+        (np.zeros((4, 4), np.uint16), "must be uint8 in 0..255, got uint16"),
+        (np.zeros((4, 4, 4), np.uint8), "Drop an alpha channel"),
+        (np.zeros((3, 4, 4), np.uint8), "move channels last"),
+    ],
+)
+def test_unfit_image_is_refused_with_the_remedy(predictor, image, message):
+    with pytest.raises(ValueError, match=message):
+        predictor.set_image(image)
+
+
+def test_nan_is_refused_and_counted(predictor):
+    with pytest.raises(ValueError, match="image holds 2 values that are NaN or infinite"):
+        predictor.set_image(np.array([[np.nan, 1.0], [np.inf, 2.0]]), intensity=(0, 2))
+
+
+@pytest.mark.parametrize("box", [(10, 4, 2, 20), (1, 2, 3), ((1, 2, 3, 4),)])
+def test_unfit_box_is_refused(predictor, box):
+    predictor.set_image(grey())
+    with pytest.raises(ValueError, match="box must"):
+        predictor.predict(box=box)
+
+
+def test_predict_without_an_image_says_what_to_call(predictor):
+    with pytest.raises(RuntimeError, match="Call set_image"):
+        predictor.predict()
+
+
+def test_predictor_leaves_no_gradient_and_eval_mode(predictor):
+    predictor.segmenter.train()
+    predictor = Predictor(predictor.segmenter)
+    predictor.segment(grey())
+    assert not any(module.training for module in predictor.segmenter.modules())
+    assert all(p.grad is None for p in predictor.segmenter.parameters())
