@@ -46,7 +46,9 @@ def list_stores() -> int:
         return 0
     width = max(len(store.name) for store in stores)
     for store in stores:
-        print(f"{store.name:<{width}}  {store.images:>7} images  {format_bytes(store.bytes):>9}  {store.weights}  {store.created}")
+        print(
+            f"{store.name:<{width}}  {store.images:>7} images  {format_bytes(store.bytes):>9}  {store.weights}  {store.created}"
+        )
     print(f"{embeddings_folder()}: {format_bytes(sum(store.bytes for store in stores))}")
     return 0
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from medsam_tune.cli.overrides import normalise_overrides
-from medsam_tune.cli.recipe_files import find_recipe, recipes_folder
+from medsam_tune.cli.recipe_files import find_recipe
 from medsam_tune.errors import RecipeError
 
 HELP = """\
@@ -40,6 +41,6 @@ def main(arguments: list[str]) -> int:
     from medsam_tune.training.run import run_recipe
     from medsam_tune.training.run_folder import is_rank_zero
 
-    if path.is_relative_to(recipes_folder()) and is_rank_zero():
+    if not Path(recipe).expanduser().is_file() and is_rank_zero():
         print(f"{recipe}: not a file here; running the bundled recipe {path}", file=sys.stderr)
     return run_recipe(path, overrides)

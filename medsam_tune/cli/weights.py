@@ -28,7 +28,9 @@ def list_weights() -> None:
 
     rows = [("name", "architecture", "licence", "file")]
     for name, entry in WEIGHTS.items():
-        rows.append((name, entry.architecture, entry.licence, str(find_weights(name) or f"not here: medsam-tune weights get {name}")))
+        rows.append(
+            (name, entry.architecture, entry.licence, str(find_weights(name) or f"not here: medsam-tune weights get {name}"))
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         print("  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[3]]))
