@@ -13,29 +13,16 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
 from medsam_tune.errors import CheckpointError
+from medsam_tune.export.trained import trained_names
 
 if TYPE_CHECKING:
     from medsam_tune.training.module import TuningModule
 
 
-def frozen_entries(module: TuningModule) -> set[str]:
-    """Return the state-dict names that the base weights already hold: frozen parameters and frozen modules' buffers."""
-    frozen = {f"segmenter.{name}" for name in module.segmenter.frozen_parameters()}
-    backbone = getattr(module.segmenter, "backbone", None)
-    if backbone is None:
-        return frozen
-    for name, owner in backbone.named_modules():
-        if any(p.requires_grad for p in owner.parameters(recurse=False)):
-            continue
-        prefix = f"segmenter.backbone.{name}." if name else "segmenter.backbone."
-        frozen |= {prefix + buffer for buffer, _ in owner.named_buffers(recurse=False)}
-    return frozen
-
-
 def trained_entries(module: TuningModule, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the entries of ``state_dict`` that a checkpoint stores."""
-    frozen = frozen_entries(module)
-    return {name: tensor for name, tensor in state_dict.items() if name not in frozen}
+    """Return the entries of ``state_dict`` that a checkpoint stores: all but what the base weights hold."""
+    stored = {f"segmenter.{name}" for name in trained_names(module.segmenter)}
+    return {name: tensor for name, tensor in state_dict.items() if name in stored or not name.startswith("segmenter.")}
 
 
 def restore_frozen(module: TuningModule, checkpoint: dict[str, Any]) -> None:
@@ -52,10 +39,9 @@ def restore_frozen(module: TuningModule, checkpoint: dict[str, Any]) -> None:
             f"checkpoint: was trained on base weights {_named(stored)}, the recipe loads {_named(here)}. "
             "Set model.backbone.weights (or checkpoint) to the weights it was trained on."
         )
-    frozen = frozen_entries(module)
     current = module.state_dict()
-    _check_fit(checkpoint["state_dict"], {name: t for name, t in current.items() if name not in frozen})
-    checkpoint["state_dict"] = {**checkpoint["state_dict"], **{name: current[name] for name in frozen & set(current)}}
+    _check_fit(checkpoint["state_dict"], trained_entries(module, current))
+    checkpoint["state_dict"] = {**current, **checkpoint["state_dict"]}
 
 
 def _named(weights: Mapping[str, str] | None) -> str:

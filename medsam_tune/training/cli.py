@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class MedsamCLI(LightningCLI):
 
     Args:
         args: Command line without the program's name.
-        recipe: Name of the recipe; run folders carry it.
+        recipe_file: The recipe; run folders carry its name.
         command: How the user started it, for the hint on resuming.
         run: True runs the subcommand in ``args``; False only builds.
 
@@ -48,8 +49,9 @@ class MedsamCLI(LightningCLI):
     datamodule: SegmentationDataModule
     model: TuningModule
 
-    def __init__(self, args: list[str], *, recipe: str, command: str, run: bool) -> None:
-        self.recipe = recipe
+    def __init__(self, args: list[str], *, recipe_file: Path | None, command: str, run: bool) -> None:
+        self.recipe_file = recipe_file
+        self.recipe = "recipe" if recipe_file is None else recipe_file.stem
         self.command = command
         self.results = TestResults()
         self.clock = StageClock()
@@ -107,13 +109,12 @@ class MedsamCLI(LightningCLI):
         """Make the run folder and build the trainer that logs into it."""
         self.datamodule.open(self.model.segmenter.input_rule, run_folder=None)
         section = self._section()
-        settings: RunSettings = self._get(self.config_init, "run")
         if self.folder is None:
             self.folder = RunFolder(make_run_folder(Path(section.run.folder), self.recipe))
         config = dict(self._get(self.config_init, "trainer"))
         config |= {
             "logger": run_loggers(self.folder.path, _as_list(config.get("logger"))),
-            "callbacks": [*(_as_list(config.get("callbacks")) or []), *self._callbacks(settings)],
+            "callbacks": [*(_as_list(config.get("callbacks")) or []), *self._callbacks()],
             "plugins": [*(_as_list(config.get("plugins")) or []), AtomicCheckpointIO()],
             "default_root_dir": str(self.folder.path),
             "use_distributed_sampler": False,
@@ -126,10 +127,17 @@ class MedsamCLI(LightningCLI):
         text: str = parser.dump(self._section(), skip_none=False, format="yaml")
         return text
 
-    def _callbacks(self, settings: RunSettings) -> list[pl.Callback]:
+    @property
+    def settings(self) -> RunSettings:
+        """Return the recipe's ``run`` section."""
+        settings: RunSettings = self._get(self.config_init, "run")
+        return settings
+
+    def _callbacks(self) -> list[pl.Callback]:
         folder = self.run_folder
+        self.results.folder, self.results.clock = folder, self.clock
         return [
-            *checkpoint_callbacks(folder.checkpoints, settings),
+            *checkpoint_callbacks(folder.checkpoints, self.settings),
             RandomState(),
             TrainableTable(),
             CacheEmbeddings(self.clock),
@@ -174,17 +182,17 @@ class _RecordRun(pl.Callback):
 
 def main(argv: list[str]) -> int:
     """Run ``fit``, ``validate``, ``test`` or ``predict`` with LightningCLI's full power; return the exit code."""
-    MedsamCLI(argv, recipe=_recipe_name(argv), command="medsam-tune " + " ".join(argv), run=True)
+    MedsamCLI(argv, recipe_file=_recipe_file(argv), command=shlex.join(["medsam-tune", *argv]), run=True)
     return 0
 
 
-def _recipe_name(argv: list[str]) -> str:
+def _recipe_file(argv: list[str]) -> Path | None:
     for position, word in enumerate(argv):
         if word in ("--config", "-c") and position + 1 < len(argv):
-            return Path(argv[position + 1]).stem
+            return Path(argv[position + 1])
         if word.startswith("--config="):
-            return Path(word.partition("=")[2]).stem
-    return "recipe"
+            return Path(word.partition("=")[2])
+    return None
 
 
 def _seed_number(seed: bool | int) -> int:

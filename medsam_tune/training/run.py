@@ -52,7 +52,7 @@ def build_cache(recipe: Path, overrides: list[str]) -> int:
 
 def _build(recipe: Path, overrides: list[str]) -> MedsamCLI:
     command = shlex.join(["medsam-tune", "run", str(recipe), *(word for word in overrides if "ckpt_path" not in word)])
-    return MedsamCLI(["--config", str(recipe), *overrides], recipe=recipe.stem, command=command, run=False)
+    return MedsamCLI(["--config", str(recipe), *overrides], recipe_file=recipe, command=command, run=False)
 
 
 def _after_test(cli: MedsamCLI) -> None:

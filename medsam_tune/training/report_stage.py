@@ -1,0 +1,157 @@
+"""What follows the test: baselines of the untuned network, the export, the HTML report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+
+from medsam_tune.backbone.freezing import trainable_report
+from medsam_tune.data.dataset import collate
+from medsam_tune.evaluation.baselines import evaluate_prompts
+from medsam_tune.evaluation.curves import draw_curves
+from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, pick_slices
+from medsam_tune.evaluation.predict import predict_original
+from medsam_tune.evaluation.report import CaseFigure, ReportContent, write_report
+from medsam_tune.evaluation.summary import summarise
+from medsam_tune.export.build import build_segmenter
+from medsam_tune.export.trained import save_export
+from medsam_tune.prompts.box import BoxPrompt
+from medsam_tune.segmenters.sam import SamSegmenter
+
+if TYPE_CHECKING:
+    from medsam_tune.backbone.base import Backbone
+    from medsam_tune.training.cli import MedsamCLI
+    from medsam_tune.types import SegmentationBatch
+
+
+def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
+    """Score the untuned network on the test cases with the whole-image box and with the true box.
+
+    Returns:
+        A summary by prompt, or None where the recipe asks for none or has no promptable network.
+    """
+    segmenter = cli.model.segmenter
+    if not cli.settings.baselines or not isinstance(segmenter, SamSegmenter):
+        return None
+    sources = {"whole_image_box": BoxPrompt(kind="whole_image"), "oracle_box": BoxPrompt(kind="tight")}
+    scores = evaluate_prompts(_untuned(cli, segmenter), _test_batches(cli), sources, objects_per_decode=segmenter.objects_per_decode)
+    data = cli.datamodule
+    return {name: summarise(found, data.case_names, data.label_names) for name, found in scores.items()}
+
+
+def export_stage(cli: MedsamCLI) -> Path:
+    """Write what was trained, reloadable in one line."""
+    return save_export(
+        cli.run_folder.export,
+        segmenter=cli.model.segmenter,
+        model_config=model_config(cli),
+        metrics=cli.results.summary["test"],
+        data_description=cli.datamodule.describe(),
+    )
+
+
+def report_stage(cli: MedsamCLI) -> Path | None:
+    """Write ``report/index.html``; None where the recipe asks for none."""
+    if not cli.settings.report:
+        return None
+    summary = cli.results.summary
+    weights = summary["base_weights"] or {"name": "none", "sha256": ""}
+    content = ReportContent(
+        title=cli.recipe,
+        description=recipe_comment(cli.recipe_file),
+        trained=trainable_report(cli.model.segmenter).rows,
+        data=cli.datamodule.describe(),
+        splits=cli.datamodule.split_counts(),
+        test=summary["test"],
+        baselines=summary["baselines"] or {},
+        curves=draw_curves(cli.run_folder.metrics_csv),
+        cases=_case_figures(cli),
+        reload_code=f'import medsam_tune\n\npredictor = medsam_tune.load_export("{cli.run_folder.export}")\nmask = predictor.segment(image)',
+        run_command=cli.command,
+        versions=summary["versions"],
+        seconds=cli.clock.seconds,
+        more={
+            "base weights": f"{weights['name']} {weights['sha256'][:12]}",
+            "optimizer steps": summary["steps"],
+            "peak memory": f"{summary['peak_memory_gb']} GB",
+        },
+    )
+    return write_report(cli.run_folder.report, content)
+
+
+def model_config(cli: MedsamCLI) -> dict[str, Any]:
+    """Return the recipe's resolved ``model`` section as plain values."""
+    config: dict[str, Any] = yaml.safe_load(cli.dump())["model"]
+    return config
+
+
+def recipe_comment(recipe: Path | None) -> str:
+    """Return the comment that a recipe opens with, without its marks."""
+    if recipe is None or not recipe.is_file():
+        return ""
+    lines: list[str] = []
+    for line in recipe.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").removeprefix(" "))
+    return "\n".join(lines).strip()
+
+
+def _untuned(cli: MedsamCLI, segmenter: SamSegmenter) -> Backbone:
+    if not any(p.requires_grad for p in segmenter.backbone.parameters()):
+        return segmenter.backbone
+    part = model_config(cli)["backbone"]
+    fresh = build_segmenter({"backbone": part, "prompt_source": {"class_path": "medsam_tune.prompts.NoPrompt"}}, trusted=True)
+    backbone: Backbone = fresh.backbone
+    return backbone
+
+
+def _test_batches(cli: MedsamCLI, positions: list[int] | None = None) -> Iterator[SegmentationBatch]:
+    dataset = cli.datamodule.dataset("test")
+    chosen = list(range(len(dataset))) if positions is None else positions
+    size = cli.datamodule.eval_batch_size or cli.datamodule.batch_size
+    for start in range(0, len(chosen), size):
+        yield collate([dataset[position] for position in chosen[start : start + size]])
+
+
+def _case_figures(cli: MedsamCLI) -> list[CaseFigure]:
+    scores = cli.results.scores
+    if scores is None or not len(scores.scored_cases()):
+        return []
+    dice = scores.case_dice()
+    order = np.argsort(dice)
+    names = cli.datamodule.case_names
+    shown = {"Worst": int(order[0]), "Median": int(order[len(order) // 2]), "Best": int(order[-1])}
+    figures = []
+    for kind in ("Best", "Median", "Worst"):
+        case = names[int(scores.scored_cases()[shown[kind]])]
+        png = draw_overlays(pick_slices(list(_overlay_slices(cli, case))))
+        figures.append(CaseFigure(f"{kind}: {case}", f"Dice {dice[shown[kind]]:.3f}", png))
+    return figures
+
+
+def _overlay_slices(cli: MedsamCLI, case: str) -> Iterator[OverlaySlice]:
+    module, dataset = cli.model, cli.datamodule.dataset("test")
+    cases = cli.datamodule.source.case_ids()
+    positions = [position for position, index in enumerate(dataset.indices) if cases[index] == case]
+    device = next(module.parameters()).device
+    module.eval()
+    for batch in _test_batches(cli, positions):
+        with torch.no_grad():
+            predicted = predict_original(module(batch.to(device)), batch, module.side_px)
+        for row, logits in enumerate(predicted):
+            # The dataset's own image is padded and resized; the source's is what the eye should see.
+            sample = cli.datamodule.source[int(batch.sample_index[row])]
+            yield OverlaySlice(
+                image=sample.image.clamp(0, 255).byte().permute(1, 2, 0).numpy(),
+                masks=batch.original_masks[row].numpy(),
+                prediction=(logits > 0).cpu().numpy(),
+                title=batch.image_ids[row],
+                spacing_mm=batch.spacing_mm[row],
+            )
+
