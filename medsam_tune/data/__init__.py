@@ -1,1 +1,53 @@
 """Images, masks and splits: sources, transforms, batches, and the data module that training sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medsam_tune.data.base import SegmentationSource
+from medsam_tune.data.dataset import SegmentationDataset, Views, collate
+from medsam_tune.data.image_folder import ImageFolder
+from medsam_tune.data.intensity import Intensity
+from medsam_tune.data.nifti import NiftiVolumes
+from medsam_tune.data.sample import sample_folder
+from medsam_tune.data.sampler import Draw, EpochSampler
+from medsam_tune.data.slices import SliceRule
+from medsam_tune.data.splits import Splits, SplitSettings, load_splits, make_splits, save_splits
+from medsam_tune.data.targets import apply_target
+from medsam_tune.data.transforms import Augmentation, augment, view_seed
+
+if TYPE_CHECKING:
+    from medsam_tune.data.datamodule import SegmentationDataModule
+
+__all__ = [
+    "Augmentation",
+    "Draw",
+    "EpochSampler",
+    "ImageFolder",
+    "Intensity",
+    "NiftiVolumes",
+    "SegmentationDataModule",
+    "SegmentationDataset",
+    "SegmentationSource",
+    "SliceRule",
+    "SplitSettings",
+    "Splits",
+    "Views",
+    "apply_target",
+    "augment",
+    "collate",
+    "load_splits",
+    "make_splits",
+    "sample_folder",
+    "save_splits",
+    "view_seed",
+]
+
+
+def __getattr__(name: str) -> object:
+    # Lightning takes seconds to import; only the data module needs it.
+    if name == "SegmentationDataModule":
+        from medsam_tune.data.datamodule import SegmentationDataModule
+
+        return SegmentationDataModule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

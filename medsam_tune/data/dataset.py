@@ -114,7 +114,7 @@ class SegmentationDataset(Dataset[PreparedItem]):
         return len(self.indices)
 
     def __getitem__(self, draw: Draw | int) -> PreparedItem:
-        epoch, position = (draw.epoch, draw.index) if isinstance(draw, Draw) else (0, draw)
+        epoch, position = (draw.epoch, draw.item) if isinstance(draw, Draw) else (0, draw)
         index, view = self.indices[position], self.view_of(epoch)
         sample = self._limited(apply_target(self.views.read(index, view), self.settings.target), epoch)
         rule = self.settings.input_rule

@@ -13,7 +13,7 @@ class Draw(NamedTuple):
     """Name an item of a dataset in an epoch; the dataset derives augmentation and object choice from both."""
 
     epoch: int
-    index: int
+    item: int
 
 
 class EpochSampler(Sampler[Draw]):
@@ -50,8 +50,8 @@ class EpochSampler(Sampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         order, epoch = self._order(), self.epoch
         start, self._skip = self._skip, 0
-        for index in order[start:]:
-            yield Draw(epoch, index)
+        for item in order[start:]:
+            yield Draw(epoch, item)
 
     def _order(self) -> list[int]:
         if self.n_items == 0:

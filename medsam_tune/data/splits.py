@@ -65,7 +65,7 @@ def make_splits(
 ) -> Splits:
     """Split the distinct cases at random, or take fold ``fold`` of ``folds`` as the test part and draw val from the rest.
 
-    The order comes from a hash of seed and name: the same on every machine, and over the folds each case is tested exactly once.
+    The order comes from a hash of seed and name, the same on every machine; over the folds each case is tested exactly once.
 
     Raises:
         RecipeError: If a fraction or fold is out of range.
@@ -144,11 +144,14 @@ def _read_parts(path: Path) -> tuple[dict[str, list[str]], dict[str, object]]:
         raise DataError(f"{path}: cannot be read ({error.strerror}). Correct data.split.file.") from error
     except ValueError as error:
         raise DataError(f"{path}: is no JSON ({error}). Repair the file.") from error
-    parts = {part: content.get(part) for part in PARTS} if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected an object with the lists {', '.join(PARTS)}, got {type(content).__name__}.")
+    parts: dict[str, list[str]] = {}
     for part in PARTS:
-        cases = parts.get(part)
+        cases = content.get(part)
         if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
             raise DataError(f"{path}: expected {part!r} to be a list of case names, got {cases!r}.")
+        parts[part] = cases
     how = content.get("how", {})
     return parts, how if isinstance(how, dict) else {"how": how}
 

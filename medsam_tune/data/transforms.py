@@ -82,8 +82,8 @@ def augment(sample: Sample, augmentation: Augmentation, *, seed: int) -> Sample:
 
 
 def _draw(sample: Sample, augmentation: Augmentation) -> Sample:
-    from torchvision import tv_tensors
-    from torchvision.transforms import v2
+    from torchvision import tv_tensors  # type: ignore[import-untyped]
+    from torchvision.transforms import v2  # type: ignore[import-untyped]
 
     settings = augmentation
     shift = (settings.translate, settings.translate)

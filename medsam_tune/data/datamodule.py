@@ -1,0 +1,286 @@
+"""The data as training sees it: one source, split by case, as loaders of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from medsam_tune.data.base import SegmentationSource
+from medsam_tune.data.dataset import DatasetSettings, EmbeddingLookup, PreparedItem, SegmentationDataset, Views, collate
+from medsam_tune.data.sample import data_folder
+from medsam_tune.data.sampler import EpochSampler
+from medsam_tune.data.splits import PARTS, Splits, SplitSettings, load_splits, make_splits, save_splits
+from medsam_tune.data.targets import Target, apply_target
+from medsam_tune.data.transforms import Augmentation
+from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.geometry import Frame, InputRule, image_to_input
+
+Stage = Literal["train", "val", "test", "predict"]
+DEFAULT_SPLIT = SplitSettings()
+
+
+class SegmentationDataModule(LightningDataModule):
+    """Open a source, split its cases, and serve batches in the input frame of the weights.
+
+    Args:
+        source: Where images and masks come from.
+        root: The data folder, or ``sample:<name>`` for a bundled data set.
+        target: What one object is: all labels together, each label, or each connected piece.
+        batch_size: Images a training batch, on each process.
+        eval_batch_size: Images a batch in evaluation; as in training by default.
+        num_workers: Processes that read; 0 reads in the training process.
+        split: How cases are split.
+        augmentation: Random changes of training images; none by default.
+        views: Fixed augmented views of each training image, view 0 unaugmented; 1 without a cache means a new view each epoch.
+        cache_embeddings: Encode each view once, where the encoder is frozen.
+        cache_folder: Where cached embeddings live; the user's cache folder by default.
+        max_objects: Objects drawn from each training image; all by default.
+        seed: Seed of order, augmentation and object choice.
+
+    Attributes:
+        resume_batches: Batches of the epoch that the next training loader leaves out, once.
+    """
+
+    def __init__(
+        self,
+        source: SegmentationSource,
+        root: str,
+        target: Target = "binary",
+        batch_size: int = 4,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        split: SplitSettings = DEFAULT_SPLIT,
+        augmentation: Augmentation | None = None,
+        views: int = 1,
+        cache_embeddings: bool = True,
+        cache_folder: str | None = None,
+        max_objects: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_views(views, augmented=augmentation is not None, cached=cache_embeddings)
+        _check_counts(batch_size=batch_size, eval_batch_size=eval_batch_size, max_objects=max_objects)
+        self.source, self.root, self.target = source, root, target
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size or batch_size, num_workers
+        self.split, self.augmentation, self.views, self.seed = split, augmentation, views, seed
+        self.cache_embeddings, self.cache_folder, self.max_objects = cache_embeddings, cache_folder, max_objects
+        self.resume_batches = 0
+        self._opened_for: tuple[InputRule, bool] | None = None
+        self._splits: Splits | None = None
+        self._datasets: dict[str, SegmentationDataset] = {}
+        self._case_names: tuple[str, ...] = ()
+
+    def open(self, input_rule: InputRule, *, run_folder: Path | None = None, require_masks: bool = True) -> None:
+        """Scan the data, make or load the splits, and build the datasets; a second call with the same rule does nothing.
+
+        The splits come from ``data.split.file``, else from a splits.json that stands in the run folder already, else they are
+        drawn from the seed. They are written to the run folder.
+
+        Args:
+            input_rule: What the weights expect of an image.
+            run_folder: Where splits.json is kept; None keeps it nowhere.
+            require_masks: False opens images without masks, for prediction only: then there are no splits.
+
+        Raises:
+            DataError: If the data breaks the source's rules, cases are too few, or no training image shows an object.
+            RecipeError: If the split's settings contradict each other.
+        """
+        if self._opened_for == (input_rule, require_masks) or self._opened_for == (input_rule, True):
+            return
+        self.source.open(data_folder(self.root), require_masks=require_masks)
+        self._case_names = tuple(sorted(set(self.source.case_ids())))
+        everything = list(range(len(self.source)))
+        self._datasets = {"predict": self._build(input_rule, self.source.select(everything, "evaluate"), training=False)}
+        if require_masks:
+            self._splits = self._make_splits(run_folder)
+            self._datasets.update(self._split_datasets(self._splits, input_rule))
+        self._opened_for = (input_rule, require_masks)
+
+    @property
+    def splits(self) -> Splits:
+        """Return the cases of each part.
+
+        Raises:
+            RuntimeError: If ``open`` has not run, or ran without masks.
+        """
+        if self._splits is None:
+            raise RuntimeError("The data has no splits yet. Call open(input_rule) first, with masks.")
+        return self._splits
+
+    @property
+    def case_names(self) -> tuple[str, ...]:
+        """Return the sorted case ids that ``SegmentationBatch.case_index`` points into."""
+        return self._case_names
+
+    @property
+    def label_names(self) -> dict[int, str]:
+        """Return the name of each label that a batch may hold; a binary target has the one label ``object``."""
+        return {1: "object"} if self.target == "binary" else self.source.label_names()
+
+    def describe(self) -> dict[str, object]:
+        """Return what a report says about the data, as JSON values."""
+        parts = {part: {"cases": len(getattr(self.splits, part)), "images": len(self._datasets[part])} for part in PARTS}
+        return {
+            **self.source.describe(),
+            "root": self.root if self.root.startswith("sample:") else Path(self.root).name,
+            "target": self.target,
+            "splits": {**parts, "how": dict(self.splits.how)},
+            "augmentation": asdict(self.augmentation) if self.augmentation else None,
+            "views": self.views,
+            "max_objects": self.max_objects,
+            "seed": self.seed,
+        }
+
+    def dataset(self, stage: Stage) -> SegmentationDataset:
+        """Return the dataset of a stage; ``predict`` holds every item of the source.
+
+        Raises:
+            RuntimeError: If ``open`` has not run, or ran without masks and another stage than ``predict`` is asked for.
+        """
+        if stage not in self._datasets:
+            raise RuntimeError(f"The data is not open for {stage!r}. Call open(input_rule) first.")
+        return self._datasets[stage]
+
+    def cache_items(self, stages: Sequence[Stage] = ("train", "val", "test")) -> list[tuple[int, int]]:
+        """Return the (source index, view) pairs whose embeddings the cache must hold, each once, in reading order."""
+        items = {
+            (index, view)
+            for stage in stages
+            for index in self.dataset(stage).indices
+            for view in range(self.views if stage == "train" else 1)
+        }
+        return sorted(items)
+
+    def input_image(self, index: int, view: int) -> tuple[Tensor, Frame]:
+        """Return image (3, S, S) in 0..255 and frame of a source index and view: exactly what a batch holds."""
+        dataset = self.dataset("predict")
+        return image_to_input(self._views(augmented=True).read(index, view).image, dataset.settings.input_rule)
+
+    def use_embeddings(self, lookup: EmbeddingLookup | None) -> None:
+        """Let every dataset add the cached embedding (C, g, g) of (source index, view) to its items; None stops it."""
+        for dataset in self._datasets.values():
+            dataset.embeddings = lookup
+
+    def setup(self, stage: str) -> None:
+        """Open the data for the input rule of the model that the trainer holds, unless it is open already."""
+        if self.trainer is None:
+            raise RuntimeError("setup needs a trainer. Without one, call open(input_rule).")
+        if self._opened_for is None:
+            module = cast(Any, self.trainer.lightning_module)
+            self.open(module.segmenter.input_rule, require_masks=stage != "predict")
+
+    def train_dataloader(self) -> DataLoader[PreparedItem]:
+        """Return the shuffled training loader of this process; after an interruption it starts past what was seen."""
+        loader, sampler = self._loader("train", self.batch_size, shuffle=True)
+        sampler.skip(self.resume_batches * self.batch_size)
+        self.resume_batches = 0
+        return loader
+
+    def val_dataloader(self) -> DataLoader[PreparedItem]:
+        """Return the validation loader of this process, in the source's order."""
+        return self._loader("val", self.eval_batch_size, shuffle=False)[0]
+
+    def test_dataloader(self) -> DataLoader[PreparedItem]:
+        """Return the test loader of this process, in the source's order."""
+        return self._loader("test", self.eval_batch_size, shuffle=False)[0]
+
+    def predict_dataloader(self) -> DataLoader[PreparedItem]:
+        """Return the loader of every item of this process, in the source's order."""
+        return self._loader("predict", self.eval_batch_size, shuffle=False)[0]
+
+    def _make_splits(self, run_folder: Path | None) -> Splits:
+        cases = self.source.case_ids()
+        stored = None if run_folder is None else run_folder / "splits.json"
+        if self.split.file is not None:
+            splits = load_splits(Path(self.split.file), cases)
+        elif stored is not None and stored.is_file():
+            return load_splits(stored, cases)
+        else:
+            settings = {name: value for name, value in asdict(self.split).items() if name != "file"}
+            splits = make_splits(cases, **settings)
+        if stored is not None:
+            save_splits(splits, stored)
+        return splits
+
+    def _split_datasets(self, splits: Splits, input_rule: InputRule) -> dict[str, SegmentationDataset]:
+        cases = self.source.case_ids()
+        indices = {part: [i for i, case in enumerate(cases) if case in set(getattr(splits, part))] for part in PARTS}
+        training = self._with_objects(self.source.select(indices["train"], "train"))
+        datasets = {"train": self._build(input_rule, training, training=True)}
+        for part in ("val", "test"):
+            datasets[part] = self._build(input_rule, self.source.select(indices[part], "evaluate"), training=False)
+        return datasets
+
+    def _with_objects(self, indices: list[int]) -> list[int]:
+        """Check that training has something to learn; images without an object stay only where a mask may be empty."""
+        shows_object = (index for index in indices if self._shows_object(index))
+        # A binary target keeps empty images as negatives, so the first object is enough and the rest need not be read.
+        found = list(_first(shows_object) if self.target == "binary" else shows_object)
+        if not found:
+            raise DataError(
+                f"{self.root}: no object in any training image ({len(indices)} looked at). "
+                "Check data.source.labels, mask_threshold and slices, or whether the masks are empty."
+            )
+        return indices if self.target == "binary" else found
+
+    def _shows_object(self, index: int) -> bool:
+        return bool(apply_target(self.source[index], self.target).masks.any())
+
+    def _views(self, *, augmented: bool) -> Views:
+        return Views(self.source, self.augmentation if augmented else None, self.seed)
+
+    def _build(self, input_rule: InputRule, indices: list[int], *, training: bool) -> SegmentationDataset:
+        settings = DatasetSettings(input_rule, self.target, {name: i for i, name in enumerate(self._case_names)})
+        if training:
+            # One view without a cache: a fresh draw each epoch.
+            settings = replace(
+                settings, training=True, n_views=self.views if self.views > 1 else 0, max_objects=self.max_objects
+            )
+        return SegmentationDataset(self._views(augmented=training), indices, settings)
+
+    def _loader(self, stage: Stage, batch_size: int, *, shuffle: bool) -> tuple[DataLoader[PreparedItem], EpochSampler]:
+        dataset = self.dataset(stage)
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=shuffle, rank=rank, world=world)
+        loader: DataLoader[PreparedItem] = DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            persistent_workers=self.num_workers > 0,
+            # Of its own, so that reading data leaves the global random state alone.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        return loader, sampler
+
+
+def _first(indices: Iterator[int]) -> Iterator[int]:
+    for index in indices:
+        yield index
+        return
+
+
+def _check_views(views: int, *, augmented: bool, cached: bool) -> None:
+    if views < 1:
+        raise RecipeError(f"data.views: expected at least 1, got {views}.")
+    if views > 1 and not augmented:
+        raise RecipeError(f"data.views: {views} views need data.augmentation, which is not set. Set it, or views: 1.")
+    if augmented and cached and views == 1:
+        raise RecipeError(
+            "data.augmentation: a cached embedding shows one fixed view, so nothing would be augmented. Set data.views: K to "
+            "cache K views of each training image (view 0 unaugmented), or data.cache_embeddings: false."
+        )
+
+
+def _check_counts(*, batch_size: int, eval_batch_size: int | None, max_objects: int | None) -> None:
+    for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("max_objects", max_objects)):
+        if value is not None and value < 1:
+            raise RecipeError(f"data.{name}: expected at least 1, got {value}.")
