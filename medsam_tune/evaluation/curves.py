@@ -39,7 +39,9 @@ def read_metrics(path: Path) -> dict[str, Series]:
         reader = csv.DictReader(file)
         columns = [name for name in reader.fieldnames or () if name not in ("step", "epoch")]
         if "step" not in (reader.fieldnames or ()):
-            raise DataError(f"{path}: has no column step, only {', '.join(columns) or 'nothing'}. Give the CSVLogger's metrics.csv.")
+            raise DataError(
+                f"{path}: has no column step, only {', '.join(columns) or 'nothing'}. Give the CSVLogger's metrics.csv."
+            )
         series: dict[str, Series] = {name: [] for name in columns}
         for row in reader:
             step = _number(row["step"])
@@ -56,7 +58,6 @@ def draw_curves(path: Path) -> bytes | None:
     Raises:
         DataError: If the file is missing or no metrics table.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     series = read_metrics(path)
@@ -64,12 +65,10 @@ def draw_curves(path: Path) -> bytes | None:
     if not panels:
         return None
     figure = Figure(figsize=(4.6 * len(panels), 2.9), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw(axes, title, {name: series[name] for name in names})
-    figure.patch.set_alpha(0.0)
     buffer = BytesIO()
-    canvas.print_png(buffer)
+    figure.savefig(buffer, format="png", transparent=True)
     return buffer.getvalue()
 
 
@@ -116,7 +115,6 @@ def _style(axes: Axes, title: str) -> None:
     axes.set_xlabel("optimizer step", fontsize=8.5, color=_GREY)
     axes.tick_params(colors=_GREY, labelsize=8)
     axes.grid(color=_GREY, alpha=0.2, linewidth=0.6)
-    axes.patch.set_alpha(0.0)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(_GREY)

@@ -12,6 +12,9 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
+    from torch import Tensor
+
+    from medsam_tune.types import SegmentationBatch
 
 # Two of the eight colours that Okabe and Ito (2008, "Color Universal Design") chose for every kind of colour vision.
 TRUTH_COLOUR = "#56B4E9"
@@ -39,6 +42,29 @@ class OverlaySlice:
     spacing_mm: tuple[float, float] = (1.0, 1.0)
 
 
+def overlay_slice(batch: SegmentationBatch, row: int, logits: Tensor, *, title: str = "") -> OverlaySlice:
+    """Return the panel of image ``row`` of a batch, in its original frame.
+
+    Args:
+        batch: The image is taken back from its input frame, so it shows what the network saw.
+        row: Which of the B images.
+        logits: (n_b, H, W) in the original frame, as ``predict_original`` returns for this image; thresholded at 0.
+        title: Short text above the panel.
+    """
+    import torch.nn.functional as F
+
+    frame = batch.frames[row]
+    seen = batch.images[row : row + 1, :, : frame.input_size[0], : frame.input_size[1]].float()
+    image = F.interpolate(seen, frame.original_size, mode="bilinear", align_corners=False, antialias=True)[0]
+    return OverlaySlice(
+        image=image.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy(),
+        masks=batch.original_masks[row].cpu().numpy(),
+        prediction=(logits > 0).cpu().numpy(),
+        title=title,
+        spacing_mm=batch.spacing_mm[row],
+    )
+
+
 def pick_slices(slices: Sequence[OverlaySlice], *, count: int = 4) -> list[OverlaySlice]:
     """Return up to ``count`` slices of a case with most foreground (true or predicted), in their original order."""
     pixels = [int(s.masks.sum()) + int(s.prediction.sum()) for s in slices]
@@ -56,7 +82,6 @@ def draw_overlays(slices: Sequence[OverlaySlice]) -> bytes:
         ValueError: If there is no slice.
     """
     # The object interface: pyplot would keep global state and pick a window system.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     if not slices:
@@ -64,14 +89,12 @@ def draw_overlays(slices: Sequence[OverlaySlice]) -> bytes:
     widths = [_proportion(s) for s in slices]
     title_inches = 0.28 if any(s.title for s in slices) else 0.0
     figure = Figure(figsize=(_PANEL_INCHES * sum(widths) + 0.08 * (len(slices) - 1), _PANEL_INCHES + title_inches), dpi=_DPI)
-    canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(slices), squeeze=False, gridspec_kw={"width_ratios": widths, "wspace": 0.04})
     figure.subplots_adjust(left=0, right=1, bottom=0, top=_PANEL_INCHES / (_PANEL_INCHES + title_inches))
     for panel, overlay in zip(axes[0], slices, strict=True):
         _draw_panel(panel, overlay)
     buffer = BytesIO()
-    figure.patch.set_alpha(0.0)
-    canvas.print_png(buffer)
+    figure.savefig(buffer, format="png", transparent=True)
     return buffer.getvalue()
 
 

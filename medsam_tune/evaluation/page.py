@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 _STYLE = """
-:root { color-scheme: light dark; --text: #1f2328; --muted: #59636e; --line: #d8dee4; --page: #ffffff; --card: #f6f8fa; --mark: #0969da; }
+:root { color-scheme: light dark; --text: #1f2328; --muted: #59636e; --line: #d8dee4; --page: #ffffff; --card: #f6f8fa; }
 @media (prefers-color-scheme: dark) {
-  :root { --text: #e6edf3; --muted: #9198a1; --line: #30363d; --page: #0d1117; --card: #161b22; --mark: #58a6ff; }
+  :root { --text: #e6edf3; --muted: #9198a1; --line: #30363d; --page: #0d1117; --card: #161b22; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 62rem; padding: 2.5rem 1.25rem 4rem; background: var(--page); color: var(--text);
@@ -32,9 +32,9 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; wh
 tr.strong td { font-weight: 650; }
 figure { margin: .6rem 0 1.4rem; }
 figure img { display: block; max-width: 100%; height: auto; border-radius: .35rem; }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem; overflow-x: auto; margin: .5rem 0;
-      font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-.swatch { display: inline-block; width: 1.5rem; border-top: 3px solid; vertical-align: middle; margin: 0 .35rem 0 .9rem; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem; margin: .5rem 0;
+      overflow-x: auto; font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+.swatch { display: inline-block; width: 1.5rem; vertical-align: middle; margin: 0 .35rem 0 .9rem; }
 .swatch:first-child { margin-left: 0; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 0 2.5rem; }
 """
@@ -76,7 +76,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, strong: Sequ
     """
     head = "".join(f"<th{_number_class(column)}>{escape(text)}</th>" for column, text in enumerate(headers))
     lines = [
-        f'<tr{" class=strong" if index in strong else ""}>'
+        f"<tr{' class=strong' if index in strong else ''}>"
         + "".join(f"<td{_number_class(column)}>{escape(cell)}</td>" for column, cell in enumerate(row))
         + "</tr>"
         for index, row in enumerate(rows)
@@ -86,7 +86,9 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, strong: Sequ
 
 def facts(values: Mapping[str, object]) -> str:
     """Return a table of names and values; nested mappings and lists are written on one line."""
-    lines = "".join(f"<tr><td>{escape(_words(name))}</td><td>{escape(plain(value))}</td></tr>" for name, value in values.items())
+    lines = "".join(
+        f"<tr><td>{escape(_words(name))}</td><td>{escape(plain(value))}</td></tr>" for name, value in values.items()
+    )
     return f'<div class="scroll"><table><tbody>{lines}</tbody></table></div>'
 
 
@@ -105,7 +107,7 @@ def code(text: str) -> str:
 def legend(entries: Sequence[tuple[str, str, str]]) -> str:
     """Return a line that explains contours: triples (colour, border style, meaning)."""
     inner = "".join(
-        f'<span class="swatch" style="border-top-color:{escape(colour)};border-top-style:{escape(style)}"></span>{escape(meaning)}'
+        f'<span class="swatch" style="border-top:3px {escape(style)} {escape(colour)}"></span>{escape(meaning)}'
         for colour, style, meaning in entries
     )
     return f'<p class="muted">{inner}</p>'

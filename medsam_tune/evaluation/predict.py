@@ -21,9 +21,7 @@ def predict_original(prediction: MaskPrediction, batch: SegmentationBatch, side:
     Returns:
         B tensors (n_b, H, W) of float32 logits, in the order of ``batch.original_masks``.
     """
-    return [
-        _first_mask(prediction.low_res_masks[batch.image_index == row], batch, row, side) for row in range(batch.n_images)
-    ]
+    return [_first_mask(prediction.low_res_masks[batch.image_index == row], batch, row, side) for row in range(batch.n_images)]
 
 
 def update_metric(metric: OverlapMetric, batch: SegmentationBatch, prediction: MaskPrediction, side: int) -> None:

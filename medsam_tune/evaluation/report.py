@@ -12,6 +12,7 @@ from medsam_tune.evaluation.overlays import PREDICTION_COLOUR, TRUTH_COLOUR
 from medsam_tune.inference.writers import write_atomic
 
 REPORT_FILE = "index.html"
+_ABSENT = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _opening(content: ReportContent) -> list[str]:
     if content.test.get("n_cases"):
         values.append((str(content.test["n_cases"]), "test cases"))
     if content.trained:
-        trained, total = (sum(row[column] for row in content.trained) for column in (1, 2))
+        trained, total = sum(row[1] for row in content.trained), sum(row[2] for row in content.trained)
         values.append((f"{100 * trained / max(1, total):.2g} %", f"of {total:,} parameters trained"))
     return [*parts, page.tiles(values)] if values else parts
 
@@ -129,12 +130,12 @@ def _result_row(name: str, summary: Mapping[str, Any]) -> list[str]:
         figures = summary[key]
         interval = figures.get("ci95")
         cells += [_figure(figures["mean"]), _figure(figures["std"])]
-        cells.append("–" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}")  # noqa: RUF001
+        cells.append(_ABSENT if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}")
     return [*cells, str(summary["n_cases"])]
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"  # noqa: RUF001
+    return _ABSENT if value is None else f"{value:.3f}"
 
 
 def _unit_note(test: Mapping[str, Any]) -> str:
@@ -164,7 +165,7 @@ def _training(content: ReportContent) -> list[str]:
         parts += [page.heading("Training"), page.picture(content.curves, alternative="Loss and validation curves")]
     if content.trained:
         rows = [
-            [name, f"{trained:,}", f"{total:,}", f"{100 * trained / total:.3g} %" if total else "–"]  # noqa: RUF001
+            [name, f"{trained:,}", f"{total:,}", f"{100 * trained / total:.3g} %" if total else _ABSENT]
             for name, trained, total in content.trained
         ]
         parts += [page.heading("What was trained"), page.table(("parameters", "trained", "total", "share"), rows)]
@@ -177,7 +178,10 @@ def _data(content: ReportContent) -> list[str]:
     parts = [page.heading("Data")]
     if content.splits:
         counts = sorted({name for split in content.splits.values() for name in split})
-        rows = [[name, *(f"{split[count]:,}" if count in split else "–" for count in counts)] for name, split in content.splits.items()]  # noqa: RUF001
+        rows = [
+            [name, *(f"{split[count]:,}" if count in split else _ABSENT for count in counts)]
+            for name, split in content.splits.items()
+        ]
         parts.append(page.table(("split", *counts), rows))
     return [*parts, page.facts(content.data)] if content.data else parts
 

@@ -1,6 +1,7 @@
 """What was trained, written so that one line reloads it."""
 
 from medsam_tune.export.build import build_segmenter
-from medsam_tune.export.trained import load_export, read_description, save_export, trained_names
+from medsam_tune.export.description import read_description
+from medsam_tune.export.trained import load_export, save_export, trained_names
 
 __all__ = ["build_segmenter", "load_export", "read_description", "save_export", "trained_names"]

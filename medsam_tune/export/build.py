@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any
 
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.errors import RecipeError
@@ -16,7 +16,6 @@ from medsam_tune.side.base import SideNetwork
 from medsam_tune.tuners.base import Tuner
 
 _PACKAGE = "medsam_tune."
-_Part = TypeVar("_Part")
 
 
 def build_segmenter(model_config: Mapping[str, Any], *, trusted: bool = False) -> Segmenter:
@@ -35,7 +34,8 @@ def build_segmenter(model_config: Mapping[str, Any], *, trusted: bool = False) -
             and ``trusted`` is False.
     """
     if model_config.get("segmenter") is not None:
-        return _part(model_config, "segmenter", Segmenter, trusted=trusted)
+        segmenter: Segmenter = _part(model_config, "segmenter", Segmenter, trusted=trusted)
+        return segmenter
     return SamSegmenter(
         _part(model_config, "backbone", Backbone, trusted=trusted),
         _part(model_config, "prompt_source", PromptSource, trusted=trusted),
@@ -46,11 +46,11 @@ def build_segmenter(model_config: Mapping[str, Any], *, trusted: bool = False) -
     )
 
 
-def _optional_part(config: Mapping[str, Any], key: str, seam: type[_Part], *, trusted: bool) -> _Part | None:
+def _optional_part(config: Mapping[str, Any], key: str, seam: type[Any], *, trusted: bool) -> Any:  # noqa: ANN401 - an instance of seam
     return None if config.get(key) is None else _part(config, key, seam, trusted=trusted)
 
 
-def _part(config: Mapping[str, Any], key: str, seam: type[_Part], *, trusted: bool) -> _Part:
+def _part(config: Mapping[str, Any], key: str, seam: type[Any], *, trusted: bool) -> Any:  # noqa: ANN401 - an instance of seam
     part = _build(config.get(key), f"model.{key}", trusted=trusted)
     if not isinstance(part, seam):
         raise RecipeError(f"model.{key}: expected a class_path of a {seam.__name__}, got {type(part).__name__}.")
@@ -61,13 +61,16 @@ def _build(value: object, key: str, *, trusted: bool) -> object:
     """Build every mapping that has a ``class_path``, innermost first; leave other values as they are."""
     if isinstance(value, Mapping) and "class_path" in value:
         arguments = {
-            name: _build(argument, f"{key}.{name}", trusted=trusted) for name, argument in (value.get("init_args") or {}).items()
+            name: _build(argument, f"{key}.{name}", trusted=trusted)
+            for name, argument in (value.get("init_args") or {}).items()
         }
         constructor = _import_class(str(value["class_path"]), key, trusted=trusted)
         try:
             return constructor(**arguments)
         except TypeError as error:
-            raise RecipeError(f"{key}: {constructor.__name__} does not take these init_args ({error}). Correct them.") from error
+            raise RecipeError(
+                f"{key}: {constructor.__name__} does not take these init_args ({error}). Correct them."
+            ) from error
     if isinstance(value, list):
         return [_build(item, f"{key}[{index}]", trusted=trusted) for index, item in enumerate(value)]
     return value
@@ -80,7 +83,9 @@ def _import_class(class_path: str, key: str, *, trusted: bool) -> type[Any]:
     try:
         found = getattr(import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise RecipeError(f"{key}: {class_path} cannot be imported ({error}). Install its package or correct the name.") from error
+        raise RecipeError(
+            f"{key}: {class_path} cannot be imported ({error}). Install its package or correct the name."
+        ) from error
     if not isinstance(found, type):
         raise RecipeError(f"{key}: {class_path} is no class, got {type(found).__name__}. Name a class by its dotted path.")
     # A room may import foreign classes for its own use; those are as untrusted as any other.

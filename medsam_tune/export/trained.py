@@ -22,12 +22,10 @@ from medsam_tune import __version__
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
 from medsam_tune.errors import CheckpointError
 from medsam_tune.export.build import build_segmenter
+from medsam_tune.export.description import DESCRIPTION_FILE, FORMAT_VERSION, read_description
 from medsam_tune.inference.predictor import Predictor
 from medsam_tune.segmenters.base import Segmenter
 
-FORMAT_VERSION = 1
-DESCRIPTION_FILE = "export.json"
-_DESCRIPTION_KEYS = ("format_version", "model", "base_weights", "file", "sha256", "parameters")
 # Init args that name a file to start training from; an export holds what became of it, so the file is not needed again.
 _INITIAL_WEIGHTS = ("weights", "encoder_weights")
 
@@ -70,7 +68,9 @@ def save_export(
     """
     names = trained_names(segmenter)
     if not names:
-        raise CheckpointError(f"{folder}: nothing was trained, so there is nothing to export. Set something trainable in the recipe.")
+        raise CheckpointError(
+            f"{folder}: nothing was trained, so there is nothing to export. Set something trainable in the recipe."
+        )
     if folder.exists() and any(folder.iterdir()) and not (folder / DESCRIPTION_FILE).is_file():
         raise CheckpointError(f"{folder}: holds files that are no export. Choose another folder.")
     state = segmenter.state_dict()
@@ -82,7 +82,9 @@ def save_export(
         "model": _without_initial_weights(model_config, segmenter.base_weights()),
         "base_weights": _identity(segmenter.base_weights()),
         "input_rule": asdict(segmenter.input_rule),
-        "parameters": {name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()},
+        "parameters": {
+            name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()
+        },
         "metrics": dict(metrics),
         "data": dict(data_description),
         "licence": _licence_note(segmenter.base_weights()),
@@ -118,32 +120,6 @@ def load_export(folder: str | Path, *, force: bool = False, trusted: bool = Fals
         _check_base_weights(folder, description["base_weights"], _identity(segmenter.base_weights()))
     _load_strictly(segmenter, tensors, folder / description["file"])
     return Predictor(segmenter.requires_grad_(False))
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """Read and validate ``export.json``.
-
-    Raises:
-        CheckpointError: If it is missing, unreadable, incomplete or of a newer format.
-    """
-    path = folder / DESCRIPTION_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Give the folder that holds {DESCRIPTION_FILE}, such as runs/NAME/TIME/export.")
-    try:
-        description: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is no JSON ({error}). Export the run again.") from error
-    missing = [key for key in _DESCRIPTION_KEYS if not isinstance(description, dict) or key not in description]
-    if missing:
-        raise CheckpointError(f"{path}: misses {', '.join(missing)}. Export the run again.")
-    if description["format_version"] != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: has format version {description['format_version']}, this medsam-tune {__version__} reads {FORMAT_VERSION}. "
-            "Install the version that wrote it (key medsam_tune)."
-        )
-    if Path(description["file"]).name != description["file"]:
-        raise CheckpointError(f"{path}: file must be a plain name within the folder, got {description['file']!r}. Export the run again.")
-    return description
 
 
 def _frozen_buffers(prefix: str, backbone: Backbone) -> set[str]:
@@ -197,7 +173,9 @@ def _write_folder(folder: Path, tensors: dict[str, Tensor], description: dict[st
         (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         _replace_folder(partial, folder)
     except OSError as error:
-        raise CheckpointError(f"{folder}: could not be written ({error}). Free space there or choose another folder.") from error
+        raise CheckpointError(
+            f"{folder}: could not be written ({error}). Free space there or choose another folder."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -226,13 +204,14 @@ def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     found = _sha256(path)
     if found != sha256:
         raise CheckpointError(
-            f"{path}: sha256 is {found[:12]}, {DESCRIPTION_FILE} says {str(sha256)[:12]}. The file is corrupt or another one; copy it again."
+            f"{path}: sha256 is {found[:12]}, {DESCRIPTION_FILE} says {str(sha256)[:12]}. "
+            "The file is corrupt or another one; copy it again."
         )
     return load_file(path)
 
 
 def _check_base_weights(folder: Path, stored: Mapping[str, str] | None, found: Mapping[str, str] | None) -> None:
-    if (stored and stored["sha256"]) != (found and found["sha256"]):
+    if (stored and stored.get("sha256")) != (found and found["sha256"]):
         raise CheckpointError(
             f"{folder}: was trained on base weights {_named(stored)}, but {_named(found)} were loaded. "
             "Get the weights it was trained on, or pass force=True if you know that these fit."
@@ -240,7 +219,7 @@ def _check_base_weights(folder: Path, stored: Mapping[str, str] | None, found: M
 
 
 def _named(weights: Mapping[str, str] | None) -> str:
-    return "none" if weights is None else f"{weights['name']} (sha256 {weights['sha256'][:12]})"
+    return "none" if weights is None else f"{weights.get('name')} (sha256 {str(weights.get('sha256'))[:12]})"
 
 
 def _load_strictly(segmenter: Segmenter, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -251,8 +230,14 @@ def _load_strictly(segmenter: Segmenter, tensors: Mapping[str, Tensor], path: Pa
         "unexpected": sorted(set(tensors) - expected),
         "of another shape": sorted(name for name in expected & set(tensors) if tensors[name].shape != state[name].shape),
     }
-    found = [f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for kind, names in faults.items() if names]
+    found = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in faults.items()
+        if names
+    ]
     if found:
-        raise CheckpointError(f"{path}: does not fit the model that {DESCRIPTION_FILE} describes: {'; '.join(found)}. Export the run again.")
+        raise CheckpointError(
+            f"{path}: does not fit the model that {DESCRIPTION_FILE} describes: {'; '.join(found)}. Export the run again."
+        )
     with torch.no_grad():
         segmenter.load_state_dict(tensors, strict=False)

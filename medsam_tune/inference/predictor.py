@@ -143,7 +143,9 @@ def image_tensor(image: NDArray[np.generic], *, intensity: tuple[float, float] |
         ValueError: If the shape or type does not fit, or a value is NaN or infinite.
     """
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise ValueError(f"image must have shape (H, W) or (H, W, 3), got {image.shape}. Drop an alpha channel; move channels last.")
+        raise ValueError(
+            f"image must have shape (H, W) or (H, W, 3), got {image.shape}. Drop an alpha channel; move channels last."
+        )
     if intensity is None and image.dtype != np.uint8:
         raise ValueError(
             f"image must be uint8 in 0..255, got {image.dtype}. "
@@ -200,5 +202,7 @@ def _rescale(pixels: Tensor, low: float, high: float) -> Tensor:
     if not low < high:
         raise ValueError(f"intensity must be (low, high) with low < high, got ({low}, {high}).")
     if not torch.isfinite(pixels).all():
-        raise ValueError(f"image holds {int((~torch.isfinite(pixels)).sum())} values that are NaN or infinite. Replace them first.")
+        raise ValueError(
+            f"image holds {int((~torch.isfinite(pixels)).sum())} values that are NaN or infinite. Replace them first."
+        )
     return (pixels - low).div(high - low).clamp(0, 1) * 255

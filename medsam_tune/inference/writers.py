@@ -1,4 +1,7 @@
-"""Predicted masks as files: PNG for images, NIfTI with the source's geometry for volumes. Every file appears whole or not at all."""
+"""Predicted masks as files: PNG for images, NIfTI with the source's geometry for volumes.
+
+Every file appears whole or not at all.
+"""
 
 from __future__ import annotations
 

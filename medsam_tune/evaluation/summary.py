@@ -1,0 +1,105 @@
+"""Test figures for summary.json and test_cases.csv, and the cases worth looking at."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam_tune.inference.writers import write_atomic
+from medsam_tune.metrics.interval import bootstrap_interval
+from medsam_tune.metrics.overlap import CaseScores
+
+CASE_TABLE_COLUMNS = ("case", "label", "n_slices", "tp", "fp", "fn", "dice", "iou", "excluded")
+
+
+def summarise(scores: CaseScores, case_names: Sequence[str], label_names: Mapping[int, str]) -> dict[str, Any]:
+    """Summarise test scores as JSON values.
+
+    Args:
+        scores: From ``OverlapMetric.scores``.
+        case_names: Name of each case index.
+        label_names: Name of each label.
+
+    Returns:
+        ``dice`` and ``iou`` over cases (a case's value is the mean over its labels), each with ``mean``, ``std`` (of the
+        sample, n - 1) and ``ci95`` (bootstrap over cases); ``n_cases`` scored; ``n_excluded`` pairs of case and label with no
+        foreground in truth and prediction, and the cases that have nothing else (``excluded_cases``); the same ``per_label``;
+        and ``slices``, Dice by slice with ``n``, without an interval because a patient's slices are not independent.
+        None stands for what too few values leave undefined.
+    """
+    kept = ~scores.slices.excluded
+    return {
+        "dice": _figures(scores.case_dice()),
+        "iou": _figures(scores.case_iou()),
+        "n_cases": len(scores.scored_cases()),
+        "n_excluded": int(scores.excluded.sum()),
+        "excluded_cases": [case_names[case] for case in np.setdiff1d(scores.case_index, scores.scored_cases())],
+        "per_label": {
+            _label_name(label, label_names): _label_figures(scores, scores.label == label) for label in np.unique(scores.label)
+        },
+        "slices": {"dice": _mean_and_std(scores.slices.dice[kept]), "n": int(kept.sum())},
+    }
+
+
+def write_case_table(path: Path, scores: CaseScores, case_names: Sequence[str], label_names: Mapping[int, str]) -> Path:
+    """Write one row per case and label to a CSV file, atomically; Dice and IoU are empty where the row is excluded.
+
+    Raises:
+        DataError: If the file cannot be written.
+    """
+    buffer = StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CASE_TABLE_COLUMNS)
+    for row in range(len(scores.case_index)):
+        excluded = bool(scores.excluded[row])
+        writer.writerow(
+            [
+                case_names[scores.case_index[row]],
+                _label_name(scores.label[row], label_names),
+                *(int(column[row]) for column in (scores.n_slices, scores.tp, scores.fp, scores.fn)),
+                *("" if excluded else f"{column[row]:.6f}" for column in (scores.dice, scores.iou)),
+                str(excluded).lower(),
+            ]
+        )
+    write_atomic(path, buffer.getvalue().encode("utf-8"))
+    return path
+
+
+def pick_cases(scores: CaseScores) -> list[tuple[str, int]]:
+    """Return (``best``, case index), (``median``, ...), (``worst``, ...) by Dice; fewer where fewer cases were scored."""
+    cases = scores.scored_cases()[np.argsort(-scores.case_dice(), kind="stable")]
+    places = {"best": 0, "median": len(cases) // 2, "worst": len(cases) - 1}
+    wanted = ("best", "median", "worst") if len(cases) > 2 else ("best", "worst")[: len(cases)]
+    return [(name, int(cases[places[name]])) for name in wanted]
+
+
+def _figures(values: NDArray[np.float64]) -> dict[str, Any]:
+    interval = bootstrap_interval(values)
+    return {**_mean_and_std(values), "ci95": None if interval is None else list(interval)}
+
+
+def _mean_and_std(values: NDArray[np.float64]) -> dict[str, float | None]:
+    return {
+        "mean": float(values.mean()) if values.size else None,
+        "std": float(values.std(ddof=1)) if values.size > 1 else None,
+    }
+
+
+def _label_figures(scores: CaseScores, rows: NDArray[np.bool_]) -> dict[str, Any]:
+    kept = rows & ~scores.excluded
+    return {
+        "dice": _figures(scores.dice[kept]),
+        "iou": _figures(scores.iou[kept]),
+        "n_cases": int(kept.sum()),
+        "n_excluded": int((rows & scores.excluded).sum()),
+    }
+
+
+def _label_name(label: int, label_names: Mapping[int, str]) -> str:
+    return label_names.get(int(label), f"label {int(label)}")
