@@ -44,7 +44,8 @@ class SamBackbone(Backbone):
 
     Args:
         weights: A name of ``medsam-tune weights list``, or ``random_tiny``, ``random_vit_b``, ``random_vit_l``,
-            ``random_vit_h``, ``random_mobile_sam``, ``random_lite_medsam`` for fresh weights of that shape. Fixes the input rule.
+            ``random_vit_h``, ``random_mobile_sam``, ``random_lite_medsam`` for fresh weights of that shape. The name fixes the
+            input rule.
         trainable: Parts or dotted paths below them that learn, see ``freezing.set_trainable``.
         checkpoint: A file of your own with weights of the same architecture, instead of the released file.
         side: Another input side S in pixels; position tables are interpolated. None keeps the weights' own.

@@ -136,8 +136,10 @@ class AttentionBlock(nn.Module):
         """Map (B, C, H, W) to the same shape."""
         tokens = x.permute(0, 2, 3, 1)
         tokens = tokens + self._attend(tokens)
-        tokens = self.local_conv(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
+        mixed: Tensor = self.local_conv(tokens.permute(0, 3, 1, 2))
+        tokens = mixed.permute(0, 2, 3, 1)
+        tokens = tokens + self.mlp(tokens)
+        return tokens.permute(0, 3, 1, 2)
 
     def _attend(self, tokens: Tensor) -> Tensor:
         """Attend within windows of (B, H, W, C); the zeros that fill the last windows take part, as in the released network."""
@@ -148,7 +150,8 @@ class AttentionBlock(nn.Module):
         windows = padded.view(batch, rows, side, columns, side, channels).transpose(2, 3)
         attended = self.attn(windows.reshape(-1, side * side, channels))
         attended = attended.view(batch, rows, columns, side, side, channels).transpose(2, 3)
-        return cast(Tensor, attended.reshape(padded.shape)[:, :height, :width])
+        filled: Tensor = attended.reshape(padded.shape)
+        return filled[:, :height, :width]
 
 
 class Stage(nn.Module):

@@ -176,7 +176,8 @@ def sha256_of(path: Path) -> str:
 def load_state_dict_file(path: Path) -> dict[str, Tensor]:
     """Read a file of weights without running any code it may hold.
 
-    A training file's ``model`` or ``state_dict`` is taken out, and DistributedDataParallel's ``module.`` before every key removed.
+    A training file's ``model`` or ``state_dict`` is taken out, and where every key starts with ``module.``, as
+    DistributedDataParallel writes them, that is removed.
 
     Args:
         path: A file of ``torch.save`` or safetensors.
