@@ -1,0 +1,56 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from medsam_tune.cache import embedding_key, store_name
+from medsam_tune.geometry import Frame, InputRule
+
+FRAME = Frame(original_size=(40, 64), input_size=(10, 16))
+RULE = InputRule(side=16)
+
+
+def image(seed=0):
+    return torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 255
+
+
+def test_equal_pixels_have_one_key_whatever_their_memory_layout_and_original_size():
+    strided = image().permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    assert embedding_key(strided, FRAME) == embedding_key(image(), FRAME)
+    assert embedding_key(image(), replace(FRAME, original_size=(80, 128))) == embedding_key(image(), FRAME)
+
+
+def test_one_changed_pixel_or_valid_area_changes_the_key():
+    changed = image()
+    changed[2, 15, 15] += 1e-3
+    keys = {
+        embedding_key(image(), FRAME),
+        embedding_key(changed, FRAME),
+        embedding_key(image(), replace(FRAME, input_size=(16, 10))),
+        embedding_key(image().reshape(3, 8, 32), FRAME),
+    }
+    assert len(keys) == 4
+
+
+def test_key_of_a_known_image_is_the_same_in_every_process_and_release():
+    # Computed once with hashlib alone: blake2b of "(3, 2, 2) (2, 2)" and of twelve float32 zeros.
+    assert embedding_key(torch.zeros(3, 2, 2), Frame((2, 2), (2, 2))) == "11282cf14a9b69bcd8f7b83caf53577e"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"side": 32},
+        {"resize": "square"},
+        {"interpolation": "bicubic"},
+        {"normalisation": "min_max"},
+    ],
+)
+def test_every_part_of_the_input_rule_changes_the_store(changed):
+    assert store_name("a" * 64, replace(RULE, **changed)) != store_name("a" * 64, RULE)
+
+
+def test_weights_and_precision_stand_in_the_stores_name():
+    assert store_name("0123456789abcdef" * 4, RULE).startswith("0123456789ab-")
+    assert store_name("a" * 64, RULE).endswith("-fp16")
+    assert store_name("a" * 64, RULE, "fp32").endswith("-fp32")
