@@ -56,7 +56,7 @@ def package_lines() -> Iterator[str]:
         installed = _version(name)
         yield f"{name:<30}{installed or 'MISSING':<14}{''.join(wanted)}".rstrip()
         if name == "lightning" and installed in MALICIOUS_LIGHTNING:
-            yield f"  {installed} was a malicious upload (GHSA-w37p-236h-pfx3): pip install 'lightning>=2.6.6,<3', then change your keys"
+            yield f"  {installed} was a malicious upload (GHSA-w37p-236h-pfx3). Type: pip install 'lightning>=2.6.6,<3'"
 
 
 def device_lines() -> Iterator[str]:
@@ -73,7 +73,8 @@ def device_lines() -> Iterator[str]:
         properties = torch.cuda.get_device_properties(index)
         # Compute capability 8.0 (Ampere) is the first with bf16 in hardware.
         precision = "bf16-mixed" if properties.major >= 8 else "16-mixed"
-        yield f"cuda:{index}: {properties.name}, {format_bytes(properties.total_memory)}; --trainer.precision={precision} suits it"
+        memory = format_bytes(properties.total_memory)
+        yield f"cuda:{index}: {properties.name}, {memory}; --trainer.precision={precision} suits it"
     if torch.backends.mps.is_available():
         yield "mps: --trainer.accelerator=mps"
 

@@ -40,7 +40,7 @@ def describe_owner() -> list[str]:
     if owner == "medsam-tune":
         return [f"{script}: ours; `lightning run RECIPE.yaml` works", *_other_environment(script)]
     return [
-        f"{script}: belongs to {owner or 'something else'}, so `lightning run RECIPE.yaml` fails; `medsam-tune run` works all the same",
+        f"{script}: belongs to {owner or 'something else'}, so `lightning run RECIPE.yaml` fails; `medsam-tune run` does not",
         f"to take it back: {repair_line()}",
         *_other_environment(script),
     ]

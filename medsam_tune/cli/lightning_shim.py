@@ -1,8 +1,8 @@
 """The console script ``lightning``: ours for recipes, a go-between for everything else.
 
 lightning 2.6 installs no such command; lightning-sdk does, and has no way to add to it. So ``lightning run X.yaml`` is ours,
-anything else goes to lightning-sdk where that is installed, and ``lightning run script.py`` to Fabric's command where it is not.
-A lightning-sdk installed later takes the name over; ``medsam-tune doctor`` says so, and ``medsam-tune run`` works all the same.
+anything else goes to lightning-sdk where that is installed, and ``lightning run script.py`` to Fabric where it is not.
+A lightning-sdk installed later takes the name over: ``medsam-tune doctor`` says so, and ``medsam-tune run`` goes on working.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
 from pathlib import Path
 
-HELP = "lightning: type `lightning run RECIPE.yaml`, `medsam-tune --help` for more, or `lightning run SCRIPT.py` for a Fabric script."
+HELP = "lightning: type `lightning run RECIPE.yaml` (`medsam-tune --help` shows more) or, for Fabric, `lightning run SCRIPT.py`"
 
 
 def main() -> int:

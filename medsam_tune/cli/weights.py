@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+from pathlib import Path
+
+from medsam_tune.errors import RecipeError
 
 
 def main(arguments: list[str]) -> int:
@@ -14,12 +18,26 @@ def main(arguments: list[str]) -> int:
     """
     options = _parser().parse_args(arguments or ["list"])
     if options.action == "get":
-        from medsam_tune.backbone.weights import fetch_weights
-
-        print(fetch_weights(options.name))
-        return 0
-    list_weights()
+        print(get_weights(options.name))
+    else:
+        list_weights()
     return 0
+
+
+def get_weights(name: str) -> Path:
+    """Return the file of the weights called ``name``, downloaded first where it is not here.
+
+    Raises:
+        RecipeError: If there are no weights of that name.
+        CheckpointError: If a download does not arrive whole.
+    """
+    from medsam_tune.backbone.weights import WEIGHTS, fetch_weights
+
+    if name not in WEIGHTS:
+        near = difflib.get_close_matches(name, WEIGHTS, n=1)
+        hint = f"Did you mean {near[0]}?" if near else "`medsam-tune weights list` shows them all."
+        raise RecipeError(f"{name}: no such weights. {hint}")
+    return fetch_weights(name)
 
 
 def list_weights() -> None:

@@ -1,0 +1,76 @@
+import subprocess
+import sys
+
+import pytest
+
+import medsam_tune
+from medsam_tune import cli
+from medsam_tune.cli import recipes
+from medsam_tune.errors import DataError
+
+LIST_HEAVY = """
+import sys
+from medsam_tune.cli import main
+main(sys.argv[1:])
+print(*{"torch", "lightning", "monai", "numpy", "jsonargparse"} & sys.modules.keys(), file=sys.stderr)
+"""
+HELPS = [["--help"], ["--version"], *([command, "--help"] for command in cli.OWN_COMMANDS)]
+
+
+@pytest.mark.parametrize("words", HELPS, ids=" ".join)
+def test_help_imports_nothing_heavy(words):
+    done = subprocess.run([sys.executable, "-c", LIST_HEAVY, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.strip()
+    assert done.stderr.strip() == ""
+
+
+def test_python_dash_m_answers_like_the_command():
+    done = subprocess.run([sys.executable, "-m", "medsam_tune", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"medsam-tune {medsam_tune.__version__}\n"
+
+
+def test_help_names_every_command(capsys):
+    assert cli.main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in (*cli.OWN_COMMANDS, *cli.LIGHTNING_COMMANDS))
+
+
+def test_mistyped_command_is_one_line_with_the_near_one(capsys):
+    assert cli.main(["recipe", "list"]) == 2
+    assert capsys.readouterr().err == "error: recipe: no such command. Did you mean `medsam-tune recipes`?\n"
+
+
+def fail(_arguments):
+    raise DataError("a.png: truncated. Replace the file.")
+
+
+def test_error_a_user_can_mend_is_one_line_without_a_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(recipes, "main", fail)
+    monkeypatch.delenv(cli.TRACEBACK_VARIABLE, raising=False)
+    assert cli.main(["recipes"]) == 2
+    assert capsys.readouterr().err == "error: a.png: truncated. Replace the file.\n"
+
+
+def test_traceback_is_shown_on_request(monkeypatch):
+    monkeypatch.setattr(recipes, "main", fail)
+    monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
+    with pytest.raises(DataError):
+        cli.main(["recipes"])
+
+
+def test_interrupt_ends_with_130(monkeypatch):
+    def interrupt(_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipes, "main", interrupt)
+    assert cli.main(["recipes"]) == 130
+
+
+@pytest.mark.parametrize(("code", "status", "text"), [(None, 0, ""), (3, 3, ""), ("no such key", 1, "no such key\n")])
+def test_exit_of_a_parser_becomes_the_status(monkeypatch, capsys, code, status, text):
+    def leave(_arguments):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(recipes, "main", leave)
+    assert cli.main(["recipes"]) == status
+    assert capsys.readouterr().err == text
