@@ -93,7 +93,7 @@ class FeatureDecoder(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Map features, finest first, to one map (B, channels, H, W) at the finest size."""
         maps = [project(feature) for project, feature in zip(self.projections, features, strict=True)]
-        joined = maps[-1]
+        joined: Tensor = maps[-1]
         for block, skip in zip(self.blocks, maps[-2::-1], strict=True):
             joined = block(joined, skip)
         return joined

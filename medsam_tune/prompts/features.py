@@ -55,9 +55,11 @@ class TimmFeatures(nn.Module):
         super().__init__()
         import timm
 
-        indices = _indices_at(encoder, strides)
+        check_timm_name(encoder)
+        wrapper = _wrapper(encoder)
+        indices = _indices_at(encoder, strides, wrapper)
         with torch.device("meta"):
-            trial = timm.create_model(encoder, features_only=True, out_indices=indices)
+            trial = timm.create_model(encoder, features_only=True, out_indices=indices, **wrapper)
         self.channels = tuple(int(channels) for channels in trial.feature_info.channels())
         _check_gradients(trial, self.channels, encoder)
         stored = None if weights is None else _read_timm(encoder, weights)
@@ -68,6 +70,7 @@ class TimmFeatures(nn.Module):
             out_indices=indices,
             pretrained=stored is not None,
             pretrained_cfg_overlay=None if stored is None else {"state_dict": stored},
+            **wrapper,
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -75,14 +78,33 @@ class TimmFeatures(nn.Module):
         return list(self.network(images))
 
 
-def _indices_at(encoder: str, strides: Sequence[int]) -> tuple[int, ...]:
+def check_timm_name(encoder: str) -> None:
+    """Raise unless timm builds a network of this name without asking a hub.
+
+    Raises:
+        RecipeError: If it does not; the message has the closest names.
+    """
     import timm
 
     if not timm.is_model(encoder):
         close = difflib.get_close_matches(encoder, timm.list_models(), n=3)
         raise RecipeError(f"encoder: timm has no network {encoder!r}. Close names: {', '.join(close) or 'none'}.")
+
+
+def _wrapper(encoder: str) -> dict[str, str]:
+    """Choose timm's wrapper: the one that drops unused layers where the network supports it, else the network's default."""
+    import timm
+
     with torch.device("meta"):
-        info = timm.create_model(encoder, features_only=True).feature_info
+        network = timm.create_model(encoder)
+    return {"feature_cls": "getter"} if hasattr(network, "forward_intermediates") else {}
+
+
+def _indices_at(encoder: str, strides: Sequence[int], wrapper: Mapping[str, str]) -> tuple[int, ...]:
+    import timm
+
+    with torch.device("meta"):
+        info = timm.create_model(encoder, features_only=True, **wrapper).feature_info
     found = dict(zip(info.reduction(), info.out_indices, strict=True))
     if missing := [stride for stride in strides if stride not in found]:
         raise RecipeError(
@@ -95,7 +117,10 @@ def _indices_at(encoder: str, strides: Sequence[int]) -> tuple[int, ...]:
 def _check_gradients(network: nn.Module, channels: Sequence[int], encoder: str) -> None:
     """Refuse a network with parameters that its maps do not depend on: plain DDP would wait for them for ever."""
     # 64 px keep every map of stride 16 large enough for BatchNorm; no arithmetic happens on the meta device.
-    maps = network(torch.zeros(2, 3, 64, 64, device="meta"))
+    try:
+        maps = network(torch.zeros(2, 3, 64, 64, device="meta"))
+    except AssertionError as error:
+        raise RecipeError(f"encoder: {encoder} takes one input size only ({error}). Use a convolutional network.") from error
     wrong = [tuple(m.shape) for m, c in zip(maps, channels, strict=True) if m.shape[1] != c]
     if wrong:
         raise RecipeError(f"encoder: {encoder} returns maps {wrong} that are not (B, C, H, W). Use a convolutional network.")

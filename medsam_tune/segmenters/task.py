@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.fusion.base import InputFusion
 from medsam_tune.geometry import InputRule, normalise
+from medsam_tune.prompts.features import check_timm_name
 from medsam_tune.prompts.generator import check_one_per_image
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.types import MaskPrediction, SegmentationBatch
@@ -86,7 +87,9 @@ def _build_network(arch: str, encoder: str) -> nn.Module:
     if arch not in classes:
         raise RecipeError(f"model.segmenter.arch: expected one of {', '.join(classes)}, got {arch!r}.")
     known = smp.encoders.get_encoder_names()
-    if not encoder.startswith("tu-") and encoder not in known:
+    if encoder.startswith("tu-"):
+        check_timm_name(encoder.removeprefix("tu-"))
+    elif encoder not in known:
         close = ", ".join(difflib.get_close_matches(encoder, known, n=3)) or "none"
         raise RecipeError(
             f"model.segmenter.encoder: segmentation-models-pytorch has no encoder {encoder!r}. Close names: {close}. "
