@@ -11,8 +11,9 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from medsam_tune.data.datamodule import SegmentationDataModule
+from medsam_tune.data.splits import save_splits
 from medsam_tune.errors import RecipeError
-from medsam_tune.training.cache_stage import CacheEmbeddings
+from medsam_tune.training.cache_stage import CacheEmbeddings, check_cacheable
 from medsam_tune.training.callbacks import RandomState, ResumeHint, StageClock, TrainableTable, checkpoint_callbacks
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
 from medsam_tune.training.console import quieten, say
@@ -107,7 +108,11 @@ class MedsamCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401
         """Make the run folder and build the trainer that logs into it."""
-        self.datamodule.open(self.model.segmenter.input_rule, run_folder=None)
+        # Before a folder is made: faulty data must leave nothing behind. A continued run takes the splits it began with.
+        begun = None if self.folder is None else self.folder.path
+        rule = self.model.segmenter.input_rule
+        self.datamodule.open(rule, run_folder=begun, require_masks=self.subcommand != "predict")
+        check_cacheable(self.model.segmenter, self.datamodule)
         section = self._section()
         if self.folder is None:
             self.folder = RunFolder(make_run_folder(Path(section.run.folder), self.recipe))
@@ -176,8 +181,8 @@ class _RecordRun(pl.Callback):
         folder.path.mkdir(parents=True, exist_ok=True)
         if not folder.config.is_file():
             write_text_atomic(folder.config, self.cli.dump())
-        if not folder.splits.is_file():
-            self.cli.datamodule.save_splits(folder.splits)
+        if not folder.splits.is_file() and stage != "predict":
+            save_splits(self.cli.datamodule.splits, folder.splits)
 
 
 def main(argv: list[str]) -> int:

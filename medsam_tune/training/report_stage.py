@@ -12,6 +12,7 @@ import yaml
 
 from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.data.dataset import collate
+from medsam_tune.data.splits import PARTS
 from medsam_tune.evaluation.baselines import evaluate_prompts
 from medsam_tune.evaluation.curves import draw_curves
 from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, pick_slices
@@ -61,12 +62,13 @@ def report_stage(cli: MedsamCLI) -> Path | None:
         return None
     summary = cli.results.summary
     weights = summary["base_weights"] or {"name": "none", "sha256": ""}
+    described: dict[str, Any] = cli.datamodule.describe()
     content = ReportContent(
         title=cli.recipe,
         description=recipe_comment(cli.recipe_file),
         trained=trainable_report(cli.model.segmenter).rows,
-        data=cli.datamodule.describe(),
-        splits=cli.datamodule.split_counts(),
+        data={name: value for name, value in described.items() if name != "splits"},
+        splits={part: described["splits"][part] for part in PARTS},
         test=summary["test"],
         baselines=summary["baselines"] or {},
         curves=draw_curves(cli.run_folder.metrics_csv),
@@ -114,7 +116,7 @@ def _untuned(cli: MedsamCLI, segmenter: SamSegmenter) -> Backbone:
 def _test_batches(cli: MedsamCLI, positions: list[int] | None = None) -> Iterator[SegmentationBatch]:
     dataset = cli.datamodule.dataset("test")
     chosen = list(range(len(dataset))) if positions is None else positions
-    size = cli.datamodule.eval_batch_size or cli.datamodule.batch_size
+    size = cli.datamodule.eval_batch_size
     for start in range(0, len(chosen), size):
         yield collate([dataset[position] for position in chosen[start : start + size]])
 
