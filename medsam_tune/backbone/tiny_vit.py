@@ -138,8 +138,7 @@ class AttentionBlock(nn.Module):
         tokens = tokens + self._attend(tokens)
         mixed: Tensor = self.local_conv(tokens.permute(0, 3, 1, 2))
         tokens = mixed.permute(0, 2, 3, 1)
-        tokens = tokens + self.mlp(tokens)
-        return tokens.permute(0, 3, 1, 2)
+        return cast(Tensor, tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
 
     def _attend(self, tokens: Tensor) -> Tensor:
         """Attend within windows of (B, H, W, C); the zeros that fill the last windows take part, as in the released network."""
