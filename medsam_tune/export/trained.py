@@ -115,7 +115,9 @@ def load_export(folder: str | Path, *, force: bool = False, trusted: bool = Fals
     folder = Path(folder)
     description = read_description(folder)
     tensors = _read_tensors(folder / description["file"], description["sha256"])
-    segmenter = build_segmenter(description["model"], trusted=trusted)
+    # A caller may be under no_grad, where a part that looks at its own gradients while it is built would fail.
+    with torch.enable_grad():
+        segmenter = build_segmenter(description["model"], trusted=trusted)
     if not force:
         _check_base_weights(folder, description["base_weights"], _identity(segmenter.base_weights()))
     _load_strictly(segmenter, tensors, folder / description["file"])

@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from medsam_tune.backbone import SamBackbone
+from medsam_tune.errors import RecipeError
+from medsam_tune.export.build import build_segmenter
+from medsam_tune.prompts.none import NoPrompt
+from medsam_tune.segmenters.sam import SamSegmenter
+from tests.factories import make_batch
+
+BACKBONE = {"class_path": "medsam_tune.backbone.SamBackbone", "init_args": {"weights": "random_tiny"}}
+NO_PROMPT = {"class_path": "medsam_tune.prompts.NoPrompt"}
+
+
+def test_built_network_equals_the_one_made_by_hand():
+    built = build_segmenter({"backbone": BACKBONE, "prompt_source": NO_PROMPT, "objects_per_decode": 2})
+    by_hand = SamSegmenter(SamBackbone("random_tiny"), NoPrompt(), objects_per_decode=2)
+    batch = make_batch(objects=(2, 1))
+    with torch.no_grad():
+        assert torch.equal(built.eval()(batch).low_res_masks, by_hand.eval()(batch).low_res_masks)
+    assert built.objects_per_decode == 2
+
+
+def test_segmenter_key_stands_alone_and_nested_parts_are_built():
+    nested = {
+        "class_path": "medsam_tune.segmenters.sam.SamSegmenter",
+        "init_args": {"backbone": BACKBONE, "prompt_source": NO_PROMPT},
+    }
+    segmenter = build_segmenter({"segmenter": nested, "backbone": None})
+    assert isinstance(segmenter.prompt_source, NoPrompt)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("os.system", "os.system lies outside medsam_tune"),
+        # What a module imports for its own use is as foreign as the module it comes from.
+        ("medsam_tune.export.trained.Path", "pathlib.Path lies outside medsam_tune"),
+        ("medsam_tune.prompts.NoSuch", "cannot be imported"),
+        ("medsam_tune.no_room.NoSuch", "cannot be imported"),
+        ("medsam_tune.prompts.box.whole_image_boxes", "is no class, got function"),
+        ("medsam_tune.tuners.NoTuner", "model.prompt_source: expected a class_path of a PromptSource, got NoTuner"),
+    ],
+)
+def test_unfit_class_path_is_refused(part, message):
+    with pytest.raises(RecipeError, match=message):
+        build_segmenter({"backbone": BACKBONE, "prompt_source": {"class_path": part}})
+
+
+def test_foreign_class_below_an_own_one_is_refused():
+    backbone = {
+        "class_path": BACKBONE["class_path"],
+        "init_args": {"weights": {"class_path": "subprocess.Popen", "init_args": {"args": ["true"]}}},
+    }
+    with pytest.raises(RecipeError, match=r"model.backbone.weights: subprocess.Popen lies outside medsam_tune"):
+        build_segmenter({"backbone": backbone, "prompt_source": NO_PROMPT})
+
+
+def test_missing_part_and_unknown_argument_are_named():
+    with pytest.raises(RecipeError, match=r"model\.prompt_source: expected a class_path of a PromptSource, got NoneType"):
+        build_segmenter({"backbone": BACKBONE})
+    with pytest.raises(RecipeError, match="BoxPrompt does not take these init_args"):
+        build_segmenter(
+            {"backbone": BACKBONE, "prompt_source": {"class_path": "medsam_tune.prompts.BoxPrompt", "init_args": {"knd": 1}}}
+        )

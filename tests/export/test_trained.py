@@ -1,0 +1,201 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from medsam_tune.backbone import SamBackbone
+from medsam_tune.errors import CheckpointError, RecipeError
+from medsam_tune.export import load_export, save_export, trained_names
+from medsam_tune.export.build import build_segmenter
+from medsam_tune.prompts.base import PromptSource
+from tests.factories import make_batch
+
+DECODER = {
+    "backbone": {
+        "class_path": "medsam_tune.backbone.SamBackbone",
+        "init_args": {"weights": "random_tiny", "trainable": ["mask_decoder"]},
+    },
+    "prompt_source": {"class_path": "medsam_tune.prompts.BoxPrompt", "init_args": {"kind": "whole_image"}},
+    "tuner": {"class_path": "medsam_tune.tuners.NoTuner"},
+    "side": None,
+    "objects_per_decode": 0,
+    "loss": {"class_path": "medsam_tune.losses.BceDiceLoss"},
+}
+GENERATOR = {
+    "backbone": {"class_path": "medsam_tune.backbone.SamBackbone", "init_args": {"weights": "random_tiny"}},
+    "prompt_source": {
+        "class_path": "medsam_tune.prompts.HarDNetPromptGenerator",
+        "init_args": {"arch": "39ds", "gen_size": 64, "width": 8, "weights": None},
+    },
+}
+
+
+def trained(config):
+    """Build the network and train it one step, so that weights and BatchNorm statistics differ from a fresh one."""
+    segmenter = build_segmenter(config).train()
+    optimizer = torch.optim.SGD([p for p in segmenter.parameters() if p.requires_grad], lr=0.1)
+    segmenter(make_batch()).low_res_masks.square().mean().backward()
+    optimizer.step()
+    return segmenter.eval()
+
+
+def export(folder, config=DECODER):
+    segmenter = trained(config)
+    save_export(folder, segmenter=segmenter, model_config=config, metrics={"dice": 0.5}, data_description={"root": "sample"})
+    return segmenter
+
+
+def edit(folder, **changes):
+    path = folder / "export.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("config", [DECODER, GENERATOR], ids=["decoder", "generator"])
+def test_loaded_model_gives_the_logits_of_the_saved_one(tmp_path, config):
+    segmenter = export(tmp_path / "export", config)
+    fresh = build_segmenter(config).eval()
+    batch = make_batch()
+    with torch.no_grad():
+        loaded = load_export(tmp_path / "export").segmenter
+        expected = segmenter(batch).low_res_masks
+        assert torch.equal(loaded(batch).low_res_masks, expected)
+    assert not torch.allclose(fresh(batch).low_res_masks, expected)
+
+
+def test_file_holds_exactly_what_was_trained_with_batch_norm_statistics(tmp_path):
+    segmenter = export(tmp_path / "export", GENERATOR)
+    stored = load_file(tmp_path / "export" / "prompt_generator.safetensors")
+    assert set(stored) == {f"prompt_source.{name}" for name in segmenter.prompt_source.state_dict()}
+    assert any(name.endswith("running_var") for name in stored)
+
+
+def test_decoder_export_leaves_frozen_parameters_and_their_buffers_out(tmp_path):
+    segmenter = export(tmp_path / "export")
+    stored = load_file(tmp_path / "export" / "trained.safetensors")
+    assert set(stored) == {name for name, p in segmenter.named_parameters() if p.requires_grad}
+    assert "backbone.sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix" not in trained_names(segmenter)
+
+
+def test_description_says_what_the_tensors_belong_to(tmp_path):
+    segmenter = export(tmp_path / "export")
+    description = json.loads((tmp_path / "export" / "export.json").read_text())
+    assert description["base_weights"] == {"name": "random_tiny", "sha256": segmenter.base_weights().sha256}
+    assert description["input_rule"]["side"] == 64
+    assert description["metrics"] == {"dice": 0.5}
+    assert "not included" in description["licence"]
+    state = segmenter.state_dict()
+    assert {name: entry["shape"] for name, entry in description["parameters"].items()} == {
+        name: list(state[name].shape) for name in trained_names(segmenter)
+    }
+
+
+def test_files_a_generator_started_from_are_not_needed_again(tmp_path):
+    config = json.loads(json.dumps(GENERATOR))
+    config["prompt_source"]["init_args"]["weights"] = "gone.pth"
+    save_export(tmp_path / "export", segmenter=trained(GENERATOR), model_config=config, metrics={}, data_description={})
+    assert load_export(tmp_path / "export").segment(np.zeros((8, 8), np.uint8)).shape == (8, 8)
+
+
+def test_second_export_replaces_the_first_and_leaves_nothing_behind(tmp_path):
+    export(tmp_path / "export", GENERATOR)
+    export(tmp_path / "export", DECODER)
+    assert sorted(path.name for path in (tmp_path / "export").iterdir()) == ["export.json", "trained.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_export_does_not_replace_a_folder_of_something_else(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"holds files that are no export. Choose another folder"):
+        export(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_failed_write_keeps_the_earlier_export(tmp_path, monkeypatch):
+    export(tmp_path / "export", GENERATOR)
+
+    def full(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device.*Free space"):
+        export(tmp_path / "export", DECODER)
+    monkeypatch.undo()
+    assert load_export(tmp_path / "export").segmenter is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_untrained_network_is_no_export(tmp_path):
+    config = DECODER | {"backbone": {"class_path": "medsam_tune.backbone.SamBackbone", "init_args": {"weights": "random_tiny"}}}
+    with pytest.raises(CheckpointError, match="nothing was trained"):
+        save_export(tmp_path / "e", segmenter=build_segmenter(config), model_config=config, metrics={}, data_description={})
+
+
+def test_other_base_weights_are_refused_unless_forced(tmp_path):
+    export(tmp_path / "export")
+    edit(tmp_path / "export", base_weights={"name": "sam_vit_b", "sha256": "0" * 64})
+    with pytest.raises(CheckpointError, match=r"was trained on base weights sam_vit_b \(sha256 000000000000\).*force=True"):
+        load_export(tmp_path / "export")
+    assert load_export(tmp_path / "export", force=True).segment(np.zeros((8, 8), np.uint8)).shape == (8, 8)
+
+
+def test_corrupt_tensors_are_refused(tmp_path):
+    export(tmp_path / "export")
+    path = tmp_path / "export" / "trained.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match="corrupt or another one; copy it again"):
+        load_export(tmp_path / "export")
+
+
+def test_tensors_that_do_not_fit_are_named(tmp_path):
+    export(tmp_path / "export")
+    edit(tmp_path / "export", model=GENERATOR)
+    with pytest.raises(CheckpointError, match=r"\d+ missing \(prompt_source.*\d+ unexpected \(backbone"):
+        load_export(tmp_path / "export")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "has format version 2.*Install the version that wrote it"),
+        ({"file": "../other.safetensors"}, "must be a plain name within the folder"),
+        ({"model": None}, "model missing or of the wrong type"),
+    ],
+)
+def test_description_that_cannot_be_read_says_why(tmp_path, changes, message):
+    export(tmp_path / "export")
+    edit(tmp_path / "export", **changes)
+    with pytest.raises(CheckpointError, match=message):
+        load_export(tmp_path / "export")
+
+
+def test_missing_export_says_which_folder_to_give(tmp_path):
+    with pytest.raises(CheckpointError, match=r"Give the folder that holds it"):
+        load_export(tmp_path)
+
+
+class ForeignPrompt(PromptSource):
+    """A user's own prompt source with one parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, batch, image_embeddings, backbone):
+        return backbone.embed_prompts(batch.n_objects)
+
+
+def test_foreign_class_runs_only_where_it_is_trusted(tmp_path):
+    config = DECODER | {"prompt_source": {"class_path": f"{__name__}.ForeignPrompt"}}
+    segmenter = build_segmenter(config, trusted=True)
+    save_export(tmp_path / "e", segmenter=segmenter, model_config=config, metrics={}, data_description={})
+    with pytest.raises(RecipeError, match=r"model.prompt_source: .*ForeignPrompt lies outside medsam_tune.*trusted=True"):
+        load_export(tmp_path / "e")
+    assert isinstance(load_export(tmp_path / "e", trusted=True).segmenter.prompt_source, ForeignPrompt)
+
+
+def test_tuned_backbone_still_names_its_frozen_weights():
+    segmenter = build_segmenter(DECODER)
+    assert segmenter.base_weights() == SamBackbone("random_tiny").weights
