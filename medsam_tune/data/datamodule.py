@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.dataset import DatasetSettings, EmbeddingLookup, PreparedItem, SegmentationDataset, Views, collate
+from medsam_tune.data.loader import ResumableLoader
 from medsam_tune.data.sample import data_folder
 from medsam_tune.data.sampler import EpochSampler
 from medsam_tune.data.splits import PARTS, Splits, SplitSettings, load_splits, make_splits, save_splits
@@ -43,9 +44,6 @@ class SegmentationDataModule(LightningDataModule):
         cache_folder: Where cached embeddings live; the user's cache folder by default.
         max_objects: Objects drawn from each training image; all by default.
         seed: Seed of order, augmentation and object choice.
-
-    Attributes:
-        resume_batches: Batches of the epoch that the next training loader leaves out, once.
     """
 
     def __init__(
@@ -71,7 +69,6 @@ class SegmentationDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size or batch_size, num_workers
         self.split, self.augmentation, self.views, self.seed = split, augmentation, views, seed
         self.cache_embeddings, self.cache_folder, self.max_objects = cache_embeddings, cache_folder, max_objects
-        self.resume_batches = 0
         self._opened_for: tuple[InputRule, bool] | None = None
         self._splits: Splits | None = None
         self._datasets: dict[str, SegmentationDataset] = {}
@@ -177,23 +174,20 @@ class SegmentationDataModule(LightningDataModule):
             self.open(module.segmenter.input_rule, require_masks=stage != "predict")
 
     def train_dataloader(self) -> DataLoader[PreparedItem]:
-        """Return the shuffled training loader of this process; after an interruption it starts past what was seen."""
-        loader, sampler = self._loader("train", self.batch_size, shuffle=True)
-        sampler.skip(self.resume_batches * self.batch_size)
-        self.resume_batches = 0
-        return loader
+        """Return the shuffled training loader of this process; it can be resumed in the middle of an epoch."""
+        return self._loader("train", self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[PreparedItem]:
         """Return the validation loader of this process, in the source's order."""
-        return self._loader("val", self.eval_batch_size, shuffle=False)[0]
+        return self._loader("val", self.eval_batch_size, shuffle=False)
 
     def test_dataloader(self) -> DataLoader[PreparedItem]:
         """Return the test loader of this process, in the source's order."""
-        return self._loader("test", self.eval_batch_size, shuffle=False)[0]
+        return self._loader("test", self.eval_batch_size, shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[PreparedItem]:
         """Return the loader of every item of this process, in the source's order."""
-        return self._loader("predict", self.eval_batch_size, shuffle=False)[0]
+        return self._loader("predict", self.eval_batch_size, shuffle=False)
 
     def _make_splits(self, run_folder: Path | None) -> Splits:
         cases = self.source.case_ids()
@@ -245,11 +239,11 @@ class SegmentationDataModule(LightningDataModule):
             )
         return SegmentationDataset(self._views(augmented=training), indices, settings)
 
-    def _loader(self, stage: Stage, batch_size: int, *, shuffle: bool) -> tuple[DataLoader[PreparedItem], EpochSampler]:
+    def _loader(self, stage: Stage, batch_size: int, *, shuffle: bool) -> ResumableLoader:
         dataset = self.dataset(stage)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=shuffle, rank=rank, world=world)
-        loader: DataLoader[PreparedItem] = DataLoader(
+        return ResumableLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
@@ -259,7 +253,6 @@ class SegmentationDataModule(LightningDataModule):
             # Of its own, so that reading data leaves the global random state alone.
             generator=torch.Generator().manual_seed(self.seed),
         )
-        return loader, sampler
 
 
 def _first(indices: Iterator[int]) -> Iterator[int]:

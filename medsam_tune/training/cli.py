@@ -65,7 +65,7 @@ class MedsamCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            trainer_defaults={"log_every_n_steps": 5},
+            trainer_defaults={"log_every_n_steps": 5, "enable_model_summary": False},
             parser_kwargs=strict | ({name: dict(strict) for name in SUBCOMMANDS} if run else {}),
             args=args,
             run=run,

@@ -109,6 +109,10 @@ class TuningModule(pl.LightningModule):
         set_train_modes(self.segmenter, mode)
         return self
 
+    def on_fit_start(self) -> None:
+        # The cache ran the encoder in eval mode, and Lightning keeps modes as it finds them.
+        self.train()
+
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
         prediction = self.segmenter(batch)
         terms: dict[str, Tensor] = {**self.loss(prediction, batch), **self.segmenter.auxiliary_losses()}
