@@ -1,0 +1,45 @@
+from dataclasses import replace
+
+import torch
+
+from medsam_tune.evaluation.baselines import evaluate_prompts
+from medsam_tune.evaluation.predict import update_metric
+from medsam_tune.metrics.overlap import OverlapMetric
+from medsam_tune.prompts.box import BoxPrompt
+from medsam_tune.segmenters.sam import SamSegmenter
+from tests.factories import make_batch
+
+SOURCES = {"whole_image_box": "whole_image", "oracle_box": "tight"}
+
+
+def sources():
+    return {name: BoxPrompt(kind) for name, kind in SOURCES.items()}
+
+
+def counts(scores):
+    return [column.tolist() for column in (scores.case_index, scores.tp, scores.fp, scores.fn)]
+
+
+def test_scores_equal_those_of_the_segmenter_run_by_hand(tiny_backbone):
+    batch = make_batch(objects=(2, 1))
+    found = evaluate_prompts(tiny_backbone, [batch], sources(), objects_per_decode=1)
+    for name, kind in SOURCES.items():
+        metric = OverlapMetric()
+        with torch.no_grad():
+            update_metric(metric, batch, SamSegmenter(tiny_backbone, BoxPrompt(kind)).eval()(batch), 64)
+        assert counts(found[name]) == counts(metric.scores())
+    assert counts(found["oracle_box"]) != counts(found["whole_image_box"])
+
+
+def test_each_image_is_encoded_once_for_all_sources_and_not_at_all_with_a_cache(tiny_backbone, monkeypatch):
+    batch = make_batch()
+    with torch.no_grad():
+        cached = replace(batch, image_embeddings=tiny_backbone.encode(batch.images, batch.frames))
+    calls = []
+    encode = tiny_backbone.encode
+    monkeypatch.setattr(tiny_backbone, "encode", lambda *arguments: calls.append(1) or encode(*arguments))
+    plain = evaluate_prompts(tiny_backbone, [batch], sources())
+    assert len(calls) == 1
+    with_cache = evaluate_prompts(tiny_backbone, [cached], sources())
+    assert len(calls) == 1
+    assert counts(plain["oracle_box"]) == counts(with_cache["oracle_box"])

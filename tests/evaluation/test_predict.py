@@ -1,0 +1,52 @@
+import torch
+
+from medsam_tune.evaluation.predict import predict_original, update_metric
+from medsam_tune.metrics.overlap import OverlapMetric
+from medsam_tune.types import MaskPrediction
+from tests.factories import make_batch
+
+
+def perfect(batch):
+    """Logits whose sign is the ground truth at the input's resolution, behind a second mask that must not be read."""
+    logits = torch.where(batch.masks, 8.0, -8.0)
+    return MaskPrediction(torch.cat([logits, -logits], dim=1))
+
+
+def test_ground_truth_as_logits_scores_one_where_no_resampling_is_needed():
+    batch = make_batch(sizes=((64, 48), (40, 64)), objects=(2, 1))
+    metric = OverlapMetric()
+    update_metric(metric, batch, perfect(batch), 64)
+    scores = metric.scores()
+    assert scores.dice.tolist() == [1.0, 1.0]
+    assert scores.tp.tolist() == [sum(int(m.sum()) for m in batch.original_masks[:1]), int(batch.original_masks[1].sum())]
+
+
+def test_logits_come_back_at_each_images_own_size_and_in_the_order_of_its_objects():
+    batch = make_batch(sizes=((100, 80), (30, 64)), objects=(2, 0))
+    first, second = predict_original(perfect(batch), batch, 64)
+    assert second.shape == (0, 30, 64)
+    truth = batch.original_masks[0]
+    overlap = [[int(((first[i] > 0) & truth[j]).sum()) for j in range(2)] for i in range(2)]
+    assert overlap[0][0] > 0.9 * int(truth[0].sum())
+    assert overlap[1][1] > 0.9 * int(truth[1].sum())
+
+
+def test_threshold_is_taken_once_after_resampling():
+    # Two low-res columns +1 and -3: the zero crossing lies a quarter of the way between their centres.
+    batch = make_batch(sizes=((64, 64),))
+    logits = torch.tensor([1.0, -3.0]).expand(1, 1, 2, 2)
+    (resampled,) = predict_original(MaskPrediction(logits), batch, 64)
+    assert int((resampled[0, 0] > 0).sum()) == 24  # centres at columns 15.5 and 47.5; 15.5 + 32 / 4 = 23.5
+
+
+def test_counts_keep_sample_case_and_label():
+    batch = make_batch(sizes=((64, 64), (64, 64)))
+    batch.labels[:] = torch.tensor([3, 5])
+    batch.case_index[:] = torch.tensor([7, 7])
+    batch.sample_index[:] = torch.tensor([20, 21])
+    metric = OverlapMetric()
+    update_metric(metric, batch, perfect(batch), 64)
+    slices = metric.scores().slices
+    assert slices.sample_index.tolist() == [20, 21]
+    assert slices.case_index.tolist() == [7, 7]
+    assert slices.label.tolist() == [3, 5]

@@ -1,0 +1,81 @@
+import csv
+import json
+import statistics
+
+import pytest
+import torch
+
+from medsam_tune.evaluation.summary import pick_cases, summarise, write_case_table
+from medsam_tune.metrics.overlap import OverlapMetric
+
+NAMES = ("a", "b", "c", "d")
+LABELS = {1: "anterior", 2: "posterior"}
+# sample, case, label, object, tp, fp, fn
+ROWS = (
+    (0, 0, 1, 0, 8, 2, 0),  # case a, label 1: two slices, pooled 8 / 2 / 4 -> Dice 16/22
+    (1, 0, 1, 0, 0, 0, 4),
+    (1, 0, 2, 1, 3, 1, 1),  # case a, label 2: 6/8
+    (2, 1, 1, 0, 5, 5, 5),  # case b: 10/20
+    (3, 2, 1, 0, 0, 0, 0),  # case c: excluded
+    (4, 3, 1, 0, 0, 7, 0),  # case d: 0
+)
+CASE_DICE = ((16 / 22 + 6 / 8) / 2, 0.5, 0.0)
+
+
+def scores_of(rows):
+    metric = OverlapMetric()
+    table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 7)
+    metric.update(table[:, 0], table[:, 1], table[:, 2], table[:, 3], table[:, 4:])
+    return metric.scores()
+
+
+def test_headline_is_over_cases_with_the_samples_standard_deviation():
+    summary = summarise(scores_of(ROWS), NAMES, LABELS)
+    assert summary["dice"]["mean"] == pytest.approx(statistics.mean(CASE_DICE))
+    assert summary["dice"]["std"] == pytest.approx(statistics.stdev(CASE_DICE))
+    low, high = summary["dice"]["ci95"]
+    assert 0.0 <= low < summary["dice"]["mean"] < high <= max(CASE_DICE)
+    assert (summary["n_cases"], summary["n_excluded"], summary["excluded_cases"]) == (3, 1, ["c"])
+
+
+def test_labels_and_slices_stand_beside_it():
+    summary = summarise(scores_of(ROWS), NAMES, LABELS)
+    posterior = summary["per_label"]["posterior"]
+    assert posterior["dice"] == {"mean": pytest.approx(0.75), "std": None, "ci95": None}
+    assert summary["per_label"]["anterior"]["n_excluded"] == 1
+    assert summary["slices"]["n"] == 5
+    assert summary["slices"]["dice"]["mean"] == pytest.approx((16 / 18 + 0 + 0.75 + 0.5 + 0) / 5)
+
+
+def test_nothing_scored_gives_none_and_valid_json():
+    summary = summarise(scores_of([(0, 0, 1, 0, 0, 0, 0)]), NAMES, {})
+    assert summary["dice"] == {"mean": None, "std": None, "ci95": None}
+    assert list(json.loads(json.dumps(summary, allow_nan=False))["per_label"]) == ["label 1"]
+
+
+def test_case_table_holds_one_row_per_case_and_label(tmp_path):
+    path = write_case_table(tmp_path / "test_cases.csv", scores_of(ROWS), NAMES, LABELS)
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert rows[0] == {
+        "case": "a",
+        "label": "anterior",
+        "n_slices": "2",
+        "tp": "8",
+        "fp": "2",
+        "fn": "4",
+        "dice": "0.727273",
+        "iou": "0.571429",
+        "excluded": "false",
+    }
+    assert [(row["case"], row["dice"], row["excluded"]) for row in rows[2:]] == [
+        ("b", "0.500000", "false"),
+        ("c", "", "true"),
+        ("d", "0.000000", "false"),
+    ]
+
+
+def test_best_median_and_worst_case_are_picked_by_dice():
+    assert pick_cases(scores_of(ROWS)) == [("best", 0), ("median", 1), ("worst", 3)]
+    assert pick_cases(scores_of(ROWS[3:4])) == [("best", 1)]
+    assert pick_cases(scores_of([ROWS[5], ROWS[3]])) == [("best", 1), ("worst", 3)]
+    assert pick_cases(scores_of(ROWS[4:5])) == []

@@ -1,0 +1,107 @@
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from medsam_tune.data.image_folder import ImageFolder
+from medsam_tune.data.nifti import NiftiVolumes
+from medsam_tune.data.slices import SliceRule
+from medsam_tune.errors import DataError
+from medsam_tune.inference.writers import PngWriter, VolumeWriter, mask_writer, write_atomic
+
+
+def write_volume(folder, name="case_1", *, flipped=True):
+    """A volume stored left-to-right reversed and with its axes permuted, with a label map that has no symmetry."""
+    rng = np.random.default_rng(0)
+    affine = np.array([[0, 0, 2.0, 5], [-1.5 if flipped else 1.5, 0, 0, 7], [0, 0.5, 0, -3], [0, 0, 0, 1]])
+    labels = (rng.random((6, 5, 4)) > 0.6).astype(np.uint8)
+    image = nibabel.Nifti1Image(rng.normal(size=labels.shape).astype(np.float32), affine)
+    image.header.set_xyzt_units("mm")
+    for part, content in (("images", image), ("labels", nibabel.Nifti1Image(labels, affine))):
+        (folder / part).mkdir(exist_ok=True)
+        nibabel.save(content, folder / part / f"{name}.nii.gz")
+    return labels, affine
+
+
+def add_all(writer, source, indices):
+    for index in indices:
+        sample = source[index]
+        writer.add(sample.image_id, sample.case_id, sample.masks.any(0).numpy())
+
+
+@pytest.mark.parametrize("axis", ["sagittal", "coronal", "axial"])
+def test_slices_of_the_truth_give_back_the_label_file(tmp_path, axis):
+    labels, affine = write_volume(tmp_path)
+    source = NiftiVolumes(axis=axis)
+    source.open(tmp_path)
+    writer = mask_writer(source, tmp_path / "predicted")
+    add_all(writer, source, range(len(source)))
+    (path,) = writer.finish()
+    found = nibabel.load(path)
+    assert path.name == "case_1.nii.gz"
+    np.testing.assert_array_equal(np.asarray(found.dataobj), labels)
+    np.testing.assert_array_equal(found.affine, affine)
+    assert found.get_data_dtype() == np.uint8
+    assert found.header.get_xyzt_units()[0] == "mm"
+
+
+def test_volume_is_written_once_its_last_slice_has_come(tmp_path):
+    write_volume(tmp_path)
+    source = NiftiVolumes()
+    source.open(tmp_path)
+    writer = VolumeWriter(tmp_path / "predicted", source)
+    add_all(writer, source, range(len(source) - 1))
+    assert not (tmp_path / "predicted").exists()
+    add_all(writer, source, [len(source) - 1])
+    assert (tmp_path / "predicted" / "case_1.nii.gz").is_file()
+    assert len(writer.finish()) == 1
+
+
+def test_slices_that_were_not_predicted_stay_empty(tmp_path):
+    labels, _ = write_volume(tmp_path)
+    source = NiftiVolumes(slices=SliceRule(step=2), train_slices=SliceRule())
+    source.open(tmp_path)
+    writer = VolumeWriter(tmp_path / "predicted", source)
+    evaluated = source.select(range(len(source)), "evaluate")
+    add_all(writer, source, evaluated)
+    (path,) = writer.finish()
+    volume = np.asarray(nibabel.load(path).dataobj)
+    kept = [source.position(index)[1] for index in evaluated]
+    # The second stored axis of the file runs upwards, so it holds the axial slices in RAS order.
+    np.testing.assert_array_equal(volume[:, kept], labels[:, kept])
+    assert not np.delete(volume, kept, axis=1).any()
+
+
+def test_slice_of_another_source_is_refused(tmp_path):
+    write_volume(tmp_path)
+    source = NiftiVolumes()
+    source.open(tmp_path)
+    with pytest.raises(DataError, match="Give the writer the source that was predicted"):
+        VolumeWriter(tmp_path, source).add("case_9_axial000", "case_9", np.zeros((2, 2), bool))
+
+
+def test_png_holds_0_and_255_at_the_image_size(tmp_path):
+    mask = np.array([[True, False, True], [False, False, True]])
+    writer = mask_writer(ImageFolder(), tmp_path / "masks")
+    assert isinstance(writer, PngWriter)
+    writer.add("image_1", "case_1", mask)
+    assert writer.finish() == [tmp_path / "masks" / "image_1.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "masks" / "image_1.png")), mask * np.uint8(255))
+
+
+def test_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
+    write_atomic(tmp_path / "a.txt", b"old")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(DataError, match=r"a\.txt: could not be written .*No space left.*Free space"):
+        write_atomic(tmp_path / "a.txt", b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.txt": b"old"}
+
+
+def test_file_in_place_of_a_folder_is_one_clear_error(tmp_path):
+    (tmp_path / "masks").write_text("a file")
+    with pytest.raises(DataError, match="choose another folder"):
+        write_atomic(tmp_path / "masks" / "a.png", b"")
