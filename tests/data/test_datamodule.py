@@ -1,0 +1,207 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from medsam_tune.data import Augmentation, ImageFolder, NiftiVolumes, SliceRule, SplitSettings
+from medsam_tune.data.datamodule import SegmentationDataModule
+from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.geometry import InputRule
+
+RULE = InputRule(side=32)
+FLIP = Augmentation(horizontal_flip=0.5)
+
+
+def opened(source, **settings):
+    data = SegmentationDataModule(source, "somewhere", **settings)
+    data.open(RULE)
+    return data
+
+
+def indices(loader):
+    return [int(index) for batch in loader for index in batch.sample_index]
+
+
+def test_loaders_serve_whole_cases_and_every_item_once(array_source):
+    data = opened(array_source(20))
+    served = {part: indices(getattr(data, f"{part}_dataloader")()) for part in ("train", "val", "test")}
+    assert sorted(served["train"] + served["val"] + served["test"]) == list(range(20))
+    for part, cases in (("train", data.splits.train), ("val", data.splits.val), ("test", data.splits.test)):
+        assert {f"case_{index // 2}" for index in served[part]} == set(cases)
+    assert sorted(indices(data.predict_dataloader())) == list(range(20))
+
+
+def test_case_index_points_into_the_sorted_case_names(array_source):
+    data = opened(array_source(24))
+    for batch in data.train_dataloader():
+        assert tuple(data.case_names[i] for i in batch.case_index) == batch.case_ids
+
+
+def test_opening_again_for_the_same_rule_does_nothing_and_for_another_rebuilds(array_source):
+    source = array_source()
+    data = opened(source)
+    data.open(RULE)
+    assert source.opened == 1
+    data.open(InputRule(side=16))
+    assert next(iter(data.val_dataloader())).images.shape[-1] == 16
+
+
+def test_splits_are_stored_in_the_run_folder_and_read_from_there(array_source, tmp_path):
+    data = SegmentationDataModule(array_source(12), "somewhere")
+    data.open(RULE, run_folder=tmp_path)
+    path = tmp_path / "splits.json"
+    stored = json.loads(path.read_text())
+    stored["train"], stored["test"] = stored["test"], stored["train"]
+    path.write_text(json.dumps(stored))
+    resumed = SegmentationDataModule(array_source(12), "somewhere")
+    resumed.open(RULE, run_folder=tmp_path)
+    assert (resumed.splits.train, resumed.splits.test) == (data.splits.test, data.splits.train)
+
+
+def test_split_file_wins_and_is_copied_to_the_run_folder(array_source, tmp_path):
+    parts = {"train": ["case_3"], "val": ["case_0", "case_1"], "test": ["case_2"]}
+    (tmp_path / "mine.json").write_text(json.dumps(parts))
+    data = SegmentationDataModule(array_source(8), "somewhere", split=SplitSettings(file=str(tmp_path / "mine.json")))
+    data.open(RULE, run_folder=tmp_path / "run")
+    assert sorted(indices(data.train_dataloader())) == [6, 7]
+    assert json.loads((tmp_path / "run" / "splits.json").read_text())["val"] == ["case_0", "case_1"]
+
+
+@pytest.mark.parametrize("target", ["binary", "per_label"])
+def test_training_part_without_any_object_is_refused(array_source, target):
+    with pytest.raises(DataError, match=r"somewhere: no object in any training image \(\d+ looked at\)"):
+        opened(array_source(8, empty=tuple(range(8))), target=target)
+
+
+def test_images_without_an_object_are_negatives_in_binary_and_left_out_of_training_else(array_source):
+    source = array_source(20, empty=tuple(range(0, 20, 2)))
+    assert {index % 2 for index in opened(source).dataset("train").indices} == {0, 1}
+    per_label = opened(source, target="per_label")
+    assert {index % 2 for index in per_label.dataset("train").indices} == {1}
+    assert {index % 2 for index in per_label.dataset("test").indices} == {0, 1}
+
+
+def test_cache_items_hold_every_view_of_training_images_and_view_0_of_the_rest(array_source):
+    data = opened(array_source(8), augmentation=FLIP, views=3)
+    train, rest = data.dataset("train").indices, data.dataset("val").indices + data.dataset("test").indices
+    expected = {(index, view) for index in train for view in range(3)} | {(index, 0) for index in rest}
+    assert set(data.cache_items()) == expected
+    assert len(data.cache_items()) == len(expected)
+    assert data.cache_items(["test"]) == [(index, 0) for index in data.dataset("test").indices]
+
+
+def test_input_image_is_exactly_what_a_batch_of_that_view_holds(array_source):
+    data = opened(array_source(8), augmentation=FLIP, views=4, batch_size=2)
+    loader = data.train_dataloader()
+    for epoch in range(4):
+        loader.sampler.set_epoch(epoch)
+        batch = next(iter(loader))
+        image, frame = data.input_image(int(batch.sample_index[0]), epoch)
+        assert torch.equal(batch.images[0], image)
+        assert batch.frames[0] == frame
+
+
+def test_cached_embeddings_reach_every_loader_and_can_be_taken_away(array_source):
+    data = opened(array_source(8))
+    data.use_embeddings(lambda index, view: torch.full((1, 1, 1), float(index)))
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        for batch in loader:
+            assert batch.image_embeddings.flatten().tolist() == batch.sample_index.tolist()
+    data.use_embeddings(None)
+    assert next(iter(data.val_dataloader())).image_embeddings is None
+
+
+def test_processes_share_the_items_between_them(array_source):
+    data = opened(array_source(20), batch_size=2)
+    shares = []
+    for rank in range(2):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        shares.append(indices(data.test_dataloader()))
+    data.trainer = None
+    assert sorted(set(shares[0] + shares[1])) == indices(data.test_dataloader())
+    assert len(shares[0]) == len(shares[1])
+
+
+def test_worker_processes_serve_the_same_batches(array_source):
+    alone = opened(array_source(8), augmentation=FLIP, views=2).train_dataloader()
+    workers = opened(array_source(8), augmentation=FLIP, views=2, num_workers=1).train_dataloader()
+    for loader in (alone, workers):
+        loader.sampler.set_epoch(1)
+    for one, other in zip(alone, workers, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert one.image_ids == other.image_ids
+        assert other.epoch == 1
+
+
+def test_loading_leaves_the_global_random_state_alone(array_source):
+    data = opened(array_source(8), augmentation=FLIP, cache_embeddings=False)
+    before = torch.get_rng_state()
+    indices(data.train_dataloader())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_setup_takes_the_input_rule_from_the_model(array_source):
+    data = SegmentationDataModule(array_source(8), "somewhere")
+    model = SimpleNamespace(segmenter=SimpleNamespace(input_rule=RULE))
+    data.trainer = SimpleNamespace(lightning_module=model, global_rank=0, world_size=1)
+    data.setup("fit")
+    assert data.dataset("train").settings.input_rule == RULE
+
+
+def test_prediction_opens_images_without_masks_and_makes_no_split(image_folder):
+    root = image_folder({f"{name}.png": np.zeros((4, 6), np.uint8) for name in "abc"}, {})
+    data = SegmentationDataModule(ImageFolder(), str(root))
+    data.open(RULE, require_masks=False)
+    batches = list(data.predict_dataloader())
+    assert batches[0].image_ids == ("a", "b", "c")
+    assert not batches[0].masks.any()
+    with pytest.raises(RuntimeError, match="no splits yet"):
+        _ = data.splits
+
+
+def test_training_takes_other_slices_than_evaluation(volumes):
+    labels = np.zeros((4, 4, 9), np.uint8)
+    labels[1:3, 1:3, 2:7] = 1
+    for case in "abcde":
+        volumes("images", case, np.random.default_rng(0).random((4, 4, 9)).astype(np.float32))
+        root = volumes("labels", case, labels)
+    source = NiftiVolumes(train_slices=SliceRule(count=1), slices=SliceRule(step=4))
+    data = SegmentationDataModule(source, str(root))
+    data.open(RULE)
+    assert [source.position(index)[1] for index in data.dataset("train").indices] == [4, 4, 4]
+    assert [source.position(index)[1] for index in data.dataset("test").indices] == [0, 4, 8]
+
+
+def test_description_is_json_and_counts_cases_and_images(array_source):
+    described = json.loads(json.dumps(opened(array_source(20), augmentation=FLIP, views=2).describe()))
+    assert described["splits"]["test"] == {"cases": 2, "images": 4}
+    assert described["splits"]["how"]["seed"] == 0
+    assert described["augmentation"]["horizontal_flip"] == 0.5
+
+
+def test_label_names_follow_the_target(array_source):
+    assert opened(array_source()).label_names == {1: "object"}
+    assert opened(array_source(), target="per_label").label_names == {7: "disc"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"augmentation": FLIP}, r"data\.augmentation: .*Set data\.views: K .* data\.cache_embeddings: false"),
+        ({"views": 3}, r"data\.views: 3 views need data\.augmentation"),
+        ({"views": 0}, r"data\.views: expected at least 1, got 0"),
+        ({"batch_size": 0}, r"data\.batch_size: expected at least 1"),
+        ({"max_objects": 0}, r"data\.max_objects"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(array_source, settings, message):
+    with pytest.raises(RecipeError, match=message):
+        SegmentationDataModule(array_source(), "somewhere", **settings)
+
+
+def test_unknown_bundled_data_set_is_refused_with_those_there_are(array_source):
+    data = SegmentationDataModule(array_source(), "sample:liver")
+    with pytest.raises(RecipeError, match=r"no bundled data set 'liver'; there are \['carotid', 'hippocampus'\]"):
+        data.open(RULE)

@@ -1,0 +1,96 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medsam_tune.data.raster import image_size, read_mask_values, read_pixels
+from medsam_tune.errors import DataError
+
+GREY = np.arange(48, dtype=np.uint8).reshape(6, 8)
+COLOUR = np.stack([GREY, GREY + 50, GREY + 100], axis=-1)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("values", [GREY, COLOUR, GREY.astype(np.uint16) * 1000], ids=["grey", "colour", "16bit"])
+def test_lossless_files_give_back_the_values_that_were_saved(tmp_path, values, ending):
+    Image.fromarray(values).save(tmp_path / f"a.{ending}")
+    read = read_pixels(tmp_path / f"a.{ending}")
+    assert np.array_equal(read, values)
+    assert read.dtype == values.dtype
+
+
+def test_alpha_is_dropped_and_not_blended(tmp_path):
+    alpha = np.zeros_like(GREY)
+    Image.fromarray(np.dstack([COLOUR, alpha])).save(tmp_path / "rgba.png")
+    Image.fromarray(np.dstack([GREY, alpha])).save(tmp_path / "la.png")
+    assert np.array_equal(read_pixels(tmp_path / "rgba.png"), COLOUR)
+    assert np.array_equal(read_pixels(tmp_path / "la.png"), GREY)
+
+
+def test_palette_image_gives_colours_and_palette_mask_gives_indices(tmp_path):
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), mode=None).convert("P")
+    image.putpalette([0, 0, 0, 200, 10, 20, 5, 6, 7])
+    image.putdata([0, 1, 2, 1])
+    image.save(tmp_path / "p.png")
+    assert read_pixels(tmp_path / "p.png").tolist() == [[[0, 0, 0], [200, 10, 20]], [[5, 6, 7], [200, 10, 20]]]
+    assert read_mask_values(tmp_path / "p.png").tolist() == [[0, 1], [2, 1]]
+
+
+def test_grey_mask_stored_as_rgb_is_accepted_and_a_colour_mask_is_refused(tmp_path):
+    Image.fromarray(np.dstack([GREY] * 3)).save(tmp_path / "grey.png")
+    Image.fromarray(COLOUR).save(tmp_path / "colour.png")
+    assert np.array_equal(read_mask_values(tmp_path / "grey.png"), GREY)
+    with pytest.raises(DataError, match=r"colour\.png: is a colour image; .* single-channel PNG"):
+        read_mask_values(tmp_path / "colour.png")
+
+
+def test_exif_orientation_is_not_applied(tmp_path):
+    image = Image.fromarray(GREY)
+    exif = image.getexif()
+    exif[0x0112] = 6  # rotate by 90 degrees for display
+    image.save(tmp_path / "a.jpg", exif=exif, quality=100)
+    assert image_size(tmp_path / "a.jpg") == (6, 8)
+    assert np.abs(read_pixels(tmp_path / "a.jpg").astype(int) - GREY).max() <= 3
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
+def test_truncated_file_is_refused_with_its_path(tmp_path, ending):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"cut.{ending}"
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=rf"cut\.{ending}: cannot be read .*Replace or remove"):
+        read_pixels(path)
+
+
+def test_text_with_an_image_name_is_refused_with_its_path(tmp_path):
+    (tmp_path / "no.png").write_text("hello")
+    with pytest.raises(DataError, match=r"no\.png: cannot be read"):
+        image_size(tmp_path / "no.png")
+
+
+def test_stack_of_frames_is_refused(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "a.tif", save_all=True, append_images=[Image.fromarray(GREY)])
+    with pytest.raises(DataError, match=r"a\.tif: holds 2 frames, expected one"):
+        read_pixels(tmp_path / "a.tif")
+
+
+def test_16_bit_colour_is_refused_because_pillow_would_cut_it_to_8(tmp_path):
+    _write_deep_colour(tmp_path / "deep.png", np.full((2, 3, 3), 40000))
+    with pytest.raises(DataError, match=r"deep\.png: 16-bit colour is not supported"):
+        read_pixels(tmp_path / "deep.png")
+
+
+def _write_deep_colour(path, values):
+    """Write a PNG of colour type 2 and bit depth 16, which Pillow cannot write."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)

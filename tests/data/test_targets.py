@@ -1,0 +1,52 @@
+import torch
+
+from medsam_tune.data import apply_target
+from medsam_tune.data.targets import connected_pieces
+from medsam_tune.types import Sample
+
+
+def sample_of(masks, labels):
+    masks = torch.tensor(masks, dtype=torch.bool)
+    return Sample(torch.zeros(3, *masks.shape[1:]), masks, torch.tensor(labels), image_id="a", case_id="a")
+
+
+TWO_LABELS = sample_of([[[1, 0, 0], [0, 0, 0]], [[0, 0, 1], [0, 0, 1]], [[0, 0, 0], [0, 0, 0]]], [1, 2, 3])
+
+
+def test_binary_joins_all_labels_into_one_row_with_label_1():
+    joined = apply_target(TWO_LABELS, "binary")
+    assert joined.masks.int().tolist() == [[[1, 0, 1], [0, 0, 1]]]
+    assert joined.labels.tolist() == [1]
+
+
+def test_binary_keeps_exactly_one_row_where_nothing_is_shown():
+    nothing = Sample(torch.zeros(3, 2, 3), torch.zeros(0, 2, 3, dtype=torch.bool), torch.zeros(0, dtype=torch.int64), "a", "a")
+    joined = apply_target(nothing, "binary")
+    assert joined.masks.int().tolist() == [[[0, 0, 0], [0, 0, 0]]]
+    assert joined.labels.tolist() == [1]
+
+
+def test_per_label_keeps_the_labels_that_are_present():
+    kept = apply_target(TWO_LABELS, "per_label")
+    assert kept.labels.tolist() == [1, 2]
+    assert torch.equal(kept.masks, TWO_LABELS.masks[:2])
+
+
+def test_pieces_that_touch_at_a_corner_are_one_instance():
+    mask = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0]], dtype=torch.bool)
+    pieces = connected_pieces(mask)
+    assert [int(piece.sum()) for piece in pieces] == [2, 2]
+    assert torch.equal(pieces.any(dim=0), mask)
+
+
+def test_instances_carry_the_label_they_come_from():
+    sample = sample_of([[[1, 0, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0]]], [4, 9])
+    instances = apply_target(sample, "per_instance")
+    assert instances.labels.tolist() == [4, 4, 9]
+    assert instances.masks.sum(dim=(1, 2)).tolist() == [1, 1, 2]
+
+
+def test_image_without_objects_has_no_instances():
+    nothing = Sample(torch.zeros(3, 2, 3), torch.zeros(0, 2, 3, dtype=torch.bool), torch.zeros(0, dtype=torch.int64), "a", "a")
+    assert len(apply_target(nothing, "per_instance").labels) == 0
+    assert len(apply_target(TWO_LABELS, "per_instance").labels) == 2
