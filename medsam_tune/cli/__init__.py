@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     What a user can mend is one line on stderr and status 2; ``MEDSAM_TUNE_TRACEBACK=1`` shows where it came from.
 
     Args:
-        argv: The words after ``medsam-tune``; those of this process by default. Under ``ddp`` Lightning starts the process's own
-            words again in every rank, whatever is given here.
+        argv: The words after ``medsam-tune``; those of this process by default. Under ``ddp`` Lightning starts the process's
+            own words again in every rank, whatever is given here.
     """
     arguments = sys.argv[1:] if argv is None else argv
     try:

@@ -14,7 +14,8 @@ from pathlib import Path
 from medsam_tune import __version__
 from medsam_tune.cli.cache import format_bytes
 from medsam_tune.cli.lightning_owner import describe_owner
-from medsam_tune.cli.recipe_files import recipes_folder
+from medsam_tune.cli.recipe_files import bundled_recipes, recipes_folder
+from medsam_tune.errors import RecipeError
 
 DESCRIPTION = "Say what is installed and found here, and who owns the `lightning` command. Changes nothing."
 # Malicious uploads, advisory GHSA-w37p-236h-pfx3.
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
         ("devices", device_lines()),
         ("memory", memory_lines()),
         ("weights", weight_lines()),
-        ("recipes", iter([str(recipes_folder())])),
+        ("recipes", recipe_lines()),
         ("cache", cache_lines()),
         ("the `lightning` command", iter(describe_owner())),
     ):
@@ -103,6 +104,14 @@ def weight_lines() -> Iterator[str]:
             missing.append(name)
     if missing:
         yield f"not here: {', '.join(missing)}; medsam-tune weights get NAME"
+
+
+def recipe_lines() -> Iterator[str]:
+    """Yield where the bundled recipes lie."""
+    try:
+        yield f"{recipes_folder()}: {len(bundled_recipes())}; medsam-tune recipes list"
+    except RecipeError as error:
+        yield str(error)
 
 
 def cache_lines() -> Iterator[str]:

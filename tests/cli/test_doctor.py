@@ -6,6 +6,7 @@ import pytest
 
 import medsam_tune
 from medsam_tune.cli import doctor, main
+from medsam_tune.errors import RecipeError
 
 
 @pytest.fixture
@@ -74,3 +75,11 @@ def test_memory_limit_of_a_container_is_reported(monkeypatch, tmp_path):
     limit.write_text("4000000000\n")
     monkeypatch.setattr(doctor, "CGROUP_LIMIT", limit)
     assert list(doctor.memory_lines())[-1] == "this container may use 4.0 GB"
+
+
+def test_missing_recipes_do_not_end_the_report(monkeypatch):
+    def missing():
+        raise RecipeError("recipes: the bundled recipes are missing. Reinstall medsam-tune.")
+
+    monkeypatch.setattr(doctor, "recipes_folder", missing)
+    assert list(doctor.recipe_lines()) == ["recipes: the bundled recipes are missing. Reinstall medsam-tune."]
