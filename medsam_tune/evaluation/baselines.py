@@ -41,7 +41,8 @@ def evaluate_prompts(
         name: SamSegmenter(backbone, source, objects_per_decode=objects_per_decode).eval() for name, source in sources.items()
     }
     device = next(backbone.parameters()).device
-    metrics = {name: OverlapMetric().to(device) for name in sources}
+    # Rank 0 alone does this; gathering would wait for ranks that are gone.
+    metrics = {name: OverlapMetric(gather=False).to(device) for name in sources}
     with torch.no_grad():
         for batch in batches:
             _score(backbone, batch.to(device), segmenters, metrics)

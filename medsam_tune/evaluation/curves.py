@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Series = list[tuple[float, float]]
-# Okabe and Ito's colours that keep enough contrast on a white and on a nearly black page.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+# Blue and orange, apart for every kind of colour vision, at a lightness that reads on a white and on a nearly black page.
+_COLOURS = ("#2F8FD0", "#DB6D1D")
 _GREY = "#7d8590"
 _SMOOTHED_FROM = 60
 
@@ -118,4 +118,6 @@ def _style(axes: Axes, title: str) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(_GREY)
-    axes.legend(frameon=False, fontsize=8, labelcolor=_GREY)
+    axes.legend(
+        frameon=False, fontsize=8, labelcolor=_GREY, loc="lower right", bbox_to_anchor=(1.0, 0.99), ncols=2, borderaxespad=0.2
+    )

@@ -12,15 +12,16 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
-    from torch import Tensor
-
-    from medsam_tune.types import SegmentationBatch
 
 # Two of the eight colours that Okabe and Ito (2008, "Color Universal Design") chose for every kind of colour vision.
 TRUTH_COLOUR = "#56B4E9"
 PREDICTION_COLOUR = "#E69F00"
-_PANEL_INCHES = 2.6
-_DPI = 110
+# One row of panels fills the report's page, so that lines and text come out equally large whatever the panels' proportions.
+_ROW_INCHES = 9.0
+_PANEL_INCHES = 3.2
+_TITLE_INCHES = 0.26
+_GAP_INCHES = 0.07
+_DPI = 150
 
 
 @dataclass(frozen=True)
@@ -40,29 +41,6 @@ class OverlaySlice:
     prediction: NDArray[np.bool_]
     title: str = ""
     spacing_mm: tuple[float, float] = (1.0, 1.0)
-
-
-def overlay_slice(batch: SegmentationBatch, row: int, logits: Tensor, *, title: str = "") -> OverlaySlice:
-    """Return the panel of image ``row`` of a batch, in its original frame.
-
-    Args:
-        batch: The image is taken back from its input frame, so it shows what the network saw.
-        row: Which of the B images.
-        logits: (n_b, H, W) in the original frame, as ``predict_original`` returns for this image; thresholded at 0.
-        title: Short text above the panel.
-    """
-    import torch.nn.functional as F
-
-    frame = batch.frames[row]
-    seen = batch.images[row : row + 1, :, : frame.input_size[0], : frame.input_size[1]].float()
-    image = F.interpolate(seen, frame.original_size, mode="bilinear", align_corners=False, antialias=True)[0]
-    return OverlaySlice(
-        image=image.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy(),
-        masks=batch.original_masks[row].cpu().numpy(),
-        prediction=(logits > 0).cpu().numpy(),
-        title=title,
-        spacing_mm=batch.spacing_mm[row],
-    )
 
 
 def pick_slices(slices: Sequence[OverlaySlice], *, count: int = 4) -> list[OverlaySlice]:
@@ -87,12 +65,15 @@ def draw_overlays(slices: Sequence[OverlaySlice]) -> bytes:
     if not slices:
         raise ValueError("slices must hold at least one slice, got none.")
     widths = [_proportion(s) for s in slices]
-    title_inches = 0.28 if any(s.title for s in slices) else 0.0
-    figure = Figure(figsize=(_PANEL_INCHES * sum(widths) + 0.08 * (len(slices) - 1), _PANEL_INCHES + title_inches), dpi=_DPI)
-    axes = figure.subplots(1, len(slices), squeeze=False, gridspec_kw={"width_ratios": widths, "wspace": 0.04})
-    figure.subplots_adjust(left=0, right=1, bottom=0, top=_PANEL_INCHES / (_PANEL_INCHES + title_inches))
-    for panel, overlay in zip(axes[0], slices, strict=True):
-        _draw_panel(panel, overlay)
+    gaps = _GAP_INCHES * (len(slices) - 1)
+    height = min(_PANEL_INCHES, (_ROW_INCHES - gaps) / sum(widths))
+    title = _TITLE_INCHES if any(s.title for s in slices) else 0.0
+    figure = Figure(figsize=(height * sum(widths) + gaps, height + title), dpi=_DPI)
+    mean_width = height * sum(widths) / len(widths)
+    axes = figure.subplots(1, len(slices), squeeze=False, width_ratios=widths, gridspec_kw={"wspace": _GAP_INCHES / mean_width})
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=height / (height + title))
+    for panel, overlay, width in zip(axes[0], slices, widths, strict=True):
+        _draw_panel(panel, overlay, width_inches=height * width)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", transparent=True)
     return buffer.getvalue()
@@ -105,7 +86,7 @@ def _proportion(overlay: OverlaySlice) -> float:
     return float(np.clip(width * column_mm / (height * row_mm), 1 / 3, 3.0))
 
 
-def _draw_panel(axes: Axes, overlay: OverlaySlice) -> None:
+def _draw_panel(axes: Axes, overlay: OverlaySlice, *, width_inches: float) -> None:
     axes.imshow(overlay.image, interpolation="bicubic", aspect="auto")
     for mask in overlay.masks:
         _draw_contour(axes, mask, TRUTH_COLOUR, "solid")
@@ -114,7 +95,14 @@ def _draw_panel(axes: Axes, overlay: OverlaySlice) -> None:
     axes.set_axis_off()
     if overlay.title:
         # Mid grey reads on the light and on the dark page.
-        axes.set_title(overlay.title, fontsize=9, color="#7d8590", pad=4)
+        axes.set_title(_shorten(overlay.title, width_inches), fontsize=9, color="#7d8590", pad=4)
+
+
+def _shorten(title: str, width_inches: float) -> str:
+    """Keep the end of a title that is wider than its panel: a slice's name differs from its neighbour's there."""
+    # 9 points of DejaVu Sans are about 0.075 inches a letter.
+    letters = max(4, int(width_inches / 0.075))
+    return title if len(title) <= letters else f"...{title[3 - letters :]}"
 
 
 def _draw_contour(axes: Axes, mask: NDArray[np.bool_], colour: str, style: str) -> None:

@@ -31,7 +31,8 @@ th, td { padding: .38rem .8rem .38rem 0; border-bottom: 1px solid var(--line); v
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; padding-right: .8rem; }
 tr.strong td { font-weight: 650; }
 figure { margin: .6rem 0 1.4rem; }
-figure img { display: block; max-width: 100%; height: auto; border-radius: .35rem; }
+.scroll + .scroll { margin-top: 1.3rem; }
+figure img { display: block; margin-bottom: .35rem; max-width: 100%; height: auto; border-radius: .35rem; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem; margin: .5rem 0;
       overflow-x: auto; font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 .swatch { display: inline-block; width: 1.5rem; vertical-align: middle; margin: 0 .35rem 0 .9rem; }

@@ -2,11 +2,9 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, overlay_slice, pick_slices
-from tests.factories import make_batch
+from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, pick_slices
 
 BLUE, ORANGE = (86, 180, 233), (230, 159, 0)
 
@@ -56,15 +54,17 @@ def test_slices_with_most_foreground_are_kept_in_order():
     assert [s.title for s in pick_slices(slices, count=3)] == ["9", "7", "5"]
 
 
-def test_batch_row_comes_back_in_its_original_frame():
-    batch = make_batch(sizes=((64, 48), (32, 20)))
-    logits = torch.where(batch.original_masks[1], 1.0, -1.0)
-    overlay = overlay_slice(batch, 1, logits, title="case")
-    assert overlay.image.shape == (32, 20, 3)
-    np.testing.assert_array_equal(overlay.prediction, batch.original_masks[1].numpy())
-    np.testing.assert_allclose(overlay.image.mean(), batch.images[1, :, :64, :40].mean(), atol=3)
-    exact = overlay_slice(batch, 0, logits.new_zeros(1, 64, 48))
-    np.testing.assert_allclose(exact.image, batch.images[0, :, :64, :48].permute(1, 2, 0).numpy(), atol=0.51)
+def test_long_title_keeps_its_end_within_the_panel(monkeypatch):
+    from matplotlib.axes import Axes
+
+    titles = []
+    monkeypatch.setattr(Axes, "set_title", lambda self, label, **more: titles.append(label))
+    name = "a_very_long_name_of_a_hospital_and_its_patient_axial012"
+    draw_overlays([panel(square(9, 18), square(9, 18), title=title) for title in (name, "axial013", name, name)])
+    assert titles[0].startswith("...")
+    assert titles[0].endswith("patient_axial012")
+    assert len(titles[0]) < 32
+    assert titles[1] == "axial013"
 
 
 def test_no_slice_is_refused():
