@@ -124,6 +124,9 @@ class OverlapMetric(Metric):
 
     A row seen twice (the same sample, label and object, as padded distributed samplers make) counts once.
 
+    Args:
+        gather: Join the rows of all processes; False where one process scores alone while the others do something else.
+
     Example:
         >>> metric = OverlapMetric()
         >>> one = torch.tensor([0])
@@ -136,8 +139,8 @@ class OverlapMetric(Metric):
     higher_is_better = True
     rows: list[Tensor]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, gather: bool = True) -> None:
+        super().__init__(sync_on_compute=gather)
         self.add_state("rows", default=[], dist_reduce_fx="cat")
         self.reset()
 
