@@ -72,12 +72,12 @@ def test_contradicting_start_and_mode_are_refused():
 
 
 def test_several_objects_an_image_are_refused(tiny_backbone):
-    with pytest.raises(RecipeError, match="3 objects on 2 images. Set data.target: binary"):
+    with pytest.raises(RecipeError, match=r"3 objects on 2 images\. Set data\.target: binary"):
         _prompt(_attached(tiny_backbone), tiny_backbone, make_batch(objects=(2, 1)))
 
 
 def test_image_without_object_is_refused(tiny_backbone):
-    with pytest.raises(RecipeError, match="1 objects on 2 images. Set data.target: binary"):
+    with pytest.raises(RecipeError, match=r"1 objects on 2 images\. Set data\.target: binary"):
         _prompt(_attached(tiny_backbone), tiny_backbone, make_batch(objects=(0, 1)))
 
 
@@ -135,7 +135,7 @@ def test_timm_weights_of_another_network_are_refused(tmp_path):
 
 
 def test_unknown_timm_network_is_refused_with_close_names():
-    with pytest.raises(RecipeError, match="no network 'resnet19'. Close names: resnet18"):
+    with pytest.raises(RecipeError, match=r"no network 'resnet19'\. Close names: resnet18"):
         TimmPromptGenerator("resnet19")
 
 

@@ -106,5 +106,5 @@ def test_impossible_settings_are_refused(settings, message):
 
 
 def test_several_objects_an_image_are_refused(segmenter):
-    with pytest.raises(RecipeError, match="TaskSegmenter gives one mask per image.*Set data.target: binary"):
+    with pytest.raises(RecipeError, match=r"TaskSegmenter gives one mask per image.*Set data\.target: binary"):
         segmenter(make_batch(objects=(2, 1)))
