@@ -3,9 +3,12 @@ import pytest
 import torch
 
 from medsam_tune.inference.predictor import Predictor, image_tensor
+from medsam_tune.geometry import InputRule
 from medsam_tune.prompts.box import BoxPrompt
 from medsam_tune.prompts.none import NoPrompt
+from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.types import MaskPrediction
 from tests.factories import make_batch
 
 
@@ -115,3 +118,32 @@ def test_predictor_leaves_no_gradient_and_eval_mode(predictor):
     predictor.segment(grey())
     assert not any(module.training for module in predictor.segmenter.modules())
     assert all(p.grad is None for p in predictor.segmenter.parameters())
+
+
+class Threshold(Segmenter):
+    """A network without prompts, encoder or predicted IoU: bright pixels are the object."""
+
+    input_rule = InputRule(side=64)
+
+    def __init__(self):
+        super().__init__()
+        self.grey = torch.nn.Parameter(torch.tensor(100.0))
+
+    def forward(self, batch):
+        return MaskPrediction(batch.images[:, :1] - self.grey)
+
+    def base_weights(self):
+        return None
+
+    def frozen_parameters(self):
+        return []
+
+
+def test_network_without_prompts_segments_and_refuses_a_box():
+    predictor = Predictor(Threshold())
+    image = np.zeros((64, 32), np.uint8)
+    image[10:20, 5:9] = 200
+    np.testing.assert_array_equal(predictor.segment(image), image > 100)
+    assert predictor.predict()[1] is None
+    with pytest.raises(ValueError, match="Threshold takes no prompt"):
+        predictor.predict(box=(1, 2, 3, 4))
