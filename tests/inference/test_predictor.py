@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from medsam_tune.inference.predictor import Predictor, image_tensor
 from medsam_tune.geometry import InputRule
+from medsam_tune.inference.predictor import Predictor, image_tensor
 from medsam_tune.prompts.box import BoxPrompt
 from medsam_tune.prompts.none import NoPrompt
 from medsam_tune.segmenters.base import Segmenter
