@@ -72,7 +72,7 @@ class ImageFolder(SegmentationSource):
             DataError: If a folder is missing, names do not pair, a name gives no case, or sizes differ.
         """
         images, masks, others = self._scan(root, require_masks=require_masks)
-        pairs = pair_files(images, masks, root=root, require_masks=require_masks)
+        pairs = pair_files(images, masks, root=root, require_masks=require_masks, hint=self._pairing())
         cases = tuple(self._case_of(name, path) for name, path, _ in pairs)
         _check_sizes(pairs)
         self._root, self._pairs, self._cases, self._n_other_files = root, pairs, cases, others
@@ -128,6 +128,9 @@ class ImageFolder(SegmentationSource):
         images = by_name(image_files, lambda path: _name(path, image_folder))
         masks = by_name(mask_files, lambda path: self._image_name(path, root / self.masks))
         return images, masks, others
+
+    def _pairing(self) -> str:
+        return f"image 'a.png' needs mask 'a{self.mask_suffix}.png' (data.source.mask_suffix is {self.mask_suffix!r})"
 
     def _image_name(self, mask: Path, folder: Path) -> str:
         name = _name(mask, folder)

@@ -21,7 +21,7 @@ class ResumableLoader(DataLoader[PreparedItem]):
     batches_served = 0
     _resume_at = 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator: the sampler's epoch is read at the first batch, after Lightning has set it.
         self.batches_served, self._resume_at = self._resume_at, 0
         self._epoch_sampler.skip(self.batches_served * (self.batch_size or 1))

@@ -96,6 +96,7 @@ class NiftiVolumes(SegmentationSource):
             by_name(mask_files, _case_name),
             root=root,
             require_masks=require_masks,
+            hint="image 'a.nii.gz' or 'a_0000.nii.gz' needs mask 'a.nii.gz'",
         )
         cases = {name: _open_case(name, image, mask) for name, image, mask in pairs}
         self._root, self._cases = root, cases

@@ -58,9 +58,16 @@ def by_name(files: Iterable[Path], name_of: Callable[[Path], str]) -> dict[str, 
 
 
 def pair_files(
-    images: Mapping[str, Path], masks: Mapping[str, Path], *, root: Path, require_masks: bool
+    images: Mapping[str, Path], masks: Mapping[str, Path], *, root: Path, require_masks: bool, hint: str
 ) -> list[tuple[str, Path, Path | None]]:
     """Pair images and masks of equal name, sorted by name: (name, image, mask or None).
+
+    Args:
+        images: Image files by name.
+        masks: Mask files by the name of their image.
+        root: For the message.
+        require_masks: False accepts an image without a mask.
+        hint: How names pair in this layout, for the message.
 
     Raises:
         DataError: If there is no image, an image has no mask (unless ``require_masks`` is False) or a mask has no image.
@@ -70,14 +77,14 @@ def pair_files(
     lonely_images = sorted(images.keys() - masks.keys()) if require_masks else []
     lonely_masks = sorted(masks.keys() - images.keys())
     if lonely_images or lonely_masks:
-        raise DataError(_unpaired(root, len(images), len(masks), lonely_images, lonely_masks))
+        raise DataError(_unpaired(root, len(images), len(masks), lonely_images, lonely_masks, hint))
     return [(name, images[name], masks.get(name)) for name in sorted(images)]
 
 
-def _unpaired(root: Path, n_images: int, n_masks: int, lonely_images: list[str], lonely_masks: list[str]) -> str:
+def _unpaired(root: Path, n_images: int, n_masks: int, lonely_images: list[str], lonely_masks: list[str], hint: str) -> str:
     parts = [f"{root}: {n_images} images and {n_masks} masks do not pair by name"]
     if lonely_images:
         parts.append(f"{len(lonely_images)} images without a mask: {first_names(lonely_images)}")
     if lonely_masks:
         parts.append(f"{len(lonely_masks)} masks without an image: {first_names(lonely_masks)}")
-    return "; ".join(parts) + ". Add or remove those files, or set data.source.mask_suffix if mask names carry one."
+    return "; ".join(parts) + f". Add, rename or remove those files: {hint}."

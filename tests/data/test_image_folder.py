@@ -84,7 +84,7 @@ def test_names_that_do_not_pair_are_counted_and_listed(image_folder):
     with pytest.raises(
         DataError,
         match=r"8 images and 2 masks do not pair.*7 images without a mask: case_0, .*case_4 and 2 more; "
-        r"1 masks without an image: other",
+        r"1 masks without an image: other\..*needs mask 'a\.png' \(data\.source\.mask_suffix",
     ):
         opened(root)
 
