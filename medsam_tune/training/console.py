@@ -33,6 +33,7 @@ def quieten() -> None:
         r"Found \d+ module\(s\) in eval mode.*",  # frozen modules stay in eval mode by design
         r".*does not have many workers.*",
         r"The number of training batches.*is smaller than the logging interval.*",
+        r"The dirpath has changed from.*",  # a checkpoint tested from another folder
         r"Checkpoint directory .* exists and is not empty.*",  # a continued run
     ):
         warnings.filterwarnings("ignore", message=message)
