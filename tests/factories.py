@@ -37,7 +37,7 @@ def make_batch(
     return SegmentationBatch(
         images=torch.stack(images),
         masks=torch.cat(masks),
-        image_index=torch.tensor(index),
+        image_index=torch.tensor(index, dtype=torch.int64),
         labels=torch.ones(len(index), dtype=torch.int64),
         frames=tuple(frames),
         original_masks=tuple(original),
