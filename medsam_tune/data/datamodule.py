@@ -239,11 +239,13 @@ class SegmentationDataModule(LightningDataModule):
             )
         return SegmentationDataset(self._views(augmented=training), indices, settings)
 
-    def _loader(self, stage: Stage, batch_size: int, *, shuffle: bool) -> ResumableLoader:
+    def _loader(self, stage: Stage, batch_size: int, *, shuffle: bool) -> DataLoader[PreparedItem]:
         dataset = self.dataset(stage)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=shuffle, rank=rank, world=world)
-        return ResumableLoader(
+        # Evaluation starts over after an interruption, and Lightning builds its own loader from a plain one for prediction.
+        kind = ResumableLoader if stage == "train" else DataLoader
+        return kind(
             dataset,
             batch_size=batch_size,
             sampler=sampler,

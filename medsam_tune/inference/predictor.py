@@ -12,7 +12,6 @@ from torch import Tensor
 
 from medsam_tune.geometry import Frame, boxes_to_input, image_to_input, to_original
 from medsam_tune.prompts.base import PromptSource
-from medsam_tune.prompts.box import BoxPrompt
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.types import MaskPrediction, PromptEmbeddings, SegmentationBatch
@@ -118,7 +117,7 @@ class Predictor:
 
     def _refuse_missing_box(self) -> None:
         source = getattr(self.segmenter, "prompt_source", None)
-        if isinstance(source, BoxPrompt) and source.kind == "tight":
+        if isinstance(source, PromptSource) and source.reads_ground_truth():
             raise ValueError("box: this model was trained with a box around the object, got none. Pass box=(x1, y1, x2, y2).")
 
     def _encoded(self, batch: SegmentationBatch) -> SegmentationBatch:

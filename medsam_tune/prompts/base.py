@@ -20,6 +20,10 @@ class PromptSource(nn.Module, ABC):
     def attach(self, backbone: Backbone) -> None:
         """Build what depends on the backbone's sizes (g, C); called once, before training. Nothing by default."""
 
+    def reads_ground_truth(self) -> bool:
+        """Tell whether the prompt is drawn from the true masks; then images without masks cannot be predicted. False by default."""
+        return False
+
     @abstractmethod
     def forward(self, batch: SegmentationBatch, image_embeddings: Tensor, backbone: Backbone) -> PromptEmbeddings:
         """Return sparse (N, T, C) and dense (N, C, g, g) embeddings for the batch's N objects.

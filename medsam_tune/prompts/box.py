@@ -60,6 +60,10 @@ class BoxPrompt(PromptSource):
         super().__init__()
         self.kind = kind
 
+    def reads_ground_truth(self) -> bool:
+        """Return True for the tight box."""
+        return self.kind == "tight"
+
     def forward(self, batch: SegmentationBatch, image_embeddings: Tensor, backbone: Backbone) -> PromptEmbeddings:
         """Return sparse (N, 2, C), the two corners, and dense (N, C, g, g), the no-mask embedding."""
         return backbone.embed_prompts(batch.n_objects, boxes=self.boxes(batch))

@@ -20,6 +20,7 @@ from medsam_tune.training.console import quieten, say
 from medsam_tune.training.loggers import run_loggers
 from medsam_tune.training.module import TuningModule
 from medsam_tune.training.overlays import WandbOverlays
+from medsam_tune.training.predictions import PredictionFiles
 from medsam_tune.training.run_folder import (
     RunFolder,
     make_run_folder,
@@ -150,6 +151,7 @@ class MedsamCLI(LightningCLI):
             _RecordRun(self),
             self.results,
             WandbOverlays(),
+            PredictionFiles(folder.path / "predictions"),
             ResumeHint(folder.checkpoints, self.command),
         ]
 

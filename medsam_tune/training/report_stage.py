@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import yaml
 
@@ -18,7 +17,7 @@ from medsam_tune.evaluation.curves import draw_curves
 from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, pick_slices
 from medsam_tune.evaluation.predict import predict_original
 from medsam_tune.evaluation.report import CaseFigure, ReportContent, write_report
-from medsam_tune.evaluation.summary import summarise
+from medsam_tune.evaluation.summary import pick_cases, summarise
 from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.trained import save_export
 from medsam_tune.prompts.box import BoxPrompt
@@ -123,17 +122,14 @@ def _test_batches(cli: MedsamCLI, positions: list[int] | None = None) -> Iterato
 
 def _case_figures(cli: MedsamCLI) -> list[CaseFigure]:
     scores = cli.results.scores
-    if scores is None or not len(scores.scored_cases()):
+    if scores is None:
         return []
-    dice = scores.case_dice()
-    order = np.argsort(dice)
-    names = cli.datamodule.case_names
-    shown = {"Worst": int(order[0]), "Median": int(order[len(order) // 2]), "Best": int(order[-1])}
+    dice = dict(zip(scores.scored_cases().tolist(), scores.case_dice().tolist(), strict=True))
     figures = []
-    for kind in ("Best", "Median", "Worst"):
-        case = names[int(scores.scored_cases()[shown[kind]])]
+    for place, number in pick_cases(scores):
+        case = cli.datamodule.case_names[number]
         png = draw_overlays(pick_slices(list(_overlay_slices(cli, case))))
-        figures.append(CaseFigure(f"{kind}: {case}", f"Dice {dice[shown[kind]]:.3f}", png))
+        figures.append(CaseFigure(f"{place.capitalize()}: {case}", f"Dice {dice[number]:.3f}", png))
     return figures
 
 

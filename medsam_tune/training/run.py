@@ -71,12 +71,18 @@ def _after_test(cli: MedsamCLI) -> None:
 
 
 def _closing(summary: dict[str, Any], cli: MedsamCLI, report: Path | None) -> str:
-    dice = summary["test"]["dice"]
-    interval = "" if dice["ci95"] is None else f" (95 % interval {dice['ci95'][0]:.3f} to {dice['ci95'][1]:.3f})"
-    lines = [f"\nTest Dice {dice['mean']:.4f}{interval} over {summary['test']['n_cases']} cases"]
+    lines = [f"\nTest Dice {_figure(summary['test'])} over {summary['test']['n_cases']} cases"]
     for name, values in (summary.get("baselines") or {}).items():
-        lines.append(f"  untuned, {name.replace('_', ' ')}: {values['dice']['mean']:.4f}")
+        lines.append(f"  untuned, {name.replace('_', ' ')}: {_figure(values)}")
     lines.append(f"Run folder  {cli.run_folder.path}")
     if report is not None:
         lines.append(f"Report      {report}")
     return "\n".join(lines)
+
+
+def _figure(values: dict[str, Any]) -> str:
+    dice = values["dice"]
+    if dice["mean"] is None:
+        return "undefined (no case has an object or a prediction)"
+    interval = "" if dice["ci95"] is None else f" (95 % interval {dice['ci95'][0]:.3f} to {dice['ci95'][1]:.3f})"
+    return f"{dice['mean']:.4f}{interval}"

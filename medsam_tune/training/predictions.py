@@ -1,0 +1,61 @@
+"""The files that ``medsam-tune predict`` leaves: one mask per image, or one volume per case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from medsam_tune.errors import RecipeError
+from medsam_tune.evaluation.predict import predict_original
+from medsam_tune.inference.writers import MaskWriter, mask_writer
+from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.training.console import say
+from medsam_tune.types import SegmentationBatch
+
+if TYPE_CHECKING:
+    from medsam_tune.data.datamodule import SegmentationDataModule
+
+
+class PredictionFiles(Callback):
+    """Write every predicted mask; the objects of an image are joined.
+
+    Args:
+        folder: Where the files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer: MaskWriter | None = None
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            raise RecipeError("trainer.devices: predict writes whole volumes from one process. Set trainer.devices: 1.")
+        segmenter = pl_module.segmenter
+        if isinstance(segmenter, SamSegmenter) and segmenter.prompt_source.reads_ground_truth():
+            raise RecipeError(
+                f"model.prompt_source: {type(segmenter.prompt_source).__name__} draws its prompt from the true masks, which new images "
+                "do not have. Use a prompt generator or a whole-image box, or medsam_tune.load_export and give boxes yourself."
+            )
+        data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self._writer = mask_writer(data.source, self.folder)
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: SegmentationBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._writer is None:
+            return
+        for row, logits in enumerate(predict_original(outputs, batch, pl_module.side_px)):
+            self._writer.add(batch.image_ids[row], batch.case_ids[row], (logits > 0).any(0).cpu().numpy())
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._writer is not None:
+            say(f"{len(self._writer.finish())} files in {self.folder}")
