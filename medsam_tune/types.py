@@ -123,3 +123,8 @@ class MaskPrediction:
 
     low_res_masks: Tensor
     iou_predictions: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> MaskPrediction:
+        """Return the prediction on ``device``."""
+        ious = self.iou_predictions
+        return MaskPrediction(self.low_res_masks.to(device), None if ious is None else ious.to(device))
