@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -33,16 +34,22 @@ class Backbone(nn.Module, ABC):
         embedding_size: g, the side of the image embedding grid.
         embed_dim: C, channels of the image embedding and of every prompt token.
         weights: Where the weights came from.
+        attached_tuner: Class name of the tuner that is inserted, or None.
     """
 
     input_rule: InputRule
     embedding_size: int
     embed_dim: int
     weights: WeightsIdentity
+    attached_tuner: str | None = None
 
     @abstractmethod
     def parts(self) -> Mapping[str, nn.Module]:
         """Return the parts a recipe may name: image_encoder, prompt_encoder, mask_decoder, in this order."""
+
+    @abstractmethod
+    def qkv_rows(self, layer: str, which: Literal["q", "k", "v"]) -> Tensor:
+        """Return which output rows (C,) of the encoder's fused projection ``layer``, a dotted name, are q, k or v."""
 
     @abstractmethod
     def encode(self, images: Tensor, frames: Sequence[Frame]) -> Tensor:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from medsam_tune.backbone.base import Backbone
+from medsam_tune.backbone.freezing import set_trainable
+from medsam_tune.errors import RecipeError
 
 
 class Tuner(ABC):
-    """Insert trainable modules into a frozen backbone and own their parameters exactly."""
+    """Insert trainable modules into a frozen backbone and own their parameters exactly.
+
+    Attributes:
+        declares_identity: Whether the output is that of the untouched backbone before training. A tuner that is none by design,
+            or by its settings, sets it to False and says why in ``identity_note``.
+        identity_note: Why the output moves already before training; empty for an identity.
+    """
+
+    declares_identity: bool = True
+    identity_note: str = ""
 
     @abstractmethod
     def attach(self, backbone: Backbone) -> None:
@@ -33,8 +45,54 @@ class Tuner(ABC):
         """Return a scalar added to the loss, such as AdaLoRA's orthogonality; 0 by default."""
         return torch.zeros(())
 
-    def after_backward(self, step: int) -> None:
+    def after_backward(self, step: int) -> None:  # noqa: B027 - a hook that most tuners leave out
         """Run after each backward pass, before the optimizer's step number ``step``; nothing by default."""
+
+
+class InsertingTuner(Tuner):
+    """Own exactly the parameters that ``insert`` names; all tuners of this package but ``NoTuner`` are of this kind."""
+
+    def __init__(self) -> None:
+        self._owned: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def insert(self, backbone: Backbone) -> Iterable[str]:
+        """Change the backbone in place and return the dotted names of the parameters, new or old, that the tuner trains.
+
+        Raises:
+            RecipeError: If the backbone has no place for this tuner.
+        """
+
+    def attach(self, backbone: Backbone) -> None:
+        """Insert the modules and let exactly their parameters learn, beside what the backbone's ``trainable`` names.
+
+        Raises:
+            RecipeError: If the backbone has no place for this tuner, or a tuner is attached already.
+        """
+        attached = getattr(backbone, "attached_tuner", None)
+        if attached is not None or self._owned:
+            raise RecipeError(
+                f"model.tuner: {type(self).__name__} cannot be attached: {attached or 'this tuner'} is attached already. "
+                "Build a fresh backbone and a fresh tuner."
+            )
+        names = list(self.insert(backbone))
+        set_trainable(backbone, names)
+        self._owned = frozenset(names)
+        backbone.attached_tuner = type(self).__name__
+        backbone.train(backbone.training)
+
+    def is_tuned(self, parameter_name: str) -> bool:
+        """Tell whether the backbone's parameter of this dotted name belongs to the tuner."""
+        return parameter_name in self._owned
+
+    def changes_encoder(self) -> bool:
+        """Tell whether any parameter of the tuner lies in the image encoder."""
+        return any(name.startswith("image_encoder.") for name in self._owned)
+
+
+def names_below(backbone: Backbone, modules: Iterable[str]) -> list[str]:
+    """Return the dotted names of all parameters at or below the named modules."""
+    return [f"{module}.{name}" for module in modules for name, _ in backbone.get_submodule(module).named_parameters()]
 
 
 class NoTuner(Tuner):
