@@ -7,7 +7,7 @@ S input side, g side of the embedding grid, C embedding channels (256 for every 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +81,7 @@ class SegmentationBatch:
         """Return the batch with its model inputs on ``device``; the original-size masks move too."""
         import torch
 
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), torch.Tensor)

@@ -1,0 +1,1 @@
+"""The jobs that fill caches, the predictor, and prediction files."""

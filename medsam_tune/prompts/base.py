@@ -21,7 +21,7 @@ class PromptSource(nn.Module, ABC):
         """Build what depends on the backbone's sizes (g, C); called once, before training. Nothing by default."""
 
     def reads_ground_truth(self) -> bool:
-        """Tell whether the prompt is drawn from the true masks; then images without masks cannot be predicted. False by default."""
+        """Tell whether the prompt is drawn from the true masks, which new images do not have. False by default."""
         return False
 
     @abstractmethod

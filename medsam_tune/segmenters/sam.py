@@ -68,7 +68,7 @@ class SamSegmenter(Segmenter):
     def not_cacheable(self) -> str | None:
         """Return None when the encoder and its input are static, else the key that makes them dynamic."""
         if any(p.requires_grad for p in self.backbone.parts()["image_encoder"].parameters()):
-            return "model.backbone.trainable or model.tuner: image_encoder parameters learn, so its embedding changes every step"
+            return "model.backbone.trainable or model.tuner: the image_encoder learns, so its embedding changes every step"
         if self.tuner.changes_encoder():
             return f"model.tuner: {type(self.tuner).__name__} changes the image encoder"
         if self.fusion is not None:

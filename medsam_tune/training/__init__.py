@@ -1,0 +1,1 @@
+"""The LightningModule, its callbacks, the run folder and the run itself."""

@@ -13,9 +13,11 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from medsam_tune.cache.location import open_store
+from medsam_tune.data.datamodule import Stage
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import Frame
 from medsam_tune.inference.embed import fill_store, lookup
+from medsam_tune.training.module import tuned
 
 if TYPE_CHECKING:
     from medsam_tune.cache.store import EmbeddingStore
@@ -23,7 +25,12 @@ if TYPE_CHECKING:
     from medsam_tune.segmenters.base import Segmenter
     from medsam_tune.training.callbacks import StageClock
 
-STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
+STAGES: dict[str, tuple[Stage, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
 # On a GPU a batch of 8 ViT-B images at 1024 px fits 24 GB; on CPU batching does not help.
 GPU_BATCH_SIZE = 8
 
@@ -42,12 +49,11 @@ class CacheEmbeddings(Callback):
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         if not data.cache_embeddings:
             return
-        check_cacheable(pl_module.segmenter, data)
+        segmenter = tuned(pl_module).segmenter
+        check_cacheable(segmenter, data)
         self.clock.start("cache")
         rank, world = trainer.global_rank, trainer.world_size
-        store, keys = _fill(
-            pl_module.segmenter, data, STAGES[stage], device=trainer.strategy.root_device, rank=rank, world=world
-        )
+        store, keys = _fill(segmenter, data, STAGES[stage], device=trainer.strategy.root_device, rank=rank, world=world)
         trainer.strategy.barrier("embedding cache")
         data.use_embeddings(lookup(store, keys))
         self.clock.stop("cache")
@@ -64,7 +70,7 @@ def check_cacheable(segmenter: Segmenter, data: SegmentationDataModule) -> None:
         raise RecipeError(f"data.cache_embeddings: true cannot be combined with {reason}. Set data.cache_embeddings: false.")
 
 
-def fill_cache(segmenter: Segmenter, data: SegmentationDataModule, *, stages: Sequence[str]) -> tuple[int, float]:
+def fill_cache(segmenter: Segmenter, data: SegmentationDataModule, *, stages: Sequence[Stage]) -> tuple[int, float]:
     """Fill the cache outside of a trainer; return the number of images it holds for the recipe and the seconds spent.
 
     Raises:
@@ -81,7 +87,7 @@ def fill_cache(segmenter: Segmenter, data: SegmentationDataModule, *, stages: Se
 
 
 def _fill(
-    segmenter: Segmenter, data: SegmentationDataModule, stages: Sequence[str], *, device: torch.device, rank: int, world: int
+    segmenter: Segmenter, data: SegmentationDataModule, stages: Sequence[Stage], *, device: torch.device, rank: int, world: int
 ) -> tuple[EmbeddingStore, dict[tuple[int, int], str]]:
     weights = segmenter.base_weights()
     if weights is None:

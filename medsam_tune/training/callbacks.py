@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.training.console import say
+from medsam_tune.training.module import tuned
 
 if TYPE_CHECKING:
     from medsam_tune.training.settings import RunSettings
@@ -52,7 +53,7 @@ class TrainableTable(Callback):
     """Say what is trained before training starts."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        say(trainable_report(pl_module.segmenter).table())
+        say(trainable_report(tuned(pl_module).segmenter).table())
 
 
 class StageClock(Callback):
@@ -94,13 +95,16 @@ class ResumeHint(Callback):
         last = self.checkpoints / "last.ckpt"
         if not last.is_file():
             return
-        say(f"\nStopped at step {trainer.global_step}. The last checkpoint is {last}; continue with\n  {self.command} --ckpt_path=last")
+        say(f"\nStopped at step {trainer.global_step}. The last checkpoint is {last}; continue with")
+        say(f"  {self.command} --ckpt_path=last")
 
 
 def checkpoint_callbacks(folder: Path, settings: RunSettings) -> list[Callback]:
     """Return the callbacks that keep the best and the last checkpoint, and stop early where the recipe asks for it."""
     callbacks: list[Callback] = [
-        ModelCheckpoint(dirpath=folder, filename="best", monitor="val/dice", mode="max", save_top_k=1, enable_version_counter=False),
+        ModelCheckpoint(
+            dirpath=folder, filename="best", monitor="val/dice", mode="max", save_top_k=1, enable_version_counter=False
+        ),
         ModelCheckpoint(
             dirpath=folder,
             filename="last",

@@ -59,7 +59,8 @@ def _check_fit(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
     ]
     if faults:
         raise CheckpointError(
-            f"checkpoint: does not fit the recipe's model: {'; '.join(faults)}. Use the config.yaml that lies beside the checkpoint's run."
+            f"checkpoint: does not fit the recipe's model: {'; '.join(faults)}. "
+            "Use the config.yaml of the run that wrote the checkpoint."
         )
 
 
@@ -83,7 +84,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.replace(target)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise CheckpointError(f"{target}: could not be written ({error}). Free space there; the previous checkpoint is intact.") from error
+            raise CheckpointError(
+                f"{target}: could not be written ({error}). Free space there; the previous checkpoint is intact."
+            ) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
@@ -111,5 +114,5 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: is corrupt, or no checkpoint of medsam-tune ({type(error).__name__}). Use another file of the same run."
         ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise CheckpointError(f"{path}: holds no training checkpoint (no state_dict). Expected a file from a run's checkpoints folder.")
+        raise CheckpointError(f"{path}: holds no state_dict. Expected a file from a run's checkpoints folder.")
     return checkpoint

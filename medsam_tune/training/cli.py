@@ -1,4 +1,4 @@
-"""LightningCLI with our module, data and run folder: the parser behind ``run``, ``fit``, ``validate``, ``test`` and ``predict``."""
+"""LightningCLI with our module, data and run folder: what parses ``run``, ``fit``, ``validate``, ``test`` and ``predict``."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class MedsamCLI(LightningCLI):
         parser.add_class_arguments(RunSettings, "run")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed_number)
         if not hasattr(self, "_subcommand_method_arguments"):
-            parser.add_argument("--ckpt_path", type=str, default=None, help="A checkpoint, or last for the recipe's newest run.")
+            parser.add_argument("--ckpt_path", type=str, default=None, help="A file, or last for the newest run.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's ArgsType
         """Parse ``args``; a fault becomes one RecipeError."""
@@ -167,7 +167,8 @@ class MedsamCLI(LightningCLI):
         return self.folder
 
     def _section(self) -> Namespace:
-        return self.config[self.subcommand] if getattr(self, "subcommand", None) else self.config
+        section: Namespace = self.config[self.subcommand] if getattr(self, "subcommand", None) else self.config
+        return section
 
 
 class _RecordRun(pl.Callback):

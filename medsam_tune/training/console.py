@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 _console = Console(highlight=False, soft_wrap=True)

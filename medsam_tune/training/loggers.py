@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any, cast
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from medsam_tune.training.run_folder import is_rank_zero
 
 
 class _ContinuedWriter(ExperimentWriter):
@@ -41,12 +44,10 @@ class RunCsvLogger(CSVLogger):
     @property
     def experiment(self) -> ExperimentWriter:
         """Return the writer on rank 0, opened on first use; other ranks get Lightning's dummy."""
-        from lightning.fabric.utilities.rank_zero import rank_zero_only
-
-        if self._experiment is None and rank_zero_only.rank == 0:
+        if self._experiment is None and is_rank_zero():
             self._experiment = _ContinuedWriter(log_dir=self.log_dir)
-        writer: ExperimentWriter = self._experiment if self._experiment is not None else super().experiment
-        return writer
+        writer: Any = self._experiment if self._experiment is not None else super().experiment
+        return cast("ExperimentWriter", writer)
 
 
 def run_loggers(folder: Path, chosen: list[Logger] | None) -> list[Logger]:

@@ -32,6 +32,17 @@ def default_optimizer(parameters: Any) -> torch.optim.Optimizer:  # noqa: ANN401
     return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-4)
 
 
+def tuned(module: pl.LightningModule) -> TuningModule:
+    """Return the module that a trainer hands to a callback, typed as ours.
+
+    Raises:
+        TypeError: If a callback of ours was given to another module's trainer.
+    """
+    if not isinstance(module, TuningModule):
+        raise TypeError(f"module must be a TuningModule, got {type(module).__name__}.")
+    return module
+
+
 class TuningModule(pl.LightningModule):
     """Train what the recipe inserts into, or puts around, a frozen network.
 
@@ -79,7 +90,7 @@ class TuningModule(pl.LightningModule):
             )
         if segmenter is None:
             if backbone is None or prompt_source is None:
-                raise RecipeError("model: needs backbone and prompt_source (or a segmenter of its own); one of them is missing.")
+                raise RecipeError("model: needs backbone and prompt_source, or a segmenter; one is missing.")
             segmenter = SamSegmenter(
                 backbone, prompt_source, tuner=tuner, fusion=fusion, side=side, objects_per_decode=objects_per_decode
             )
@@ -120,10 +131,10 @@ class TuningModule(pl.LightningModule):
         if not torch.isfinite(total):
             raise RecipeError(
                 f"loss is {total.detach().item()} at step {self.global_step} on images {', '.join(batch.image_ids)}. "
-                "Lower the learning rate, use trainer.precision=32-true, or look at these images; the last checkpoint is intact."
+                "Lower the learning rate, set trainer.precision=32-true, or look at these images. The last checkpoint is intact."
             )
-        logged = {f"train/{name}": value.detach() for name, value in terms.items()}
-        self.log_dict({"train/loss": total.detach(), **logged}, batch_size=batch.n_objects, on_step=False, on_epoch=True, sync_dist=True)
+        logged = {"train/loss": total.detach(), **{f"train/{name}": value.detach() for name, value in terms.items()}}
+        self.log_dict(logged, batch_size=batch.n_objects, on_step=False, on_epoch=True, sync_dist=True)
         self.log("train/loss_step", total.detach(), batch_size=batch.n_objects, prog_bar=True)
         return total
 
@@ -139,10 +150,10 @@ class TuningModule(pl.LightningModule):
                 f"{', '.join(silent[:5])}{' ...' if len(silent) > 5 else ''}. Freeze them or add a loss that uses them."
             )
 
-    def validation_step(self, batch: SegmentationBatch, batch_idx: int) -> MaskPrediction:
+    def validation_step(self, batch: SegmentationBatch, batch_idx: int) -> dict[str, MaskPrediction]:
         prediction = self.forward(batch)
         update_metric(self.val_metric, batch, prediction, self.side_px)
-        return prediction
+        return {"prediction": prediction}
 
     def on_validation_epoch_end(self) -> None:
         self._log_metric("val", self.val_metric)
@@ -159,7 +170,9 @@ class TuningModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union
         trainable = [p for p in self.segmenter.parameters() if p.requires_grad]
         if not trainable:
-            raise RecipeError("model: nothing is trainable. Name parts in model.backbone.trainable, or set a tuner or a prompt generator.")
+            raise RecipeError(
+                "model: nothing is trainable. Name parts in model.backbone.trainable, or set a tuner or a prompt generator."
+            )
         optimizer = self.optimizer_factory(trainable)
         if self.scheduler_factory is not None:
             return [optimizer], [self.scheduler_factory(optimizer)]

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from medsam_tune.evaluation.predict import predict_original
+from medsam_tune.training.module import tuned
 from medsam_tune.types import SegmentationBatch
 
 CLASS_LABELS = {0: "background", 1: "object"}
@@ -38,10 +39,11 @@ class WandbOverlays(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not trainer.is_global_zero or trainer.sanity_checking or _wandb(trainer) is None or len(self._images) >= self.n_images:
+        wanted = self.n_images - len(self._images)
+        if not trainer.is_global_zero or trainer.sanity_checking or _wandb(trainer) is None or wanted <= 0:
             return
-        logits = predict_original(outputs, batch, pl_module.side_px)
-        for row in range(min(batch.n_images, self.n_images - len(self._images))):
+        logits = predict_original(outputs["prediction"], batch, tuned(pl_module).side_px)
+        for row in range(min(batch.n_images, wanted)):
             self._images.append(_overlay(batch, row, logits[row]))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

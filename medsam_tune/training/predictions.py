@@ -13,6 +13,7 @@ from medsam_tune.evaluation.predict import predict_original
 from medsam_tune.inference.writers import MaskWriter, mask_writer
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.training.console import say
+from medsam_tune.training.module import tuned
 from medsam_tune.types import SegmentationBatch
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ class PredictionFiles(Callback):
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size > 1:
             raise RecipeError("trainer.devices: predict writes whole volumes from one process. Set trainer.devices: 1.")
-        segmenter = pl_module.segmenter
+        segmenter = tuned(pl_module).segmenter
         if isinstance(segmenter, SamSegmenter) and segmenter.prompt_source.reads_ground_truth():
             raise RecipeError(
-                f"model.prompt_source: {type(segmenter.prompt_source).__name__} draws its prompt from the true masks, which new images "
-                "do not have. Use a prompt generator or a whole-image box, or medsam_tune.load_export and give boxes yourself."
+                f"model.prompt_source: {type(segmenter.prompt_source).__name__} draws its prompt from true masks, which "
+                "new images do not have. Use a prompt generator or a whole-image box, or load_export and give boxes yourself."
             )
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self._writer = mask_writer(data.source, self.folder)
@@ -53,7 +54,7 @@ class PredictionFiles(Callback):
     ) -> None:
         if self._writer is None:
             return
-        for row, logits in enumerate(predict_original(outputs, batch, pl_module.side_px)):
+        for row, logits in enumerate(predict_original(outputs, batch, tuned(pl_module).side_px)):
             self._writer.add(batch.image_ids[row], batch.case_ids[row], (logits > 0).any(0).cpu().numpy())
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

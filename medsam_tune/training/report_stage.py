@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import yaml
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from medsam_tune.types import SegmentationBatch
 
 
+RELOAD_CODE = """import medsam_tune
+
+predictor = medsam_tune.load_export("{folder}")
+mask = predictor.segment(image)  # (H, W) bool of an (H, W) or (H, W, 3) uint8 image"""
+
+
 def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
     """Score the untuned network on the test cases with the whole-image box and with the true box.
 
@@ -39,7 +45,8 @@ def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
     if not cli.settings.baselines or not isinstance(segmenter, SamSegmenter):
         return None
     sources = {"whole_image_box": BoxPrompt(kind="whole_image"), "oracle_box": BoxPrompt(kind="tight")}
-    scores = evaluate_prompts(_untuned(cli, segmenter), _test_batches(cli), sources, objects_per_decode=segmenter.objects_per_decode)
+    backbone, limit = _untuned(cli, segmenter), segmenter.objects_per_decode
+    scores = evaluate_prompts(backbone, _test_batches(cli), sources, objects_per_decode=limit)
     data = cli.datamodule
     return {name: summarise(found, data.case_names, data.label_names) for name, found in scores.items()}
 
@@ -72,7 +79,7 @@ def report_stage(cli: MedsamCLI) -> Path | None:
         baselines=summary["baselines"] or {},
         curves=draw_curves(cli.run_folder.metrics_csv),
         cases=_case_figures(cli),
-        reload_code=f'import medsam_tune\n\npredictor = medsam_tune.load_export("{cli.run_folder.export}")\nmask = predictor.segment(image)',
+        reload_code=RELOAD_CODE.format(folder=cli.run_folder.export),
         run_command=cli.command,
         versions=summary["versions"],
         seconds=cli.clock.seconds,
@@ -108,8 +115,7 @@ def _untuned(cli: MedsamCLI, segmenter: SamSegmenter) -> Backbone:
         return segmenter.backbone
     part = model_config(cli)["backbone"]
     fresh = build_segmenter({"backbone": part, "prompt_source": {"class_path": "medsam_tune.prompts.NoPrompt"}}, trusted=True)
-    backbone: Backbone = fresh.backbone
-    return backbone
+    return cast("SamSegmenter", fresh).backbone
 
 
 def _test_batches(cli: MedsamCLI, positions: list[int] | None = None) -> Iterator[SegmentationBatch]:
@@ -152,4 +158,3 @@ def _overlay_slices(cli: MedsamCLI, case: str) -> Iterator[OverlaySlice]:
                 title=batch.image_ids[row],
                 spacing_mm=batch.spacing_mm[row],
             )
-

@@ -31,7 +31,7 @@ def run_recipe(recipe: Path, overrides: list[str]) -> int:
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
     best = cli.run_folder.checkpoints / "best.ckpt"
     if not best.is_file():
-        raise CheckpointError(f"{best}: training ended without a validation, so there is no best checkpoint. Raise trainer.max_epochs.")
+        raise CheckpointError(f"{best}: training ended before a validation chose it. Raise trainer.max_epochs.")
     cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=str(best), weights_only=True, verbose=False)
     if not cli.trainer.is_global_zero:
         return 0

@@ -30,7 +30,11 @@ def step_schedule(
     """
     if schedule != "constant" and not math.isfinite(total_steps):
         raise RecipeError(f"model.schedule: {schedule} needs trainer.max_epochs or trainer.max_steps, got only a time limit.")
-    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, schedule, warmup_steps=warmup_steps, total_steps=total_steps))
+
+    def factor(step: int) -> float:
+        return learning_rate_factor(step, schedule, warmup_steps=warmup_steps, total_steps=total_steps)
+
+    return LambdaLR(optimizer, factor)
 
 
 def learning_rate_factor(step: int, schedule: str, *, warmup_steps: int, total_steps: float) -> float:

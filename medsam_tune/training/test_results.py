@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from medsam_tune.evaluation.summary import summarise, write_case_table
+from medsam_tune.training.module import TuningModule, tuned
 from medsam_tune.training.run_folder import RunFolder, write_json_atomic
 
 if TYPE_CHECKING:
@@ -41,18 +42,19 @@ class TestResults(Callback):
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A collective: every rank takes part, whoever writes.
-        self.scores = pl_module.test_metric.scores()
+        self.scores = tuned(pl_module).test_metric.scores()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        pl_module.test_metric.reset()
+        module = tuned(pl_module)
+        module.test_metric.reset()
         if not trainer.is_global_zero or self.folder is None or self.scores is None:
             return
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         write_case_table(self.folder.test_cases, self.scores, data.case_names, data.label_names)
-        weights = pl_module.segmenter.base_weights()
+        weights = module.segmenter.base_weights()
         self.summary = {
             "test": summarise(self.scores, data.case_names, data.label_names),
-            "parameters": parameter_counts(pl_module),
+            "parameters": parameter_counts(module),
             "base_weights": None if weights is None else {"name": weights.name, "sha256": weights.sha256},
             "steps": trainer.global_step,
             "epochs": trainer.current_epoch,
@@ -70,7 +72,7 @@ class TestResults(Callback):
         write_json_atomic(self.folder.summary, self.summary)
 
 
-def parameter_counts(module: pl.LightningModule) -> dict[str, int]:
+def parameter_counts(module: TuningModule) -> dict[str, int]:
     """Return how many parameters are trained and how many the whole network has."""
     parameters = list(module.segmenter.parameters())
     return {"trained": sum(p.numel() for p in parameters if p.requires_grad), "total": sum(p.numel() for p in parameters)}

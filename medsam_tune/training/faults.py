@@ -1,0 +1,135 @@
+"""Turn what the parser says about a faulty recipe into one line that begins with the key."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from medsam_tune.errors import MedsamTuneError
+
+_KEY = re.compile(r'Parser key "([^"]+)":\s*')
+_CLASS_PATH = re.compile(r"Problem with given class_path '([^']+)':\s*")
+_SUBTYPE = re.compile(r"<class '(medsam_tune\.\w+)[\w.]*\.(\w+)'>")
+_NOT_ACCEPTED = re.compile(r"(?:Option|Key) '([^']+)' is not accepted")
+_NO_GROUP_OPTION = re.compile(r"(?:Group|Subcommand) '([^']+)' does not accept option '([^']+)'")
+_NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)|has no attribute '(\w+)'|No module named '([^']+)'")
+_UNRECOGNISED = re.compile(r"unrecognized arguments: (.+)", re.DOTALL)
+_EXPECTED = re.compile(r"Expected (?:an? )?((?:<class|typing\.|\w+$).*)", re.MULTILINE)
+_GIVEN = re.compile(r"(?:Given value|Got value): (?:NestedArg\(key='[^']+', val='(.*)'\)|(.+))")
+_NO_SUBCLASS = re.compile(r"Import path (\S*) ?does not correspond to a subclass of (\w+)")
+
+
+def one_fault(text: str, *, recipe: str = "recipe", known_keys: Iterable[str] = ()) -> str:
+    """Return the parser's complaint as one line: the key, what is wrong, and what was likely meant.
+
+    Args:
+        text: jsonargparse's message; a union's message holds one complaint per alternative.
+        recipe: The file that was read, for a fault in its syntax.
+        known_keys: Dotted keys of a recipe, to suggest one for a mistyped key.
+
+    Example:
+        >>> one_fault('Parser key "data.batch_size":\\n  Expected a <class \\'int\\'>. Got value: two')
+        'data.batch_size: expected int, got two.'
+    """
+    text = text.strip().removeprefix("error:").strip()
+    if found := _UNRECOGNISED.search(text):
+        return _unknown_key(found[1].split()[0].lstrip("-").partition("=")[0], known_keys)
+    if found := _NO_GROUP_OPTION.search(text):
+        section = "" if found[0].startswith("Subcommand") else f"{found[1]}."
+        return _unknown_key(f"{section}{found[2]}", known_keys)
+    if text.startswith("Problems parsing config:"):
+        return f"{recipe}: is no YAML: {_on_one_line(text.partition(':')[2])}."
+    key = ".".join(_KEY.findall(text))
+    if not key:
+        return _on_one_line(text)
+    return _unknown_option(key, text) if _NOT_ACCEPTED.search(text) else f"{key}: {_on_one_line(_reason(text))}"
+
+
+def own_error(error: BaseException) -> MedsamTuneError | None:
+    """Return the error of ours that ``error`` was raised from, or None; jsonargparse wraps what a class's constructor raises."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MedsamTuneError):
+        cause = cause.__cause__
+    return cause
+
+
+def _reason(text: str) -> str:
+    if found := _NO_CLASS.search(text):
+        asked = _class_path(text) or _given(text) or found[0]
+        return f"there is no class {asked}.{_other_classes(asked, text)}"
+    if found := _NO_SUBCLASS.search(text):
+        return f"{found[1] or _given(text)} is no {found[2]}.{_other_classes('', text)}"
+    if "must include a class_path" in text:
+        return "has no class_path to which this option could belong. Name the class first, by its dotted path."
+    expected = [_type_name(name) for name in dict.fromkeys(_EXPECTED.findall(text.replace(". Got value", "\nGot value")))]
+    if expected:
+        return f"expected {' or '.join(expected)}, got {_given(text) or 'nothing'}."
+    return _CLASS_PATH.split(_KEY.split(text)[-1])[-1]
+
+
+def _given(text: str) -> str | None:
+    found = _GIVEN.findall(text)
+    return "".join(found[-1]).strip() if found else None
+
+
+def _type_name(annotation: str) -> str:
+    name = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", annotation).strip(" :.")
+    choices = re.fullmatch(r"typing\.Literal\[(.+)\]", name)
+    return f"one of {choices[1]}" if choices else "null" if name == "NoneType" else name
+
+
+def _unknown_option(key: str, text: str) -> str:
+    option = _NOT_ACCEPTED.findall(text)[-1]
+    class_path = _class_path(text)
+    if class_path is None:
+        return f"{key}.{option}: no such key."
+    names = [name for name in inspect.signature(_imported(class_path)).parameters if name not in {"self", "args", "kwargs"}]
+    near = difflib.get_close_matches(option, names, n=1)
+    meant = f"Did you mean {near[0]}?" if near else f"It takes: {', '.join(names) or 'nothing'}."
+    return f"{key}.{option}: {class_path.rpartition('.')[2]} takes no {option}. {meant}"
+
+
+def _unknown_key(key: str, known_keys: Iterable[str]) -> str:
+    known = list(known_keys)
+    sections = {name.partition(".")[0] for name in known}
+    section = key.partition(".")[0]
+    near = difflib.get_close_matches(*((key, known) if section in sections else (section, sections)), n=1)
+    hint = f"Did you mean {near[0]}?" if near else "`medsam-tune fit --help` lists every key."
+    return f"{key}: no such key. {hint}"
+
+
+def _class_path(text: str) -> str | None:
+    found = _CLASS_PATH.findall(text)
+    return found[-1] if found else None
+
+
+def _other_classes(asked: str, text: str) -> str:
+    """Name the classes that the seam's room offers, the likely one alone where there is one."""
+    seam = _SUBTYPE.search(text)
+    if seam is None:
+        return " Give its whole dotted path."
+    room = import_module(seam[1])
+    offered = [name for name in getattr(room, "__all__", ()) if _fits(getattr(room, name), seam[2])]
+    near = difflib.get_close_matches(asked.rpartition(".")[2], offered, n=1)
+    return f" Did you mean {seam[1]}.{near[0]}?" if near else f" {seam[1]} has {', '.join(offered)}."
+
+
+def _fits(candidate: object, base: str) -> bool:
+    return (
+        isinstance(candidate, type)
+        and not inspect.isabstract(candidate)
+        and base in {parent.__name__ for parent in candidate.__mro__}
+    )
+
+
+def _imported(class_path: str) -> Any:  # noqa: ANN401 - a class or a function that makes one
+    module, _, name = class_path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
