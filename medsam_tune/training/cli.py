@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import ArgumentError, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from medsam_tune.data.datamodule import SegmentationDataModule
@@ -17,12 +21,14 @@ from medsam_tune.training.cache_stage import CacheEmbeddings, check_cacheable
 from medsam_tune.training.callbacks import RandomState, ResumeHint, StageClock, TrainableTable, checkpoint_callbacks
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
 from medsam_tune.training.console import quieten, say
+from medsam_tune.training.faults import one_fault, own_error
 from medsam_tune.training.loggers import run_loggers
 from medsam_tune.training.module import TuningModule
 from medsam_tune.training.overlays import WandbOverlays
 from medsam_tune.training.predictions import PredictionFiles
 from medsam_tune.training.run_folder import (
     RunFolder,
+    is_rank_zero,
     make_run_folder,
     resolve_ckpt_path,
     run_folder_of,
@@ -58,7 +64,7 @@ class MedsamCLI(LightningCLI):
         self.results = TestResults()
         self.clock = StageClock()
         quieten()
-        strict: dict[str, Any] = {"exit_on_error": False}
+        strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             TuningModule,
             SegmentationDataModule,
@@ -84,7 +90,9 @@ class MedsamCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            raise RecipeError(_one_fault(str(error))) from error
+            keys = self._parser(args[0] if args and args[0] in SUBCOMMANDS else None).get_defaults(skip_validation=True).keys()
+            recipe = "recipe" if self.recipe_file is None else str(self.recipe_file)
+            raise RecipeError(one_fault(str(error), recipe=recipe, known_keys=keys)) from error
 
     def before_instantiate_classes(self) -> None:
         """Turn ``--ckpt_path`` into a file before anything is built."""
@@ -104,8 +112,12 @@ class MedsamCLI(LightningCLI):
         """Build everything; what a class refuses becomes one RecipeError."""
         try:
             super().instantiate_classes()
-        except ArgumentError as error:
-            raise RecipeError(_one_fault(str(error))) from error
+        except (ArgumentError, ValueError) as error:
+            # The parser wraps what a constructor raises; what is neither ours nor the parser's keeps its traceback.
+            ours = own_error(error)
+            if ours is None and not isinstance(error, ArgumentError):
+                raise
+            raise ours or RecipeError(one_fault(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401
         """Make the run folder and build the trainer that logs into it."""
@@ -114,6 +126,8 @@ class MedsamCLI(LightningCLI):
         rule = self.model.segmenter.input_rule
         self.datamodule.open(rule, run_folder=begun, require_masks=self.subcommand != "predict")
         check_cacheable(self.model.segmenter, self.datamodule)
+        if self.subcommand in (None, "fit"):
+            self.model.trainable_parameters()
         section = self._section()
         if self.folder is None:
             self.folder = RunFolder(make_run_folder(Path(section.run.folder), self.recipe))
@@ -125,7 +139,31 @@ class MedsamCLI(LightningCLI):
             "default_root_dir": str(self.folder.path),
             "use_distributed_sampler": False,
         }
-        return pl.Trainer(**config)
+        try:
+            return pl.Trainer(**config)
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            self._discard_unused_folder()
+            raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
+
+    @contextmanager
+    def stage(self) -> Iterator[None]:
+        """Hold one stage of the trainer: what fails before anything was recorded leaves no folder, and Ctrl-C stays Ctrl-C."""
+        try:
+            yield
+        except BaseException as error:
+            self._discard_unused_folder()
+            # Lightning turns Ctrl-C into the exit status 1 of an error.
+            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            raise
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with self.stage():
+            super()._run_subcommand(subcommand)
+
+    def _discard_unused_folder(self) -> None:
+        if self.folder is not None and is_rank_zero() and not self.folder.config.is_file():
+            shutil.rmtree(self.folder.path, ignore_errors=True)
 
     def dump(self) -> str:
         """Return the resolved recipe as YAML."""
@@ -214,6 +252,3 @@ def _as_list(value: Any) -> list[Any] | None:  # noqa: ANN401 - trainer keys tak
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
-
-def _one_fault(text: str) -> str:
-    return text.strip().removeprefix("error:").strip()

@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Iterable
 from importlib import import_module
+from itertools import takewhile
 from typing import Any
 
 from medsam_tune.errors import MedsamTuneError
@@ -32,8 +33,8 @@ def one_fault(text: str, *, recipe: str = "recipe", known_keys: Iterable[str] = 
         known_keys: Dotted keys of a recipe, to suggest one for a mistyped key.
 
     Example:
-        >>> one_fault('Parser key "data.batch_size":\\n  Expected a <class \\'int\\'>. Got value: two')
-        'data.batch_size: expected int, got two.'
+        >>> one_fault("unrecognized arguments: --modle.loss=x", known_keys=["model.loss", "data.root"])
+        'modle.loss: no such key. Did you mean model?'
     """
     text = text.strip().removeprefix("error:").strip()
     if found := _UNRECOGNISED.search(text):
@@ -50,7 +51,7 @@ def one_fault(text: str, *, recipe: str = "recipe", known_keys: Iterable[str] = 
 
 
 def own_error(error: BaseException) -> MedsamTuneError | None:
-    """Return the error of ours that ``error`` was raised from, or None; jsonargparse wraps what a class's constructor raises."""
+    """Return the error of ours that ``error`` was raised from, or None; the parser wraps what a constructor raises."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, MedsamTuneError):
         cause = cause.__cause__
@@ -65,10 +66,20 @@ def _reason(text: str) -> str:
         return f"{found[1] or _given(text)} is no {found[2]}.{_other_classes('', text)}"
     if "must include a class_path" in text:
         return "has no class_path to which this option could belong. Name the class first, by its dotted path."
-    expected = [_type_name(name) for name in dict.fromkeys(_EXPECTED.findall(text.replace(". Got value", "\nGot value")))]
+    alternatives = _EXPECTED.findall(_innermost(text).replace(". Got value", "\nGot value"))
+    expected = [_type_name(name) for name in dict.fromkeys(alternatives)]
     if expected:
         return f"expected {' or '.join(expected)}, got {_given(text) or 'nothing'}."
     return _CLASS_PATH.split(_KEY.split(text)[-1])[-1]
+
+
+def _innermost(text: str) -> str:
+    """Return what is said about the last key alone: the lines that are indented below it."""
+    *_, key = _KEY.finditer(text)
+    depth = key.start() - text.rfind("\n", 0, key.start())
+    first, *lines = text[key.end() :].splitlines()
+    below = takewhile(lambda line: len(line) - len(line.lstrip()) >= depth, lines)
+    return "\n".join([first, *below])
 
 
 def _given(text: str) -> str | None:
@@ -95,9 +106,10 @@ def _unknown_option(key: str, text: str) -> str:
 
 def _unknown_key(key: str, known_keys: Iterable[str]) -> str:
     known = list(known_keys)
-    sections = {name.partition(".")[0] for name in known}
+    sections = sorted({name.partition(".")[0] for name in known})
     section = key.partition(".")[0]
-    near = difflib.get_close_matches(*((key, known) if section in sections else (section, sections)), n=1)
+    word, candidates = (key, known) if section in sections else (section, sections)
+    near = difflib.get_close_matches(word, candidates, n=1)
     hint = f"Did you mean {near[0]}?" if near else "`medsam-tune fit --help` lists every key."
     return f"{key}: no such key. {hint}"
 

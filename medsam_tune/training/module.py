@@ -124,6 +124,19 @@ class TuningModule(pl.LightningModule):
         # The cache ran the encoder in eval mode, and Lightning keeps modes as it finds them.
         self.train()
 
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return what the optimizer gets.
+
+        Raises:
+            RecipeError: If nothing is trainable.
+        """
+        trainable = [p for p in self.segmenter.parameters() if p.requires_grad]
+        if not trainable:
+            raise RecipeError(
+                "model: nothing is trainable. Name parts in model.backbone.trainable, or set a tuner or a prompt generator."
+            )
+        return trainable
+
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
         prediction = self.segmenter(batch)
         terms: dict[str, Tensor] = {**self.loss(prediction, batch), **self.segmenter.auxiliary_losses()}
@@ -168,12 +181,7 @@ class TuningModule(pl.LightningModule):
         return self.forward(batch)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union
-        trainable = [p for p in self.segmenter.parameters() if p.requires_grad]
-        if not trainable:
-            raise RecipeError(
-                "model: nothing is trainable. Name parts in model.backbone.trainable, or set a tuner or a prompt generator."
-            )
-        optimizer = self.optimizer_factory(trainable)
+        optimizer = self.optimizer_factory(self.trainable_parameters())
         if self.scheduler_factory is not None:
             return [optimizer], [self.scheduler_factory(optimizer)]
         if self.schedule == "constant" and not self.warmup_steps:

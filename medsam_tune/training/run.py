@@ -28,7 +28,8 @@ def run_recipe(recipe: Path, overrides: list[str]) -> int:
         MedsamTuneError: If the recipe, the data or a checkpoint cannot be used; before training wherever that can be known.
     """
     cli = _build(recipe, overrides)
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
+    with cli.stage():
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
     best = cli.run_folder.checkpoints / "best.ckpt"
     if not best.is_file():
         raise CheckpointError(f"{best}: training ended before a validation chose it. Raise trainer.max_epochs.")
