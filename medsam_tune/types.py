@@ -58,6 +58,7 @@ class SegmentationBatch:
         case_ids: B names.
         spacing_mm: B pairs (row, column).
         epoch: Training epoch; with the seed it makes random prompts reproducible.
+        training: Whether the batch is trained on; prompts may move in training and stay in evaluation.
         image_embeddings: (B, C, g, g) float32 from the cache, or None.
         priors: (B, P, S, S) float32 prior maps (SAMAug), or None.
     """
@@ -74,6 +75,7 @@ class SegmentationBatch:
     case_ids: tuple[str, ...]
     spacing_mm: tuple[tuple[float, float], ...]
     epoch: int = 0
+    training: bool = False
     image_embeddings: Tensor | None = None
     priors: Tensor | None = None
 

@@ -61,6 +61,7 @@ class PreparedItem:
         frame: Original and input size.
         case_index: Position of the case in the sorted case list.
         epoch: Epoch of the draw.
+        training: Whether the item is trained on.
         image_embeddings: (C, g, g) from the cache, or None.
     """
 
@@ -70,6 +71,7 @@ class PreparedItem:
     frame: Frame
     case_index: int
     epoch: int
+    training: bool
     image_embeddings: Tensor | None
 
 
@@ -126,6 +128,7 @@ class SegmentationDataset(Dataset[PreparedItem]):
             frame=frame,
             case_index=self.settings.case_index[sample.case_id],
             epoch=epoch,
+            training=self.settings.training,
             image_embeddings=None if self.embeddings is None else self.embeddings(index, view),
         )
 
@@ -162,5 +165,6 @@ def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
         case_ids=tuple(sample.case_id for sample in samples),
         spacing_mm=tuple(sample.spacing_mm for sample in samples),
         epoch=items[0].epoch,
+        training=items[0].training,
         image_embeddings=torch.stack(embeddings) if embeddings else None,
     )

@@ -1,10 +1,14 @@
 """Boxes: tight, empty, whole image."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 from torchvision.ops import masks_to_boxes
 
-from medsam_tune.prompts import BoxPrompt
-from medsam_tune.prompts.box import tight_boxes
+from medsam_tune.errors import RecipeError
+from medsam_tune.prompts import BoxJitter, BoxPrompt
+from medsam_tune.prompts.sampling import tight_boxes
 from tests.factories import make_batch
 
 
@@ -29,6 +33,7 @@ def test_whole_image_box_is_the_valid_area():
 def test_object_without_foreground_gets_the_whole_image():
     batch = make_batch(sizes=((40, 64), (64, 48)))
     batch.masks[1] = False
+    batch.original_masks[1].zero_()
     boxes = BoxPrompt("tight").boxes(batch)
     assert boxes[1].tolist() == [0, 0, 47, 63]
     assert boxes[0].tolist() == masks_to_boxes(batch.masks[0]).tolist()[0]
@@ -45,3 +50,40 @@ def test_box_reaches_the_prompt_encoder(tiny_backbone):
 
 def test_boxes_have_nothing_to_train():
     assert list(BoxPrompt().parameters()) == []
+
+
+def test_box_moves_in_training_and_is_tight_in_evaluation():
+    batch = make_batch(objects=(2, 1))
+    source = BoxPrompt(jitter=BoxJitter(20, low=1))
+    tight = masks_to_boxes(batch.masks[:, 0]).float()
+    assert torch.equal(source.boxes(batch), tight)
+    moved = source.boxes(replace(batch, training=True))
+    assert (moved[:, :2] < tight[:, :2]).all()
+    assert (moved[:, 2:] > tight[:, 2:]).any()
+
+
+def test_box_stays_in_the_valid_area():
+    batch = replace(make_batch(sizes=((40, 64), (64, 48)), objects=(3, 3)), training=True)
+    boxes = BoxPrompt(jitter=BoxJitter(60, low=60)).boxes(batch)
+    assert boxes.tolist() == [[0, 0, 63, 39]] * 3 + [[0, 0, 47, 63]] * 3
+
+
+def test_training_boxes_change_with_the_epoch_and_evaluation_boxes_do_not():
+    batch = make_batch()
+    source = BoxPrompt(jitter=BoxJitter(20), eval_jitter=BoxJitter(0.2, unit="fraction", signed=True))
+    first, second = (source.boxes(replace(batch, epoch=epoch)) for epoch in (0, 1))
+    assert torch.equal(first, second)
+    first, second = (source.boxes(replace(batch, epoch=epoch, training=True)) for epoch in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_one_pixel_object_has_a_box_of_one_pixel():
+    batch = make_batch(sizes=((64, 64),))
+    batch.masks.zero_()
+    batch.masks[0, 0, 5, 9] = True
+    assert BoxPrompt().boxes(batch).tolist() == [[9, 5, 9, 5]]
+
+
+def test_jitter_of_the_whole_image_is_refused():
+    with pytest.raises(RecipeError, match="set kind: tight"):
+        BoxPrompt("whole_image", jitter=BoxJitter(5))
