@@ -1,5 +1,24 @@
-"""What is inserted into the backbone."""
+"""What is inserted into the backbone. Names are imported on first use: a tuner that is not asked for loads nothing."""
 
-from medsam_tune.tuners.base import NoTuner, Tuner
+from __future__ import annotations
 
-__all__ = ["NoTuner", "Tuner"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medsam_tune.tuners.base import NoTuner, Tuner
+    from medsam_tune.tuners.bottleneck_adapter import BottleneckAdapter
+
+__all__ = ["BottleneckAdapter", "NoTuner", "Tuner"]
+
+_HOMES = {
+    "BottleneckAdapter": "bottleneck_adapter",
+    "NoTuner": "base",
+    "Tuner": "base",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

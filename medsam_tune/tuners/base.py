@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medsam_tune.backbone.base import Backbone
-from medsam_tune.backbone.freezing import set_trainable
+from medsam_tune.backbone.freezing import NOT_LEARNING, set_trainable
 from medsam_tune.errors import RecipeError
 
 
@@ -93,6 +93,12 @@ class InsertingTuner(Tuner):
 def names_below(backbone: Backbone, modules: Iterable[str]) -> list[str]:
     """Return the dotted names of all parameters at or below the named modules."""
     return [f"{module}.{name}" for module in modules for name, _ in backbone.get_submodule(module).named_parameters()]
+
+
+def decoder_names(backbone: Backbone) -> list[str]:
+    """Return the dotted names of the mask decoder's parameters that a loss on the single mask reaches."""
+    idle = tuple(f"{path}." for path in NOT_LEARNING)
+    return [name for name in names_below(backbone, ["mask_decoder"]) if not name.startswith(idle)]
 
 
 class NoTuner(Tuner):
