@@ -100,20 +100,34 @@ class ResumeHint(Callback):
 
 
 def checkpoint_callbacks(folder: Path, settings: RunSettings) -> list[Callback]:
-    """Return the callbacks that keep the best and the last checkpoint, and stop early where the recipe asks for it."""
+    """Return the callbacks that keep the best and the last checkpoint, and stop early where the recipe asks for it.
+
+    ``last.ckpt`` is written every n steps and after each epoch.
+    """
+    best = ModelCheckpoint(
+        dirpath=folder, filename="best", monitor="val/dice", mode="max", save_top_k=1, enable_version_counter=False
+    )
+    # Lightning's callback takes steps or epochs, so last.ckpt has two writers; a run shorter than n steps needs the second.
     callbacks: list[Callback] = [
-        ModelCheckpoint(
-            dirpath=folder, filename="best", monitor="val/dice", mode="max", save_top_k=1, enable_version_counter=False
-        ),
-        ModelCheckpoint(
-            dirpath=folder,
-            filename="last",
-            monitor=None,
-            save_top_k=1,
-            every_n_train_steps=settings.save_every_n_steps,
-            enable_version_counter=False,
-        ),
+        best,
+        _last_checkpoint(folder, every_n_train_steps=settings.save_every_n_steps),
+        _last_checkpoint(folder, every_n_epochs=1),
     ]
     if settings.early_stopping_patience is not None:
         callbacks.append(EarlyStopping(monitor="val/dice", mode="max", patience=settings.early_stopping_patience))
     return callbacks
+
+
+def _last_checkpoint(
+    folder: Path, *, every_n_train_steps: int | None = None, every_n_epochs: int | None = None
+) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        dirpath=folder,
+        filename="last",
+        monitor=None,
+        save_top_k=1,
+        every_n_train_steps=every_n_train_steps,
+        every_n_epochs=every_n_epochs,
+        save_on_train_epoch_end=every_n_epochs is not None,
+        enable_version_counter=False,
+    )

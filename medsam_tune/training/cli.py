@@ -90,7 +90,7 @@ class MedsamCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            keys = self._parser(args[0] if args and args[0] in SUBCOMMANDS else None).get_defaults(skip_validation=True).keys()
+            keys = self._parser(args[0] if args and args[0] in SUBCOMMANDS else None).get_defaults().keys()
             recipe = "recipe" if self.recipe_file is None else str(self.recipe_file)
             raise RecipeError(one_fault(str(error), recipe=recipe, known_keys=keys)) from error
 

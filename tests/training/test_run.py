@@ -1,0 +1,132 @@
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import medsam_tune
+from medsam_tune.data.dataset import collate
+from medsam_tune.evaluation.predict import predict_original
+from medsam_tune.training.checkpoint import read_checkpoint
+from tests.training.tiny_runs import STEPS_PER_EPOCH, TEST_CASES, TEST_SLICES, build, only_run, run
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def table(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.fixture
+def in_workplace(finished, monkeypatch):
+    """Return the finished run with its workplace as current folder."""
+    folder, done = finished
+    monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(folder / "cache"))
+    monkeypatch.chdir(folder)
+    return done
+
+
+def test_run_leaves_exactly_the_documented_folder(finished):
+    found = files(finished[1].path)
+    tensorboard = {name for name in found if name.startswith("tensorboard/")}
+    assert found - tensorboard == {
+        "config.yaml",
+        "splits.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "metrics.csv",
+        "summary.json",
+        "test_cases.csv",
+        "export/export.json",
+        "export/prompt_generator.safetensors",
+        "report/index.html",
+    }
+    assert any("tfevents" in name for name in tensorboard)
+
+
+def test_config_is_the_resolved_recipe_and_parses_back_to_itself(in_workplace, tmp_path):
+    again = build(f"--run.folder={tmp_path}", recipe=in_workplace.config)
+    text = in_workplace.config.read_text()
+    assert again.dump().replace(f"folder: {tmp_path}", "folder: runs") == text
+    resolved = yaml.safe_load(text)
+    assert resolved["model"]["prompt_source"]["init_args"] == {"width": 8, "dilations": [1], "norm": "group"}
+    assert resolved["trainer"]["max_epochs"] == 2
+    assert resolved["run"]["save_every_n_steps"] == 50
+
+
+def test_splits_hold_every_case_once(finished):
+    splits = json.loads(finished[1].splits.read_text())
+    assert sorted(splits["train"] + splits["val"] + splits["test"]) == [f"c{case}" for case in range(8)]
+
+
+def test_summary_has_the_documented_keys_and_agrees_with_the_case_table(finished):
+    summary = json.loads(finished[1].summary.read_text())
+    rows = table(finished[1].test_cases)
+    dice = [float(row["dice"]) for row in rows]
+    assert summary["test"]["n_cases"] == len(rows) == TEST_CASES
+    assert sum(int(row["n_slices"]) for row in rows) == TEST_SLICES
+    assert summary["test"]["dice"]["mean"] == pytest.approx(np.mean(dice), abs=1e-6)
+    assert summary["test"]["dice"]["std"] == pytest.approx(np.std(dice, ddof=1), abs=1e-6)
+    assert set(summary["test"]["dice"]) == set(summary["test"]["iou"]) == {"mean", "std", "ci95"}
+    assert set(summary["baselines"]) == {"whole_image_box", "oracle_box"}
+    assert summary["steps"] == 2 * STEPS_PER_EPOCH
+    assert set(summary["seconds"]) == {"cache", "fit", "test", "baselines", "export", "report"}
+    assert 0.05 < summary["peak_memory_gb"] < 50
+
+
+def test_summary_counts_the_parameters_of_the_network(finished):
+    counts = json.loads(finished[1].summary.read_text())["parameters"]
+    segmenter = medsam_tune.load_export(finished[1].export).segmenter
+    assert counts["total"] == sum(p.numel() for p in segmenter.parameters())
+    assert counts["trained"] == sum(p.numel() for p in segmenter.prompt_source.parameters())
+
+
+def test_metrics_hold_a_loss_and_a_validation_for_every_epoch(finished):
+    rows = table(finished[1].metrics_csv)
+    for column in ("train/loss", "val/dice", "val/iou"):
+        assert [row["epoch"] for row in rows if row[column]] == ["0", "1"], column
+
+
+def test_report_needs_nothing_from_outside(finished):
+    html = (finished[1].report / "index.html").read_text()
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", html)
+    assert not re.search(r"""url\(\s*["']?(?!data:|#)|@import|<script[^>]+src""", html)
+    assert html.count("data:image/png;base64,") >= 3
+    assert "load_export" in html
+
+
+def test_export_reloads_in_one_line_and_segments_as_the_module_did(in_workplace, tmp_path):
+    predictor = medsam_tune.load_export(in_workplace.export)
+    cli = build(f"--run.folder={tmp_path}", "--run.report=false")
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=str(in_workplace.checkpoints / "best.ckpt"), verbose=False)
+    cli.model.eval()
+    for item in cli.datamodule.dataset("test"):
+        batch = collate([item])
+        with torch.no_grad():
+            logits = predict_original(cli.model(batch), batch, cli.model.side_px)[0]
+        image = np.asarray(Image.open(f"images/images/{batch.image_ids[0]}.png"))
+        assert np.array_equal(predictor.segment(image), (logits[0] > 0).numpy())
+    assert 0 < (logits > 0).sum()
+
+
+def test_exported_weights_are_those_of_the_best_checkpoint(finished):
+    from safetensors.torch import load_file
+
+    exported = load_file(finished[1].export / "prompt_generator.safetensors")
+    best = read_checkpoint(finished[1].checkpoints / "best.ckpt")["state_dict"]
+    assert {f"segmenter.{name}" for name in exported} == set(best)
+    assert all(torch.equal(best[f"segmenter.{name}"], tensor) for name, tensor in exported.items())
+
+
+def test_same_seed_repeats_the_figures_exactly_and_skips_what_is_switched_off(finished, workplace):
+    assert run("--run.report=false", "--run.baselines=false") == 0
+    again = only_run()
+    assert again.test_cases.read_text() == finished[1].test_cases.read_text()
+    assert not again.report.exists()
+    assert json.loads(again.summary.read_text())["baselines"] is None
