@@ -5,7 +5,9 @@ Paper: Wu et al., Medical SAM Adapter, arXiv 2304.12620, "HyP-Adpt". The authors
 Choices where the paper is silent:
 - The prompt tokens of an object (box corners, points with their label, SAM's padding point) are averaged to one vector, and its
   matrix mixes the hidden channels of all decoder tokens alike; the paper does not say how unequal counts are aligned.
-- The network that writes the matrix has one hidden layer, as wide as the bottleneck. Norm is a LayerNorm.
+- The network that writes the matrix has one hidden layer, as wide as the bottleneck.
+- Norm acts over all tokens and channels of an object: over the channels alone, a bottleneck of one or two channels would come out
+  as constants and learn nothing.
 - Without a prompt token the mixing is left out, so the adapter is the plain one.
 """
 
@@ -33,12 +35,13 @@ class PromptMixing(nn.Module):
         self.width = width
         self.hidden_proj = nn.Linear(channels, width)
         self.matrix_proj = nn.Linear(width, width * width)
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.GroupNorm(1, width)
 
     def forward(self, hidden: Tensor, prompt: Tensor) -> Tensor:
         """Map hidden channels (N, L, width) to the same shape by the prompts (N, C)."""
         matrix = self.matrix_proj(F.relu(self.hidden_proj(prompt))).unflatten(-1, (self.width, self.width))
-        return F.relu(self.norm(hidden @ matrix))
+        mixed = self.norm((hidden @ matrix).transpose(1, 2))
+        return F.relu(mixed).transpose(1, 2)
 
 
 class HyperPromptAdapter(Bottleneck):

@@ -1,0 +1,85 @@
+"""One training step of a tuner, as the training loop takes it, and the two-process run of all tuners."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from medsam_tune.losses.bce_dice import BceDiceLoss
+from medsam_tune.prompts import BoxPrompt
+from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.types import SegmentationBatch
+from tests.backbones import BACKBONES
+from tests.conformance.tuner_cases import CASES, RUNS
+from tests.factories import make_batch
+
+
+def make_segmenter(name: str, family: str) -> SamSegmenter:
+    """A fresh segmenter with the tuner of that name on a tiny backbone of that family, equal for equal arguments."""
+    torch.manual_seed(0)
+    segmenter = SamSegmenter(BACKBONES[family](), BoxPrompt(), tuner=CASES[name].make())
+    segmenter.backbone.train()
+    return segmenter
+
+
+def total_loss(segmenter: SamSegmenter, batch: SegmentationBatch) -> Tensor:
+    """The loss of a training step, the tuner's own included."""
+    terms = {**BceDiceLoss()(segmenter(batch), batch), **segmenter.auxiliary_losses()}
+    return torch.stack(list(terms.values())).sum()
+
+
+def learning(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def take_step(segmenter: SamSegmenter, batch: SegmentationBatch, *, lr: float = 1e-2) -> None:
+    """One step of AdamW without weight decay."""
+    optimizer = torch.optim.AdamW(learning(segmenter).values(), lr=lr, weight_decay=0)
+    total_loss(segmenter, batch).backward()
+    segmenter.after_backward(0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+class _Loss(nn.Module):
+    """The whole step as one module, because ddp synchronises what runs inside its forward."""
+
+    def __init__(self, segmenter: SamSegmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, batch: SegmentationBatch) -> Tensor:
+        return total_loss(self.segmenter, batch)
+
+
+def run_rank(rank: int, address: str, faults: list[str]) -> None:
+    """Take a step of every tuner under plain ddp and note whoever does not end with the ranks' mean gradient."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    batches = [make_batch(seed=seed) for seed in (0, 1)]
+    for name, family in RUNS:
+        try:
+            gap = _gap_to_mean_gradient(name, family, rank, batches)
+        except RuntimeError as error:
+            faults.append(f"{name} on {family}: {error}")
+            break
+        if not gap < 1e-5:
+            faults.append(f"{name} on {family}: gradient is {gap} from the mean of the ranks")
+    dist.destroy_process_group()
+
+
+def _gap_to_mean_gradient(name: str, family: str, rank: int, batches: list[SegmentationBatch]) -> float:
+    alone = []
+    for batch in batches:
+        segmenter = make_segmenter(name, family)
+        torch.manual_seed(1)
+        total_loss(segmenter, batch).backward()
+        alone.append({key: p.grad for key, p in learning(segmenter).items()})
+    together = make_segmenter(name, family)
+    parallel = DistributedDataParallel(_Loss(together))
+    torch.manual_seed(1)
+    parallel(batches[rank]).backward()
+    return max(float((p.grad - (alone[0][key] + alone[1][key]) / 2).abs().max()) for key, p in learning(together).items())

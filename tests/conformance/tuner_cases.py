@@ -1,0 +1,67 @@
+"""Which tuners the conformance suite runs over: every concrete one in the package, found by looking, with settings for a tiny SAM."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+import medsam_tune.tuners
+from medsam_tune.tuners.base import NoTuner, Tuner
+from medsam_tune.tuners.bottleneck_adapter import BottleneckAdapter
+from tests.conformance.peft_cases import PEFT_CASES
+
+
+@dataclass(frozen=True)
+class Case:
+    """One tuner with settings.
+
+    Attributes:
+        make: Build a fresh tuner.
+        families: Encoders it works on, out of ``tests.backbones.BACKBONES``.
+    """
+
+    make: Callable[[], Tuner]
+    families: tuple[str, ...] = ("vit", "tiny_vit")
+
+
+# Settings beside the defaults; the class is discovered in any case.
+SETTINGS: dict[str, Case] = {
+    "BottleneckAdapter-repo": Case(
+        lambda: BottleneckAdapter(init="repo", activation="gelu", decoder="none", train_mask_decoder=True)
+    ),
+    "BottleneckAdapter-two-mixings": Case(lambda: BottleneckAdapter(rank=8, hyper_layers=2, mlp_input="residual")),
+    "BottleneckAdapter-decoder-alone": Case(lambda: BottleneckAdapter(placement=(), decoder="adapters")),
+}
+# Tuners that work on one encoder family only, and say so in a RecipeError on the other.
+FAMILIES: dict[str, tuple[str, ...]] = {}
+
+
+def concrete_tuners() -> dict[str, type[Tuner]]:
+    """Every concrete Tuner defined in a module of ``medsam_tune.tuners``, but NoTuner, by name."""
+    found = {}
+    for info in pkgutil.iter_modules(medsam_tune.tuners.__path__, "medsam_tune.tuners."):
+        for name, value in vars(import_module(info.name)).items():
+            if inspect.isclass(value) and issubclass(value, Tuner) and not inspect.isabstract(value) and value is not NoTuner:
+                found[name] = value
+    return found
+
+
+def has_defaults(tuner: type[Tuner]) -> bool:
+    """Whether the tuner can be built without arguments."""
+    return all(p.default is not p.empty for p in inspect.signature(tuner).parameters.values())
+
+
+def all_cases() -> dict[str, Case]:
+    """Every case by name: each discovered tuner with its defaults, and the settings above."""
+    defaults = {
+        name: Case(tuner, FAMILIES.get(name, ("vit", "tiny_vit"))) for name, tuner in concrete_tuners().items() if has_defaults(tuner)
+    }
+    peft = {name: Case(make, families) for name, (make, families) in PEFT_CASES.items()}
+    return {**defaults, **SETTINGS, **peft}
+
+
+CASES = all_cases()
+RUNS = [(name, family) for name, case in CASES.items() for family in case.families]
