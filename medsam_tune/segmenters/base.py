@@ -50,3 +50,6 @@ class Segmenter(nn.Module, ABC):
 
     def after_backward(self, step: int) -> None:
         """Run after each backward pass; nothing by default."""
+
+    def after_step(self, step: int) -> None:
+        """Run after each step of the optimizer, counted from 0; nothing by default."""

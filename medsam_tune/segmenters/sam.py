@@ -98,6 +98,10 @@ class SamSegmenter(Segmenter):
         """Pass the step on to the tuner."""
         self.tuner.after_backward(step)
 
+    def after_step(self, step: int) -> None:
+        """Pass the step on to the tuner."""
+        self.tuner.after_step(step)
+
     def _image_embeddings(self, batch: SegmentationBatch) -> Tensor:
         if batch.image_embeddings is not None:
             image_embeddings = batch.image_embeddings

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from medsam_tune.backbone.base import Backbone
@@ -162,6 +164,17 @@ class TuningModule(pl.LightningModule):
                 f"model: {len(silent)} trainable parameters take no part in the loss and plain ddp would fail: "
                 f"{', '.join(silent[:5])}{' ...' if len(silent) > 5 else ''}. Freeze them or add a loss that uses them."
             )
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        step = self.global_step
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.segmenter.after_step(step)
 
     def validation_step(self, batch: SegmentationBatch, batch_idx: int) -> dict[str, MaskPrediction]:
         prediction = self.forward(batch)

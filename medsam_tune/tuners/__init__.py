@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from medsam_tune.tuners.base import NoTuner, Tuner
     from medsam_tune.tuners.bottleneck_adapter import BottleneckAdapter
+    from medsam_tune.tuners.peft_tuner import PeftTuner
+    from medsam_tune.tuners.samed import SamedTuner
 
-__all__ = ["BottleneckAdapter", "NoTuner", "Tuner"]
+__all__ = ["BottleneckAdapter", "NoTuner", "PeftTuner", "SamedTuner", "Tuner"]
 
 _HOMES = {
     "BottleneckAdapter": "bottleneck_adapter",
     "NoTuner": "base",
+    "PeftTuner": "peft_tuner",
+    "SamedTuner": "samed",
     "Tuner": "base",
 }
 

@@ -48,6 +48,9 @@ class Tuner(ABC):
     def after_backward(self, step: int) -> None:  # noqa: B027 - a hook that most tuners leave out
         """Run after each backward pass, before the optimizer's step number ``step``; nothing by default."""
 
+    def after_step(self, step: int) -> None:  # noqa: B027 - a hook that most tuners leave out
+        """Run after the optimizer's step number ``step``, counted from 0, with the gradients still at hand; nothing by default."""
+
 
 class InsertingTuner(Tuner):
     """Own exactly the parameters that ``insert`` names; all tuners of this package but ``NoTuner`` are of this kind."""

@@ -1,0 +1,170 @@
+"""Any tuner of the peft library that replaces layers: LoRA and its kin, AdaLoRA, LoHa, LoKr, IA3, VeRA and the rest.
+
+Papers: Hu et al. 2021, LoRA (arXiv 2106.09685), and one a method; peft's documentation names them.
+Authors' code: https://github.com/huggingface/peft, release 0.21.
+
+Differs from the authors' code:
+- Layers are chosen by part names of a SAM (``image_encoder.attention``), not by patterns over module names.
+- The backbone keeps its type and interface; peft's wrapper stays beside it, for saving, switching and merging.
+- AdaLoRA's allocator is stepped, and its orthogonality added to the loss, without any code of the user's.
+- What the recipe trains beside the tuner keeps learning; peft freezes everything else.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import peft
+import torch
+from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from medsam_tune.backbone.base import Backbone
+from medsam_tune.errors import RecipeError
+from medsam_tune.tuners.base import InsertingTuner
+from medsam_tune.tuners.parts import layer_names
+from medsam_tune.tuners.peft_methods import KEY, check_config, check_layers, identity_note, method_name
+
+ADAPTER = "default"
+
+
+class PeftTuner(InsertingTuner):
+    """Put a tuner of the peft library on chosen parts of the backbone.
+
+    Args:
+        config: A configuration of peft, such as ``peft.LoraConfig`` with ``r`` and ``lora_alpha``. Which layers it means is
+            said by ``parts``, so ``target_modules`` stays out.
+        parts: Names such as ``image_encoder.attention.qkv`` or ``mask_decoder.attention``; see ``parts.PART_NAMES``.
+        blocks: First and last encoder block, both included; every block by default. With late blocks only, the backward pass
+            stops at the first of them.
+
+    Raises:
+        RecipeError: If the method cannot work on a SAM; the message says why.
+
+    Example:
+        >>> from medsam_tune.backbone import SamBackbone
+        >>> backbone = SamBackbone("random_tiny")
+        >>> PeftTuner(peft.LoraConfig(r=4), ["image_encoder.attention.qkv"], blocks=[1, 1]).attach(backbone)
+        >>> [name for name, p in backbone.named_parameters() if p.requires_grad][0]
+        'image_encoder.blocks.1.attn.qkv.lora_A.default.weight'
+    """
+
+    def __init__(
+        self,
+        config: PeftConfig,
+        parts: Sequence[str] = ("image_encoder.attention.qkv",),
+        *,
+        blocks: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if blocks is not None and len(blocks) != 2:
+            raise RecipeError(f"model.tuner.blocks: expected [first, last], got {list(blocks)}.")
+        check_config(config)
+        self.config = copy.deepcopy(config)
+        self.parts = tuple(parts)
+        self.blocks = None if blocks is None else (blocks[0], blocks[1])
+        self.identity_note = identity_note(config)
+        self.declares_identity = not self.identity_note
+        self._peft: PeftModel | None = None
+
+    @property
+    def peft_model(self) -> PeftModel:
+        """Return peft's view of the backbone, with ``set_adapter``, ``disable_adapter``, ``merge_and_unload`` and so on.
+
+        Raises:
+            RuntimeError: Before ``attach``.
+        """
+        if self._peft is None:
+            raise RuntimeError("the tuner is not attached; build a SamSegmenter with it, or call attach(backbone)")
+        return self._peft
+
+    def insert(self, backbone: Backbone) -> list[str]:
+        """Wrap the chosen layers and return the parameters that peft lets learn.
+
+        Raises:
+            RecipeError: If a part is unknown, the method cannot be put on its layers, or peft refuses the settings.
+        """
+        self.config.target_modules = self._targets(backbone)
+        self.config.base_model_name_or_path = f"{backbone.weights.name}@sha256:{backbone.weights.sha256}"
+        learning = [p for p in backbone.parameters() if p.requires_grad]
+        try:
+            with _quiet():
+                self._peft = PeftModel(backbone, self.config, ADAPTER)
+        except (ValueError, TypeError, NotImplementedError, RuntimeError, AssertionError, ImportError) as error:
+            raise RecipeError(f"{KEY}: peft {peft.__version__} refuses {type(self.config).__name__} here: {error}") from error
+        owned = [name for name, p in backbone.named_parameters() if p.requires_grad]
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        for module in backbone.modules():
+            if isinstance(module, BaseTunerLayer):
+                # Its dropout follows train mode although its base layer is frozen; read by backbone.freezing.
+                module.trains_with_tuner = True
+        return owned
+
+    def auxiliary_loss(self) -> Tensor:
+        """Return AdaLoRA's orthogonality: its weight times the mean of ||A A' - I|| and ||B' B - I||; 0 for other methods.
+
+        Source: Zhang et al. 2023, AdaLoRA (arXiv 2303.10512), equation 4, with the Frobenius norm as in peft.
+        """
+        if not self._allocates:
+            return super().auxiliary_loss()
+        gaps = [
+            torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device, dtype=gram.dtype))
+            for gram in _gram_matrices(self.peft_model)
+        ]
+        weight: float = self.config.orth_reg_weight
+        return weight * torch.stack(gaps).mean()
+
+    def after_step(self, step: int) -> None:
+        """Let AdaLoRA move its budget of ranks after the optimizer's step number ``step``, counted from 0."""
+        if not self._allocates:
+            return
+        model = self.peft_model.base_model
+        config = model.peft_config[ADAPTER]
+        if step > config.total_step - config.tfinal and config.rank_pattern is None:
+            # A continued run: what was pruned is exactly zero.
+            config.rank_pattern = _surviving_ranks(model)
+        model.update_and_allocate(step)
+
+    @property
+    def _allocates(self) -> bool:
+        return method_name(self.config) == "ADALORA"
+
+    def _targets(self, backbone: Backbone) -> list[str]:
+        kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+        if method_name(self.config) == "LN_TUNING":
+            kinds = (nn.LayerNorm,)
+        names = layer_names(backbone, self.parts, blocks=self.blocks, kinds=kinds)
+        tiny_vit = any(name.startswith("image_encoder.layers.") for name, _ in backbone.named_modules())
+        check_layers(self.config, {name: backbone.get_submodule(name) for name in names}, tiny_vit=tiny_vit)
+        return names
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what peft says of every SAM and no user can change."""
+    with warnings.catch_warnings():
+        for message in (
+            r"Unsupported layer type",  # LayerNorm in LN tuning; works
+            r".*(fbd_cuda|CUDA extension|boft_n_butterfly_factor).*",  # BOFT falls back to PyTorch
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+def _gram_matrices(model: nn.Module) -> Iterator[Tensor]:
+    for name, p in model.named_parameters():
+        if ".lora_A." in name:
+            yield p @ p.T
+        elif ".lora_B." in name:
+            yield p.T @ p
+
+
+def _surviving_ranks(model: nn.Module) -> dict[str, list[bool]]:
+    return {
+        name.removeprefix("model."): (p.flatten() != 0).tolist() for name, p in model.named_parameters() if ".lora_E." in name
+    }
