@@ -1,4 +1,4 @@
-"""Read PNG, JPEG and TIFF files as arrays; whatever cannot be read exactly is refused with its path."""
+"""Read PNG, JPEG, TIFF and BMP files as arrays; whatever cannot be read exactly is refused with its path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from medsam_tune.errors import DataError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 # What Pillow's decoders raise on truncated or foreign bytes; a broken PNG chunk is a SyntaxError there.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 

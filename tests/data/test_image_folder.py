@@ -19,7 +19,7 @@ def opened(root, **settings):
 
 
 def test_image_and_mask_of_one_name_become_a_sample(image_folder):
-    source = opened(image_folder({"b.png": GREY, "a.tif": GREY + 9}, {"b.png": MASK, "a.png": MASK}))
+    source = opened(image_folder({"b.bmp": GREY, "a.tif": GREY + 9}, {"b.png": MASK, "a.bmp": MASK}))
     assert source.image_ids() == ("a", "b")
     sample = source[1]
     assert torch.equal(sample.image, torch.from_numpy(GREY).float().expand(3, 6, 8))
