@@ -8,7 +8,9 @@ from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.dataset import SegmentationDataset, Views, collate
 from medsam_tune.data.image_folder import ImageFolder
 from medsam_tune.data.intensity import Intensity
+from medsam_tune.data.medsam_layout import MedsamNpy
 from medsam_tune.data.nifti import NiftiVolumes
+from medsam_tune.data.npz import MedsamNpz
 from medsam_tune.data.sample import sample_folder
 from medsam_tune.data.sampler import Draw, EpochSampler
 from medsam_tune.data.slices import SliceRule
@@ -25,6 +27,8 @@ __all__ = [
     "EpochSampler",
     "ImageFolder",
     "Intensity",
+    "MedsamNpy",
+    "MedsamNpz",
     "NiftiVolumes",
     "SegmentationDataModule",
     "SegmentationDataset",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medsam_tune.data.base import SegmentationSource
+from medsam_tune.data.cases import case_of, compile_case_pattern
 from medsam_tune.data.intensity import Intensity, apply_intensity
 from medsam_tune.data.labels import check_labels, label_rows, name_labels, no_objects
 from medsam_tune.data.pairing import by_name, existing_folder, files_with_endings, first_names, pair_files
@@ -58,7 +58,7 @@ class ImageFolder(SegmentationSource):
         if images == masks and not mask_suffix:
             raise RecipeError(f"data.source.masks: {masks!r} is the image folder too. Set data.source.mask_suffix.")
         self.images, self.masks, self.mask_suffix = images, masks, mask_suffix
-        self.case_pattern = _compiled(case_pattern)
+        self.case_pattern = None if case_pattern is None else compile_case_pattern(case_pattern)
         self.labels, self.mask_threshold, self.intensity = labels, mask_threshold, intensity
         self._root = Path()
         self._pairs: list[tuple[str, Path, Path | None]] = []
@@ -143,13 +143,7 @@ class ImageFolder(SegmentationSource):
     def _case_of(self, name: str, path: Path) -> str:
         if self.case_pattern is None:
             return name
-        match = self.case_pattern.search(name)
-        if match is None or not match.group(1):
-            raise DataError(
-                f"{path}: {name!r} gives no case under data.source.case_pattern {self.case_pattern.pattern!r}. "
-                "Rename the file or change the pattern."
-            )
-        return match.group(1)
+        return case_of(name, self.case_pattern, path)
 
     def _read_image(self, path: Path) -> Tensor:
         values = read_pixels(path)
@@ -167,18 +161,6 @@ class ImageFolder(SegmentationSource):
             _check_named(values, self.labels, path)
             return label_rows(values, self.labels)
         return label_rows(_foreground(values, self.mask_threshold, path), None)
-
-
-def _compiled(case_pattern: str | None) -> re.Pattern[str] | None:
-    if case_pattern is None:
-        return None
-    try:
-        pattern = re.compile(case_pattern)
-    except re.error as error:
-        raise RecipeError(f"data.source.case_pattern: {case_pattern!r} is no regular expression ({error}).") from error
-    if pattern.groups < 1:
-        raise RecipeError(f"data.source.case_pattern: {case_pattern!r} has no group. Put the case in brackets: '^([^_]+)_'.")
-    return pattern
 
 
 def _name(path: Path, folder: Path) -> str:
