@@ -94,6 +94,7 @@ class ResumeHint(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         last = self.checkpoints / "last.ckpt"
         if not last.is_file():
+            say(f"\nStopped at step {trainer.global_step}; no checkpoint was written yet.")
             return
         say(f"\nStopped at step {trainer.global_step}. The last checkpoint is {last}; continue with")
         say(f"  {self.command} --ckpt_path=last")

@@ -24,7 +24,7 @@ from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.side.base import SideNetwork
 from medsam_tune.training.checkpoint import restore_frozen, trained_entries
-from medsam_tune.training.schedule import step_schedule
+from medsam_tune.training.schedule import planned_steps, step_schedule
 from medsam_tune.tuners.base import Tuner
 from medsam_tune.types import MaskPrediction, SegmentationBatch
 
@@ -146,7 +146,7 @@ class TuningModule(pl.LightningModule):
         if not torch.isfinite(total):
             raise RecipeError(
                 f"loss is {total.detach().item()} at step {self.global_step} on images {', '.join(batch.image_ids)}. "
-                "Lower the learning rate, set trainer.precision=32-true, or look at these images. The last checkpoint is intact."
+                "Lower the learning rate, set trainer.precision=32-true, or look at these images. The last checkpoint stays."
             )
         logged = {"train/loss": total.detach(), **{f"train/{name}": value.detach() for name, value in terms.items()}}
         self.log_dict(logged, batch_size=batch.n_objects, on_step=False, on_epoch=True, sync_dist=True)
@@ -199,7 +199,7 @@ class TuningModule(pl.LightningModule):
             return [optimizer], [self.scheduler_factory(optimizer)]
         if self.schedule == "constant" and not self.warmup_steps:
             return optimizer
-        total_steps = self.trainer.estimated_stepping_batches
+        total_steps = planned_steps(self.trainer)
         scheduler = step_schedule(optimizer, self.schedule, warmup_steps=self.warmup_steps, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

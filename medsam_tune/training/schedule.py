@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
+import lightning.pytorch as pl
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.errors import RecipeError
 
 # Exponent of SAMed and of most segmentation work since DeepLab; hitachinsk/SAMed @ e351840, trainer.py.
@@ -35,6 +37,21 @@ def step_schedule(
         return learning_rate_factor(step, schedule, warmup_steps=warmup_steps, total_steps=total_steps)
 
     return LambdaLR(optimizer, factor)
+
+
+def planned_steps(trainer: pl.Trainer) -> float:
+    """Return the optimizer steps of the whole training; infinite when only a time limit is set.
+
+    Lightning's own estimate opens the loader it trains with before a checkpoint's position in it is restored, so that an
+    interrupted epoch would begin anew; a second loader is asked for its length instead.
+    """
+    limit = math.inf if trainer.max_steps == -1 else trainer.max_steps
+    if trainer.max_epochs is None or trainer.max_epochs == -1:
+        return limit
+    data = cast(SegmentationDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+    batches, part = len(data.train_dataloader()), trainer.limit_train_batches
+    batches = int(batches * part) if isinstance(part, float) else min(batches, part)
+    return min(limit, math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs)
 
 
 def learning_rate_factor(step: int, schedule: str, *, warmup_steps: int, total_steps: float) -> float:

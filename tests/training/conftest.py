@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -17,6 +18,14 @@ def _own_process():
     yield
     forget_run()
     signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_flush():
+    # Every small file waits for the disk otherwise, for seconds where it is busy; no test cuts the power.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_export_reloads_in_one_line_and_segments_as_the_module_did(in_workplace,
             logits = predict_original(cli.model(batch), batch, cli.model.side_px)[0]
         image = np.asarray(Image.open(f"images/images/{batch.image_ids[0]}.png"))
         assert np.array_equal(predictor.segment(image), (logits[0] > 0).numpy())
-    assert 0 < (logits > 0).sum()
+    assert (logits > 0).any()
 
 
 def test_exported_weights_are_those_of_the_best_checkpoint(finished):

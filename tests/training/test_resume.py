@@ -1,0 +1,160 @@
+import csv
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from medsam_tune.training.callbacks import RandomState
+from medsam_tune.training.module import TuningModule
+from tests.training.tiny_runs import STEPS_PER_EPOCH, only_run, run, weights_of
+
+FAST = ("--run.baselines=false", "--run.report=false")
+KILLER = """
+import os, signal
+from medsam_tune.training.module import TuningModule
+step = TuningModule.training_step
+def deadly(self, batch, index):
+    if self.global_step == int(os.environ["KILL_AT"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, index)
+TuningModule.training_step = deadly
+import sys
+from medsam_tune.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+class PowerCut(BaseException):
+    """What nothing catches."""
+
+
+def cut_power(monkeypatch, *, batch):
+    """Let the training step of the batch with this running number never happen."""
+    original, seen = TuningModule.training_step, []
+
+    def training_step(self, *arguments):
+        seen.append(1)
+        if len(seen) == batch + 1:
+            raise PowerCut
+        return original(self, *arguments)
+
+    monkeypatch.setattr(TuningModule, "training_step", training_step)
+
+
+def rows_of(run_folder):
+    path = run_folder.metrics_csv
+    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+
+
+def interrupted_and_resumed(monkeypatch, *overrides, batch):
+    with monkeypatch.context() as patch:
+        cut_power(patch, batch=batch)
+        with pytest.raises(PowerCut):
+            run(*overrides)
+    before = rows_of(only_run())
+    stopped_at = torch.load(only_run().last_checkpoint, weights_only=True)["global_step"]
+    assert run(*overrides, "--ckpt_path=last") == 0
+    return only_run(), before, stopped_at
+
+
+@pytest.mark.parametrize(
+    ("batch", "settings", "steps_saved"),
+    [
+        (3, ("--run.save_every_n_steps=2",), 2),
+        (STEPS_PER_EPOCH, ("--run.save_every_n_steps=50",), STEPS_PER_EPOCH),
+        (STEPS_PER_EPOCH + 3, ("--run.save_every_n_steps=1", "--trainer.accumulate_grad_batches=2"), 4),
+    ],
+    ids=["mid epoch, a step after the checkpoint", "first step of an epoch", "between two accumulated batches"],
+)
+def test_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
+    workplace, monkeypatch, batch, settings, steps_saved
+):
+    augmented = ("--data.augmentation={'horizontal_flip': 0.5}", "--data.views=2", "--model.schedule=cosine")
+    overrides = (*FAST, *settings, *augmented)
+    assert run(*overrides, "--run.folder=whole") == 0
+    resumed, _, stopped_at = interrupted_and_resumed(monkeypatch, *overrides, batch=batch)
+    assert stopped_at == steps_saved
+    for name in ("last.ckpt", "best.ckpt"):
+        expected = weights_of(only_run("whole").checkpoints / name)
+        found = weights_of(resumed.checkpoints / name)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in expected), name
+    assert resumed.test_cases.read_text() == only_run("whole").test_cases.read_text()
+
+
+def test_resumed_run_keeps_its_folder_its_splits_and_its_earlier_rows(workplace, monkeypatch):
+    overrides = (*FAST, "--run.save_every_n_steps=2", "--trainer.log_every_n_steps=1")
+    resumed, before, _ = interrupted_and_resumed(monkeypatch, *overrides, batch=STEPS_PER_EPOCH + 3)
+    after = rows_of(resumed)
+    assert before
+    assert [row["step"] for row in after[: len(before)]] == [row["step"] for row in before]
+    assert [row["epoch"] for row in after if row["val/dice"]] == ["0", "1"]
+
+
+def test_finished_run_goes_on_when_more_epochs_are_asked_for(workplace):
+    assert run(*FAST) == 0
+    assert run(*FAST, "--trainer.max_epochs=3", "--ckpt_path=last") == 0
+    assert torch.load(only_run().last_checkpoint, weights_only=True)["global_step"] == 3 * STEPS_PER_EPOCH
+
+
+@pytest.mark.slow
+def test_killed_process_resumes_to_the_same_weights(workplace):
+    overrides = [*FAST, "--run.save_every_n_steps=2", "--trainer.max_epochs=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "KILL_AT": str(STEPS_PER_EPOCH + 3)}
+    command = [sys.executable, "-c", KILLER, "run", "tiny.yaml", *overrides]
+    killed = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not only_run().summary.exists()
+    assert run(*overrides, "--ckpt_path=last") == 0
+    resumed = only_run()
+    assert run(*overrides, "--run.folder=whole") == 0
+    expected = weights_of(only_run("whole").last_checkpoint)
+    found = weights_of(resumed.last_checkpoint)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert not list(resumed.path.rglob("*.partial"))
+
+
+def test_interrupt_says_how_to_go_on_and_ends_with_130(workplace, monkeypatch, capsys):
+    original = TuningModule.training_step
+
+    def training_step(self, *arguments):
+        if self.global_step == STEPS_PER_EPOCH + 1:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TuningModule, "training_step", training_step)
+        assert run("--data.batch_size=2", *FAST) == 130
+    said = capsys.readouterr().out
+    assert f"Stopped at step {STEPS_PER_EPOCH + 1}" in said
+    assert "medsam-tune run tiny.yaml --data.batch_size=2 --run.baselines=false --run.report=false --ckpt_path=last" in said
+    assert run(*FAST, "--ckpt_path=last") == 0
+
+
+def test_interrupt_before_the_first_checkpoint_says_that_there_is_none(workplace, monkeypatch, capsys):
+    def training_step(self, *arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TuningModule, "training_step", training_step)
+    assert run(*FAST) == 130
+    assert "no checkpoint was written yet" in capsys.readouterr().out
+
+
+def test_random_state_continues_where_the_checkpoint_was_written(tmp_path):
+    import random
+
+    state = RandomState()
+    torch.rand(3)
+    torch.save(state.state_dict(), tmp_path / "state")
+    expected = torch.rand(2), random.random()
+    torch.rand(5)
+    fresh = RandomState()
+    fresh.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    fresh.on_train_batch_start(None, None, None, 0)
+    assert torch.equal(torch.rand(2), expected[0])
+    assert random.random() == expected[1]
+    fresh.on_train_batch_start(None, None, None, 1)
+    assert not torch.equal(torch.rand(2), expected[0])
