@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from medsam_tune.backbone import SamBackbone
     from medsam_tune.data import ImageFolder, NiftiVolumes, SegmentationDataModule
-    from medsam_tune.export import load_export, save_export
+    from medsam_tune.export import load_adapter, load_export, save_export
     from medsam_tune.inference.predictor import Predictor
     from medsam_tune.losses import BceDiceLoss
     from medsam_tune.prompts import BoxPrompt, HarDNetPromptGenerator, NoPrompt
@@ -32,6 +32,7 @@ _MODULES = {
     "SamSegmenter": "segmenters.sam",
     "SegmentationDataModule": "data",
     "TaskSegmenter": "segmenters.task",
+    "load_adapter": "export",
     "load_export": "export",
     "save_export": "export",
 }
@@ -49,6 +50,7 @@ __all__ = [
     "SegmentationDataModule",
     "TaskSegmenter",
     "__version__",
+    "load_adapter",
     "load_export",
     "save_export",
 ]

@@ -1,7 +1,8 @@
 """What was trained, written so that one line reloads it."""
 
+from medsam_tune.export.adapter import load_adapter, save_adapter
 from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.description import read_description
 from medsam_tune.export.trained import load_export, save_export, trained_names
 
-__all__ = ["build_segmenter", "load_export", "read_description", "save_export", "trained_names"]
+__all__ = ["build_segmenter", "load_adapter", "load_export", "read_description", "save_adapter", "save_export", "trained_names"]

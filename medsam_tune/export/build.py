@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.errors import RecipeError
@@ -64,9 +65,13 @@ def _build(value: object, key: str, *, trusted: bool) -> object:
             name: _build(argument, f"{key}.{name}", trusted=trusted)
             for name, argument in (value.get("init_args") or {}).items()
         }
+        if (peft_name := _peft_config_name(str(value["class_path"]))) is not None:
+            from medsam_tune.tuners.peft_methods import build_config
+
+            return build_config(peft_name, arguments)
         constructor = _import_class(str(value["class_path"]), key, trusted=trusted)
         try:
-            return constructor(**arguments)
+            return constructor(**_with_dataclasses(constructor, arguments))
         except TypeError as error:
             raise RecipeError(
                 f"{key}: {constructor.__name__} does not take these init_args ({error}). Correct them."
@@ -74,6 +79,29 @@ def _build(value: object, key: str, *, trusted: bool) -> object:
     if isinstance(value, list):
         return [_build(item, f"{key}[{index}]", trusted=trusted) for index, item in enumerate(value)]
     return value
+
+
+def _peft_config_name(class_path: str) -> str | None:
+    """Return the class name of a configuration of the peft library: plain data, so it may be built without trust."""
+    package, _, name = class_path.rpartition(".")
+    return name if package.split(".")[0] == "peft" and name.endswith("Config") else None
+
+
+def _with_dataclasses(constructor: type[Any], arguments: Mapping[str, object]) -> dict[str, object]:
+    """Turn each mapping into the dataclass that its argument is annotated with, such as the jitter of a box."""
+    try:
+        hints = get_type_hints(constructor.__init__)
+    except NameError:
+        # Annotations that only a type checker imports name no dataclass of a recipe.
+        return dict(arguments)
+    return {name: _as_dataclass(value, hints.get(name)) for name, value in arguments.items()}
+
+
+def _as_dataclass(value: object, hint: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)]
+    return kinds[0](**value) if kinds else value
 
 
 def _import_class(class_path: str, key: str, *, trusted: bool) -> type[Any]:

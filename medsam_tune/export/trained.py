@@ -79,7 +79,7 @@ def save_export(
     description = {
         "format_version": FORMAT_VERSION,
         "medsam_tune": __version__,
-        "model": _without_initial_weights(model_config, segmenter.base_weights()),
+        "model": without_initial_weights(model_config, segmenter.base_weights()),
         "base_weights": _identity(segmenter.base_weights()),
         "input_rule": asdict(segmenter.input_rule),
         "parameters": {
@@ -87,7 +87,7 @@ def save_export(
         },
         "metrics": dict(metrics),
         "data": dict(data_description),
-        "licence": _licence_note(segmenter.base_weights()),
+        "licence": licence_note(segmenter.base_weights()),
     }
     _write_folder(folder, tensors, description)
     return folder
@@ -133,7 +133,7 @@ def _frozen_buffers(prefix: str, backbone: Backbone) -> set[str]:
     }
 
 
-def _without_initial_weights(model_config: Mapping[str, Any], base_weights: WeightsIdentity | None) -> dict[str, Any]:
+def without_initial_weights(model_config: Mapping[str, Any], base_weights: WeightsIdentity | None) -> dict[str, Any]:
     """Clear the files that parts outside the backbone started from: the machine that loads may not have them."""
     config: dict[str, Any] = json.loads(json.dumps(model_config))
     stored_whole = ("prompt_source", "side", "fusion") + (("segmenter",) if base_weights is None else ())
@@ -149,7 +149,8 @@ def _identity(weights: WeightsIdentity | None) -> dict[str, str] | None:
     return None if weights is None else asdict(weights)
 
 
-def _licence_note(weights: WeightsIdentity | None) -> str:
+def licence_note(weights: WeightsIdentity | None) -> str:
+    """Return what a user must know about the licence of trained weights over these base weights."""
     if weights is None:
         return "Holds all weights of the network. Terms of the training data may apply."
     from medsam_tune.backbone.weights import WEIGHTS
@@ -173,7 +174,7 @@ def _write_folder(folder: Path, tensors: dict[str, Tensor], description: dict[st
         save_file(tensors, partial / file, metadata={"format": "pt", "medsam_tune": __version__})
         description = {**description, "file": file, "sha256": _sha256(partial / file)}
         (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        _replace_folder(partial, folder)
+        replace_folder(partial, folder)
     except OSError as error:
         raise CheckpointError(
             f"{folder}: could not be written ({error}). Free space there or choose another folder."
@@ -182,7 +183,8 @@ def _write_folder(folder: Path, tensors: dict[str, Tensor], description: dict[st
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _replace_folder(partial: Path, folder: Path) -> None:
+def replace_folder(partial: Path, folder: Path) -> None:
+    """Rename ``partial`` to ``folder``; what stood there is removed only afterwards."""
     if not folder.exists():
         partial.rename(folder)
         return

@@ -35,5 +35,6 @@ def quieten() -> None:
         r"The number of training batches.*is smaller than the logging interval.*",
         r"The dirpath has changed from.*",  # a checkpoint tested from another folder
         r"Checkpoint directory .* exists and is not empty.*",  # a continued run
+        r"`loftq_config` specified but will be ignored.*",  # the parser writes out this default of peft's LoraConfig
     ):
         warnings.filterwarnings("ignore", message=message)

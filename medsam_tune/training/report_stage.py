@@ -18,6 +18,7 @@ from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, pick_sl
 from medsam_tune.evaluation.predict import predict_original
 from medsam_tune.evaluation.report import CaseFigure, ReportContent, write_report
 from medsam_tune.evaluation.summary import pick_cases, summarise
+from medsam_tune.export.adapter import has_adapter, save_adapter
 from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.trained import save_export
 from medsam_tune.prompts.box import BoxPrompt
@@ -52,14 +53,14 @@ def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
 
 
 def export_stage(cli: MedsamCLI) -> Path:
-    """Write what was trained, reloadable in one line."""
-    return save_export(
-        cli.run_folder.export,
-        segmenter=cli.model.segmenter,
-        model_config=model_config(cli),
-        metrics=cli.results.summary["test"],
-        data_description=cli.datamodule.describe(),
-    )
+    """Write what was trained, reloadable in one line; a tuner of the peft library also as a folder that peft reads."""
+    folder, segmenter, config = cli.run_folder.export, cli.model.segmenter, model_config(cli)
+    metrics, data = cli.results.summary["test"], cli.datamodule.describe()
+    save_export(folder, segmenter=segmenter, model_config=config, metrics=metrics, data_description=data)
+    if has_adapter(segmenter):
+        adapter = folder / "adapter"
+        save_adapter(adapter, segmenter=segmenter, model_config=config, metrics=metrics, data_description=data)
+    return folder
 
 
 def report_stage(cli: MedsamCLI) -> Path | None:

@@ -49,7 +49,7 @@ class Tuner(ABC):
         """Run after each backward pass, before the optimizer's step number ``step``; nothing by default."""
 
     def after_step(self, step: int) -> None:  # noqa: B027 - a hook that most tuners leave out
-        """Run after the optimizer's step number ``step``, counted from 0, with the gradients still at hand; nothing by default."""
+        """Run after the optimizer's step number ``step``, counted from 0, gradients still at hand; nothing by default."""
 
 
 class InsertingTuner(Tuner):

@@ -13,18 +13,19 @@ Differs from the authors' code:
 from __future__ import annotations
 
 import copy
+import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import peft
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from medsam_tune.backbone.base import Backbone
-from medsam_tune.errors import RecipeError
+from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.tuners.base import InsertingTuner
 from medsam_tune.tuners.parts import layer_names
 from medsam_tune.tuners.peft_methods import KEY, check_config, check_layers, identity_note, method_name
@@ -104,6 +105,62 @@ class PeftTuner(InsertingTuner):
                 # Its dropout follows train mode although its base layer is frozen; read by backbone.freezing.
                 module.trains_with_tuner = True
         return owned
+
+    def adapter_config(self) -> dict[str, object]:
+        """Return peft's configuration as JSON values, the layers and the base weights' name and checksum among them."""
+        config = copy.deepcopy(self.peft_model.peft_config[ADAPTER])
+        config.inference_mode = True
+        if self._allocates:
+            # Pruned ranks are stored as zeros, so the factors keep their full size and nothing depends on the pattern.
+            config.rank_pattern = None
+        values = {name: sorted(v) if isinstance(v, set) else v for name, v in config.to_dict().items()}
+        stored: dict[str, object] = json.loads(json.dumps(values))
+        return stored
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """Return the adapter's tensors under the names of peft's files; they share memory with the backbone's."""
+        config = self.peft_model.peft_config[ADAPTER]
+        pattern = config.rank_pattern if self._allocates else None
+        if self._allocates:
+            config.rank_pattern = None
+        state: dict[str, Tensor] = get_peft_model_state_dict(self.peft_model, save_embedding_layers=False)
+        if self._allocates:
+            config.rank_pattern = pattern
+        return state
+
+    def load_adapter_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load what ``adapter_state`` returned.
+
+        Raises:
+            CheckpointError: If names or shapes are not exactly those of this adapter.
+        """
+        expected = self.adapter_state()
+        faults = {
+            "missing": sorted(expected.keys() - tensors.keys()),
+            "unexpected": sorted(tensors.keys() - expected.keys()),
+            "of another shape": [n for n, t in expected.items() if n in tensors and tensors[n].shape != t.shape],
+        }
+        found = [f"{len(names)} {kind} (such as {names[0]})" for kind, names in faults.items() if names]
+        if found:
+            raise CheckpointError(
+                f"adapter: does not fit {type(self.config).__name__} on these parts: {'; '.join(found)}. "
+                "Use the settings it was trained with."
+            )
+        set_peft_model_state_dict(self.peft_model, dict(tensors), ADAPTER)
+
+    def merge(self) -> None:
+        """Add the update to the backbone's own weights and remove peft's layers; the output stays the same.
+
+        Raises:
+            CheckpointError: If the method cannot be merged.
+        """
+        try:
+            self.peft_model.merge_and_unload(safe_merge=True)
+        except (NotImplementedError, ValueError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(
+                f"model.tuner: {type(self.config).__name__} cannot be merged into the base weights ({error}). "
+                "Export the adapter instead."
+            ) from error
 
     def auxiliary_loss(self) -> Tensor:
         """Return AdaLoRA's orthogonality: its weight times the mean of ||A A' - I|| and ||B' B - I||; 0 for other methods.

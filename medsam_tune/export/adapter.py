@@ -1,0 +1,264 @@
+"""Adapters as folders of the peft library: stock peft loads them onto a SAM, one line of ours turns them into a predictor.
+
+The folder holds ``adapter_config.json`` and ``adapter_model.safetensors`` as peft writes them, ``README.md`` (the model card),
+``extra.json`` (the model around the adapter, the base weights, the figures) and, where more than the adapter was trained,
+``extra.safetensors``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import torch
+from torch import Tensor
+
+from medsam_tune import __version__
+from medsam_tune.backbone.weights import load_state_dict_file, sha256_of
+from medsam_tune.errors import CheckpointError
+from medsam_tune.export.build import build_segmenter
+from medsam_tune.export.model_card import model_card
+from medsam_tune.export.trained import licence_note, replace_folder, trained_names, without_initial_weights
+from medsam_tune.inference.predictor import Predictor
+from medsam_tune.segmenters.base import Segmenter
+from medsam_tune.segmenters.sam import SamSegmenter
+
+if TYPE_CHECKING:
+    from medsam_tune.tuners.peft_tuner import PeftTuner
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+EXTRA_FILE = "extra.safetensors"
+DESCRIPTION_FILE = "extra.json"
+CARD_FILE = "README.md"
+
+
+def has_adapter(segmenter: Segmenter) -> bool:
+    """Tell whether the segmenter's tuner is one of the peft library, so that ``save_adapter`` can write it."""
+    return _tuner_of(segmenter) is not None
+
+
+def save_adapter(
+    folder: Path,
+    *,
+    segmenter: Segmenter,
+    model_config: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    data_description: Mapping[str, Any],
+) -> Path:
+    """Write the adapter and whatever else was trained to ``folder``, which appears whole or not at all.
+
+    Args:
+        folder: Made new; an earlier adapter there is replaced.
+        segmenter: The trained network, with a tuner of the peft library.
+        model_config: The resolved ``model`` section of the recipe, as plain JSON values.
+        metrics: Test figures to travel with the weights.
+        data_description: What it was trained on.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        CheckpointError: If the tuner is none of peft's, if ``folder`` holds something else, or on a full disk.
+    """
+    tuner = _tuner_of(segmenter)
+    weights = segmenter.base_weights()
+    if tuner is None or weights is None:
+        raise CheckpointError(
+            f"{folder}: only tuners of the peft library have this file form. Use save_export, which writes any trained network."
+        )
+    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{folder}: holds files that are no adapter. Choose another folder.")
+    adapter = tuner.adapter_state()
+    extra = _beside_adapter(segmenter, adapter)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "medsam_tune": __version__,
+        "model": without_initial_weights(model_config, weights),
+        "base_weights": asdict(weights),
+        "input_rule": asdict(segmenter.input_rule),
+        "metrics": dict(metrics),
+        "data": dict(data_description),
+        "licence": licence_note(weights),
+        "files": {},
+    }
+    try:
+        _write_folder(folder, tuner, _copies(adapter), _copies(extra), description)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: could not be written ({error}). Free space there or choose another folder."
+        ) from error
+    return folder
+
+
+def load_adapter(folder: str | Path, force: bool = False, *, trusted: bool = False) -> Predictor:
+    """Build the network around an adapter and load exactly what was trained.
+
+    Args:
+        folder: What ``save_adapter`` wrote, such as ``runs/lora/2026-01-31_12-00-00/export/adapter``.
+        force: Go on although the base weights at hand are not those the adapter was trained on.
+        trusted: Import classes from outside ``medsam_tune`` that the folder names; that runs their code.
+
+    Returns:
+        A predictor in eval mode on the CPU; move it with ``predictor.segmenter.to(device)``.
+
+    Raises:
+        CheckpointError: If a file is missing, corrupt, of another version of peft or for other base weights.
+        RecipeError: If the described model cannot be built.
+
+    Example:
+        >>> predictor = load_adapter("runs/lora/2026-01-31_12-00-00/export/adapter")  # doctest: +SKIP
+        >>> mask = predictor.segment(image, box=(10, 10, 80, 90))  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    description = _read_description(folder)
+    config = _read_json(folder / CONFIG_FILE)
+    adapter, extra = (_read_tensors(folder / name, description["files"]) for name in (ADAPTER_FILE, EXTRA_FILE))
+    with torch.enable_grad():
+        segmenter = build_segmenter(description["model"], trusted=trusted)
+    tuner = _tuner_of(segmenter)
+    if tuner is None:
+        raise CheckpointError(f"{folder / DESCRIPTION_FILE}: its model has no tuner of the peft library. Export the run again.")
+    if not force:
+        _check_base_weights(folder, config, segmenter)
+    _check_config(folder / CONFIG_FILE, config, tuner.adapter_config())
+    tuner.load_adapter_state(adapter)
+    _load_extra(folder / EXTRA_FILE, extra, segmenter, tuner)
+    return Predictor(segmenter.requires_grad_(False))
+
+
+def _tuner_of(segmenter: Segmenter) -> PeftTuner | None:
+    from medsam_tune.tuners.peft_tuner import PeftTuner
+
+    tuner = segmenter.tuner if isinstance(segmenter, SamSegmenter) else None
+    return tuner if isinstance(tuner, PeftTuner) else None
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies on the CPU; tied weights share memory, which safetensors refuses."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _beside_adapter(segmenter: Segmenter, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what was trained and lies in no file of peft: a decoder, a prompt generator.
+
+    The adapter's tensors are recognised by their memory, because peft's files name them otherwise.
+    """
+    inside = {tensor.data_ptr() for tensor in adapter.values()}
+    state = segmenter.state_dict()
+    return {name: state[name] for name in trained_names(segmenter) if state[name].data_ptr() not in inside}
+
+
+def _write_folder(
+    folder: Path, tuner: PeftTuner, adapter: dict[str, Tensor], extra: dict[str, Tensor], description: dict[str, Any]
+) -> None:
+    """Write to a neighbouring folder and rename it, so that a reader never sees half an adapter."""
+    from safetensors.torch import save_file
+
+    partial = folder.with_name(f".{folder.name}-{uuid4().hex}")
+    try:
+        partial.mkdir(parents=True)
+        for name, tensors in ((ADAPTER_FILE, adapter), (EXTRA_FILE, extra)):
+            if tensors:
+                save_file(tensors, partial / name, metadata={"format": "pt"})
+                description["files"][name] = sha256_of(partial / name)
+        _write_json(partial / CONFIG_FILE, tuner.adapter_config())
+        _write_json(partial / DESCRIPTION_FILE, description)
+        (partial / CARD_FILE).write_text(model_card(description, tuner.adapter_config()), encoding="utf-8")
+        replace_folder(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_json(path: Path, value: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION_FILE
+    if not path.is_file() and (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(
+            f"{path}: no such file, so this adapter does not say which network it belongs to. "
+            "Load it with peft: PeftModel.from_pretrained(SamBackbone(NAME), FOLDER)."
+        )
+    description = _read_json(path)
+    version = description.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: has format version {version}, medsam-tune {__version__} reads {FORMAT_VERSION}. "
+            "Install the version that wrote it (key medsam_tune)."
+        )
+    if not isinstance(description.get("model"), dict) or not isinstance(description.get("files"), dict):
+        raise CheckpointError(f"{path}: model or files missing or of the wrong type. Export the run again.")
+    return description
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file. Give the folder that holds it, such as runs/NAME/TIME/export/adapter.")
+    try:
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is no JSON ({error}). Copy or export the adapter again.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected an object, got {type(value).__name__}. Copy or export the adapter again.")
+    return value
+
+
+def _read_tensors(path: Path, files: Mapping[str, str]) -> dict[str, Tensor]:
+    """Read a file that the description lists; one that it does not list has no tensors."""
+    if path.name not in files:
+        return {}
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file, although {DESCRIPTION_FILE} names it. Copy the whole folder.")
+    # The checksum comes first, so a truncated file never reaches the parser.
+    found = sha256_of(path)
+    if found != files[path.name]:
+        raise CheckpointError(
+            f"{path}: sha256 is {found[:12]}, {DESCRIPTION_FILE} says {str(files[path.name])[:12]}. "
+            "The file is corrupt or another one; copy it again."
+        )
+    return load_state_dict_file(path)
+
+
+def _check_base_weights(folder: Path, config: Mapping[str, object], segmenter: Segmenter) -> None:
+    stored = str(config.get("base_model_name_or_path"))
+    weights = segmenter.base_weights()
+    here = "none" if weights is None else f"{weights.name}@sha256:{weights.sha256}"
+    if stored.rpartition("@sha256:")[2] != here.rpartition("@sha256:")[2]:
+        raise CheckpointError(
+            f"{folder}: the adapter belongs to base weights {stored}, but {here} were loaded. "
+            "Get the weights it was trained on, or pass force=True if you know that these fit."
+        )
+
+
+def _check_config(path: Path, stored: Mapping[str, object], built: Mapping[str, object]) -> None:
+    """Check that the file's configuration is the one of the described model, as this version of peft understands it."""
+    free = {"base_model_name_or_path", "inference_mode", "peft_version"}
+    unknown = sorted(stored.keys() - built.keys())
+    other = sorted(name for name in stored.keys() & built.keys() if stored[name] != built[name] and name not in free)
+    if unknown or other:
+        fault = f"{', '.join(unknown)} unknown" if unknown else f"{other[0]} is {stored[other[0]]}, expected {built[other[0]]}"
+        raise CheckpointError(
+            f"{path}: written by peft {stored.get('peft_version')}, does not fit peft {built['peft_version']} and "
+            f"{DESCRIPTION_FILE} ({fault}). Install the version that wrote it, or export the run again."
+        )
+
+
+def _load_extra(path: Path, extra: Mapping[str, Tensor], segmenter: Segmenter, tuner: PeftTuner) -> None:
+    state = segmenter.state_dict()
+    expected = _beside_adapter(segmenter, tuner.adapter_state()).keys()
+    wrong = sorted(expected ^ extra.keys()) or [n for n in sorted(expected) if state[n].shape != extra[n].shape]
+    if wrong:
+        raise CheckpointError(
+            f"{path}: {len(wrong)} tensors are missing, unexpected or of another shape (such as {wrong[0]}). "
+            "Export the run again."
+        )
+    with torch.no_grad():
+        segmenter.load_state_dict(dict(extra), strict=False)
