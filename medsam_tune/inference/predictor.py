@@ -192,8 +192,15 @@ def _box_tensor(box: ArrayLike, frame: Frame) -> Tensor:
     corners = torch.as_tensor(np.asarray(box, dtype=np.float32))
     if corners.shape != (4,):
         raise ValueError(f"box must hold 4 numbers (x1, y1, x2, y2) in pixels, got shape {tuple(corners.shape)}.")
-    if not (corners[0] < corners[2] and corners[1] < corners[3]):
-        raise ValueError(f"box must have x1 < x2 and y1 < y2, got {corners.tolist()}.")
+    x1, y1, x2, y2 = corners.tolist()
+    # Corners are the first and the last pixel, so the box of a one-pixel object has x1 = x2.
+    if not (x1 <= x2 and y1 <= y2):
+        raise ValueError(f"box must have x1 <= x2 and y1 <= y2, got {corners.tolist()}.")
+    height, width = frame.original_size
+    if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
+        raise ValueError(
+            f"box must lie in the image of {width} x {height} pixels (x, y), got {corners.tolist()}. Cut it off there."
+        )
     return boxes_to_input(corners, frame)[None]
 
 

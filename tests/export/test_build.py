@@ -4,6 +4,7 @@ import torch
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.errors import RecipeError
 from medsam_tune.export.build import build_segmenter
+from medsam_tune.prompts import BoxJitter
 from medsam_tune.prompts.none import NoPrompt
 from medsam_tune.segmenters.sam import SamSegmenter
 from tests.factories import make_batch
@@ -63,3 +64,13 @@ def test_missing_part_and_unknown_argument_are_named():
         build_segmenter(
             {"backbone": BACKBONE, "prompt_source": {"class_path": "medsam_tune.prompts.BoxPrompt", "init_args": {"knd": 1}}}
         )
+
+
+def test_settings_of_a_part_become_its_dataclass_again():
+    jitter = {"high": 0.1, "unit": "fraction"}
+    source = {"class_path": "medsam_tune.prompts.BoxPrompt", "init_args": {"kind": "tight", "jitter": jitter}}
+    assert build_segmenter({"backbone": BACKBONE, "prompt_source": source}).prompt_source.jitter == BoxJitter(
+        0.1, unit="fraction"
+    )
+    with pytest.raises(RecipeError, match="BoxPrompt does not take these init_args"):
+        build_segmenter({"backbone": BACKBONE, "prompt_source": {**source, "init_args": {"jitter": {"hgh": 1}}}})

@@ -100,11 +100,15 @@ def test_nan_is_refused_and_counted(predictor):
         predictor.set_image(np.array([[np.nan, 1.0], [np.inf, 2.0]]), intensity=(0, 2))
 
 
-@pytest.mark.parametrize("box", [(10, 4, 2, 20), (1, 2, 3), ((1, 2, 3, 4),)])
+@pytest.mark.parametrize("box", [(10, 4, 2, 20), (1, 2, 3), ((1, 2, 3, 4),), (-1, 2, 5, 6), (1, 2, 500, 6), (1, 2, np.nan, 6)])
 def test_unfit_box_is_refused(predictor, box):
     predictor.set_image(grey())
     with pytest.raises(ValueError, match="box must"):
         predictor.predict(box=box)
+
+
+def test_box_of_one_pixel_is_valid(predictor):
+    assert predictor.segment(grey(), box=(3, 5, 3, 5)).shape == (40, 64)
 
 
 def test_predict_without_an_image_says_what_to_call(predictor):
