@@ -16,7 +16,9 @@ OWN_COMMANDS = {
     "run": "run a recipe: cache, fit, test on the best checkpoint, export, report",
     "recipes": "list, show or copy the bundled recipes",
     "weights": "list or download the released weights",
+    "prepare": "turn NIfTI, PNG, npz or npy data into a folder of 8-bit images, masks and splits",
     "cache": "build, list or clear the cached image embeddings",
+    "export": "merge a run into one plain SAM checkpoint",
     "doctor": "say what is installed and found here, and who owns the `lightning` command",
 }
 LIGHTNING_COMMANDS = {

@@ -1,0 +1,165 @@
+"""From any source to a folder of 8-bit PNG images and masks at their native size, which ``ImageFolder`` reads.
+
+MedSAM stores float64 slices of 1024 x 1024 x 3 (24 MB each); here a slice keeps its size and one byte a pixel and channel, and
+resizing happens when it is read. The grey window is fixed for a volume and written down, so one stored value always gives one
+grey level: MedSAM's scripts rescale by the values left after clipping, which differ from case to case.
+
+Source of the windows: Ma et al. 2024, Nat. Commun. 15:654, methods (width and level in HU).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medsam_tune.data.base import SegmentationSource
+from medsam_tune.data.splits import Splits, save_splits
+from medsam_tune.errors import DataError
+from medsam_tune.types import Sample
+
+CT_WINDOWS: dict[str, tuple[float, float]] = {
+    "soft_tissue": (-160.0, 240.0),
+    "lung": (-910.0, 590.0),
+    "brain": (0.0, 80.0),
+}
+"""Lower and upper HU: width 400 level 40, width 1500 level -160, width 80 level 40."""
+
+CASE_PATTERN = "^(.+)/[^/]+$"
+"""How ``ImageFolder`` finds the case of a prepared image: the folder it lies in."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Say what was written.
+
+    Attributes:
+        folder: With ``images/<case>/<image>.png``, ``masks/<case>/<image>.png``, ``splits.json`` and ``prepared.json``.
+        images: Number of images.
+        cases: Number of cases.
+        empty: Images without an object.
+        labels: Mask value to name.
+    """
+
+    folder: Path
+    images: int
+    cases: int
+    empty: int
+    labels: dict[int, str]
+
+
+def prepare_folder(source: SegmentationSource, folder: Path, *, splits: Splits, keep_empty: bool = True) -> Prepared:
+    """Write every item of an opened source; the folder appears when all of it is there, or not at all.
+
+    Args:
+        source: Opened with masks.
+        folder: Must not exist.
+        splits: Written as ``splits.json``, for ``data.split.file``.
+        keep_empty: False leaves out images without an object.
+
+    Raises:
+        DataError: If the folder exists, an item cannot be read, two labels overlap, a label does not fit 8 bits, or
+            leaving out empty images leaves a case without any.
+    """
+    if folder.exists():
+        raise DataError(f"{folder}: exists already. Name a new folder, or remove this one.")
+    with _appearing(folder) as unfinished:
+        spacings, empty = _write_items(source, unfinished, keep_empty=keep_empty)
+        _check_cases(source, spacings, folder)
+        labels = source.label_names()
+        save_splits(splits, unfinished / "splits.json")
+        record = {
+            "source": source.describe(),
+            "labels": {name: [value] for value, name in labels.items()},
+            "case_pattern": CASE_PATTERN,
+            "images": len(spacings),
+            "images_without_object": empty,
+            "spacing_mm": spacings,
+        }
+        (unfinished / "prepared.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Prepared(folder, len(spacings), len({Path(name).parent for name in spacings}), empty, labels)
+
+
+def _write_items(source: SegmentationSource, folder: Path, *, keep_empty: bool) -> tuple[dict[str, tuple[float, float]], int]:
+    """Write images and masks; return (row, column) spacing by name, and how many images show no object."""
+    spacings: dict[str, tuple[float, float]] = {}
+    empty = 0
+    for index in range(len(source)):
+        sample = source[index]
+        shows_object = bool(sample.masks.any())
+        empty += not shows_object
+        if not (shows_object or keep_empty):
+            continue
+        name = _name(sample)
+        if name in spacings:
+            raise DataError(f"{folder / name}: two images would get this name. Rename {sample.image_id}.")
+        _save(_pixels(sample), folder / "images" / f"{name}.png")
+        _save(_label_map(sample), folder / "masks" / f"{name}.png")
+        spacings[name] = sample.spacing_mm
+    return spacings, empty
+
+
+def _name(sample: Sample) -> str:
+    """Return ``<case>/<image>``; what would be another folder in the image's own name becomes ``__``."""
+    return f"{sample.case_id.replace('/', '__')}/{sample.image_id.replace('/', '__')}"
+
+
+def _pixels(sample: Sample) -> NDArray[np.uint8]:
+    """Return (H, W) where the three channels are equal, else (H, W, 3)."""
+    levels = np.rint(sample.image.numpy()).astype(np.uint8)
+    grey = bool((levels == levels[:1]).all())
+    return np.ascontiguousarray(levels[0] if grey else levels.transpose(1, 2, 0))
+
+
+def _label_map(sample: Sample) -> NDArray[np.uint8]:
+    masks, labels = sample.masks.numpy(), sample.labels.numpy()
+    if (masks.sum(axis=0) > 1).any():
+        raise DataError(
+            f"{sample.image_id}: labels {labels.tolist()} overlap, and one value a pixel is stored. Name groups that do not."
+        )
+    if labels.size and labels.max() > np.iinfo(np.uint8).max:
+        raise DataError(
+            f"{sample.image_id}: label {labels.max()} is above 255. Name the labels; then they are numbered from 1."
+        )
+    values = np.zeros(masks.shape[1:], np.uint8)
+    for mask, label in zip(masks, labels, strict=True):
+        values[mask] = label
+    return values
+
+
+def _save(values: NDArray[np.uint8], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def _check_cases(source: SegmentationSource, written: dict[str, tuple[float, float]], folder: Path) -> None:
+    kept = Counter(name.rpartition("/")[0] for name in written)
+    gone = sorted({case for case in source.case_ids() if case.replace("/", "__") not in kept})
+    if gone:
+        raise DataError(
+            f"{folder}: {len(gone)} cases show no object on any image, such as {gone[0]}. Remove them, or keep empty images."
+        )
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``folder`` that takes its name at the end, and goes away after an error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield unfinished
+        # mkdtemp makes folders for their owner alone.
+        unfinished.chmod(0o755)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,61 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medsam_tune import cli
+from medsam_tune.cli.prepare import WINDOW_NAMES
+from medsam_tune.data import ImageFolder
+from medsam_tune.data.prepare import CASE_PATTERN, CT_WINDOWS
+
+
+@pytest.fixture
+def npz_folder(tmp_path):
+    """Four challenge volumes of three slices."""
+    (tmp_path / "npz").mkdir()
+    masks = np.zeros((3, 8, 8), np.uint8)
+    masks[1, 2:5, 3:6] = 2
+    for case in range(4):
+        values = np.arange(192, dtype=np.int16).reshape(3, 8, 8) * 5 - 400
+        np.savez(tmp_path / "npz" / f"CT_{case}.npz", imgs=values, gts=masks, spacing=(1.0, 1.0, 2.0))
+    return tmp_path
+
+
+def test_npz_becomes_a_folder_that_image_folder_reads(npz_folder, capsys):
+    words = [str(npz_folder / "npz"), str(npz_folder / "new"), "--format=npz", "--window", "soft_tissue", "--labels", "liver=2"]
+    assert cli.main(["prepare", *words, "--skip-empty"]) == 0
+    shown = capsys.readouterr().out
+    assert "4 images of 4 cases (8 without an object)" in shown
+    assert "--data.source.labels='{liver: [1]}'" in shown
+    source = ImageFolder(labels={"liver": [1]}, case_pattern=CASE_PATTERN)
+    source.open(npz_folder / "new")
+    record = json.loads((npz_folder / "new/prepared.json").read_text())
+    assert record["source"]["intensity"]["window"] == [-160.0, 240.0]
+    stored = np.arange(64, 128).reshape(8, 8) * 5.0 - 400
+    expected = np.rint(np.clip((stored + 160) / 400, 0, 1) * 255)
+    np.testing.assert_array_equal(np.asarray(Image.open(npz_folder / "new/images/CT_0/CT_0_001.png")), expected)
+    assert source[0].masks.sum() == 9
+
+
+def test_window_names_are_those_of_the_data_room():
+    assert set(WINDOW_NAMES) == set(CT_WINDOWS)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--format=npz", "--axis=axial"], "--axis: belongs to --format nifti, got npz"),
+        (["--format=npy", "--window", "lung"], "--window: belongs to --format nifti, images, npz, got npy"),
+        (["--mask-threshold=1"], "--mask-threshold: belongs to --format images, got nifti"),
+        (["--window", "lungs"], "expected one of soft_tissue, lung, brain, or LOW HIGH"),
+        (["--window", "1"], "expected one of soft_tissue, lung, brain, or LOW HIGH"),
+        (["--window", "240", "-160"], "expected low < high"),
+        (["--window", "lung", "--percentiles", "1", "99"], "--window: excludes --percentiles"),
+        (["--labels", "liver"], "expected NAME=VALUE"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(tmp_path, capsys, words, text):
+    assert cli.main(["prepare", str(tmp_path), str(tmp_path / "new"), *words]) == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
