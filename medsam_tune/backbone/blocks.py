@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
+from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
 
@@ -156,6 +157,8 @@ class OpenTwoWayBlock(nn.Module):
 
 
 OpenEncoderBlock = OpenVitBlock | OpenTinyVitBlock
+LAYER_NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, LayerNorm2d)
+"""The layer norms of SAM: over the last axis in its transformers, over the channels of maps in neck and decoder."""
 
 
 def open_encoder_blocks(backbone: Backbone, names: Iterable[str]) -> dict[str, OpenEncoderBlock]:

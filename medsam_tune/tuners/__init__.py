@@ -6,18 +6,55 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from medsam_tune.tuners.adaptformer import AdaptFormer
     from medsam_tune.tuners.base import NoTuner, Tuner
+    from medsam_tune.tuners.bias import BiasTuning
     from medsam_tune.tuners.bottleneck_adapter import BottleneckAdapter
+    from medsam_tune.tuners.conv_lora import ConvLoraTuner
+    from medsam_tune.tuners.fact import FactorTuning
+    from medsam_tune.tuners.full import DecoderTuning, FullTuning, PartTuning
+    from medsam_tune.tuners.norm import NormTuning
     from medsam_tune.tuners.peft_tuner import PeftTuner
+    from medsam_tune.tuners.sam_adapter import SamAdapter
+    from medsam_tune.tuners.sam_med2d import SamMed2DAdapter
     from medsam_tune.tuners.samed import SamedTuner
+    from medsam_tune.tuners.ssf import ScaleShiftTuning
 
-__all__ = ["BottleneckAdapter", "NoTuner", "PeftTuner", "SamedTuner", "Tuner"]
+__all__ = [
+    "AdaptFormer",
+    "BiasTuning",
+    "BottleneckAdapter",
+    "ConvLoraTuner",
+    "DecoderTuning",
+    "FactorTuning",
+    "FullTuning",
+    "NoTuner",
+    "NormTuning",
+    "PartTuning",
+    "PeftTuner",
+    "SamAdapter",
+    "SamMed2DAdapter",
+    "SamedTuner",
+    "ScaleShiftTuning",
+    "Tuner",
+]
 
 _HOMES = {
+    "AdaptFormer": "adaptformer",
+    "BiasTuning": "bias",
     "BottleneckAdapter": "bottleneck_adapter",
+    "ConvLoraTuner": "conv_lora",
+    "DecoderTuning": "full",
+    "FactorTuning": "fact",
+    "FullTuning": "full",
     "NoTuner": "base",
+    "NormTuning": "norm",
+    "PartTuning": "full",
     "PeftTuner": "peft_tuner",
+    "SamAdapter": "sam_adapter",
+    "SamMed2DAdapter": "sam_med2d",
     "SamedTuner": "samed",
+    "ScaleShiftTuning": "ssf",
     "Tuner": "base",
 }
 

@@ -1,4 +1,4 @@
-"""Training the network's own weights: all of it, the mask decoder alone, or chosen parts; the ends that other tuners lie between.
+"""Training the network's own weights: all, the mask decoder alone, or chosen parts; the ends that other tuners lie between.
 
 Paper: Kirillov et al. 2023, Segment Anything (the network); Ma et al. 2024, Segment Anything in Medical Images (MedSAM trains
 image encoder and mask decoder); Teuber et al. 2025, arXiv 2502.00418 (attention only, late blocks only).

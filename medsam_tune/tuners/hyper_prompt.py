@@ -6,8 +6,8 @@ Choices where the paper is silent:
 - The prompt tokens of an object (box corners, points with their label, SAM's padding point) are averaged to one vector, and its
   matrix mixes the hidden channels of all decoder tokens alike; the paper does not say how unequal counts are aligned.
 - The network that writes the matrix has one hidden layer, as wide as the bottleneck.
-- Norm acts over all tokens and channels of an object: over the channels alone, a bottleneck of one or two channels would come out
-  as constants and learn nothing.
+- Norm acts over all tokens and channels of an object: over the channels alone, a bottleneck of one or two would come
+  out as constants and learn nothing.
 - Without a prompt token the mixing is left out, so the adapter is the plain one.
 """
 

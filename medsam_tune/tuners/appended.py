@@ -1,0 +1,33 @@
+"""Modules that live below a frozen layer and act on its output, so the layer itself and all its parameter names stay."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from medsam_tune.backbone.base import Backbone
+
+
+def append_to_layer(backbone: Backbone, layer: str, name: str, module: nn.Module) -> str:
+    """Put ``module`` below the layer; it is called with the layer's input and output and returns the new output.
+
+    Args:
+        backbone: Where the layer lives.
+        layer: Dotted name of a layer with one input.
+        name: Name below the layer; ``<layer>.<name>`` must be free.
+        module: Called as ``module(inputs, output)``.
+
+    Returns:
+        The dotted name of the module.
+    """
+    owner = backbone.get_submodule(layer)
+    owner.add_module(name, module)
+    owner.register_forward_hook(partial(_apply, name))
+    return f"{layer}.{name}"
+
+
+def _apply(name: str, owner: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    # Looked up at every call, so a deep copy of the backbone uses its own module.
+    result: Tensor = owner.get_submodule(name)(inputs[0], output)
+    return result

@@ -1,0 +1,90 @@
+"""SAM-Med2D's adapter: a channel gate and a strided convolution beside the MLP of every encoder block.
+
+Paper: Cheng et al. 2023, SAM-Med2D, arXiv 2308.16184. Authors' code: OpenGVLab/SAM-Med2D @ bfd2b93.
+
+Differs from the authors' code:
+- With ``init: identity`` the last norm starts at zero, so nothing changes before training; ``init: repo`` starts it at one.
+- A grid with an odd side is cropped back after the transposed convolution; theirs fails.
+- Prompt encoder and mask decoder learn there as well; here the backbone's ``trainable`` names what learns beside the adapter.
+- The interactive training of the paper (eight decoder-only rounds an image) belongs to the prompts, not to this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+from torch import Tensor, nn
+
+from medsam_tune.backbone.base import Backbone
+from medsam_tune.backbone.blocks import block_width, open_encoder_blocks
+from medsam_tune.tuners.base import InsertingTuner, names_below
+from medsam_tune.tuners.bottleneck import Init, bottleneck_width, check_bottleneck
+from medsam_tune.tuners.parts import BlockRange, encoder_blocks
+
+
+class ChannelSpatialAdapter(nn.Module):
+    """Gate the channels, convolve at half the resolution, add the input, normalise.
+
+    Args:
+        channels: C.
+        width: Hidden channels of the gate.
+        init: ``identity``: the output is 0 before training; ``repo``: the norm starts at one.
+    """
+
+    def __init__(self, channels: int, width: int, *, init: Init = "identity") -> None:
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.Linear(channels, width, bias=False), nn.ReLU(), nn.Linear(width, channels, bias=False), nn.Sigmoid()
+        )
+        self.spatial = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False),
+            nn.ReLU(),
+            nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1, bias=False),
+            nn.ReLU(),
+        )
+        self.norm = nn.LayerNorm(channels)
+        if init == "identity":
+            nn.init.zeros_(self.norm.weight)
+
+    def forward(self, residual: Tensor, normed: Tensor) -> Tensor:
+        """Return what is added to the MLP's output (B, H, W, C); the stream before the norm is not used."""
+        height, width = normed.shape[1:3]
+        gated = normed * self.gate(normed.mean(dim=(1, 2)))[:, None, None]
+        spatial: Tensor = self.spatial(gated.permute(0, 3, 1, 2))[..., :height, :width]
+        return cast(Tensor, self.norm(normed + spatial.permute(0, 2, 3, 1)))
+
+
+class SamMed2DAdapter(InsertingTuner):
+    """Adapt the encoder by SAM-Med2D's channel and spatial adapter; large: 180,504,576 parameters on ViT-B.
+
+    Args:
+        ratio: Hidden share of the channel gate; 0.25 in the authors' code.
+        init: ``identity`` or ``repo``.
+        blocks: First and last encoder block, both included; null is all.
+
+    Raises:
+        RecipeError: If ``ratio`` is not positive.
+    """
+
+    def __init__(self, ratio: float = 0.25, *, init: Init = "identity", blocks: BlockRange | None = None) -> None:
+        super().__init__()
+        check_bottleneck(ratio=ratio, rank=None)
+        self.ratio = ratio
+        self.init: Init = init
+        self.blocks = blocks
+        self.declares_identity = init == "identity"
+        self.identity_note = "" if self.declares_identity else "init: repo adds a normalised map from the first step on"
+
+    def insert(self, backbone: Backbone) -> Iterable[str]:
+        """Put an adapter beside each MLP and return the names of what learns.
+
+        Raises:
+            RecipeError: If the block range does not fit.
+        """
+        opened = open_encoder_blocks(backbone, encoder_blocks(backbone, self.blocks).values())
+        for block in opened.values():
+            channels = block_width(block)
+            width = bottleneck_width(channels, ratio=self.ratio, rank=None)
+            block.mlp_adapter = ChannelSpatialAdapter(channels, width, init=self.init)
+        return names_below(backbone, [f"{name}.mlp_adapter" for name in opened])
