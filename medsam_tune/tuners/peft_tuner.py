@@ -43,6 +43,9 @@ class PeftTuner(InsertingTuner):
         blocks: First and last encoder block, both included; every block by default. With late blocks only, the backward pass
             stops at the first of them.
 
+    Attributes:
+        layers: Dotted names of the layers that are wrapped; empty before ``attach``.
+
     Raises:
         RecipeError: If the method cannot work on a SAM; the message says why.
 
@@ -70,6 +73,7 @@ class PeftTuner(InsertingTuner):
         self.blocks = None if blocks is None else (blocks[0], blocks[1])
         self.identity_note = identity_note(config)
         self.declares_identity = not self.identity_note
+        self.layers: tuple[str, ...] = ()
         self._peft: PeftModel | None = None
 
     @property
@@ -89,7 +93,8 @@ class PeftTuner(InsertingTuner):
         Raises:
             RecipeError: If a part is unknown, the method cannot be put on its layers, or peft refuses the settings.
         """
-        self.config.target_modules = self._targets(backbone)
+        self.layers = tuple(self._targets(backbone))
+        self.config.target_modules = list(self.layers)
         self.config.base_model_name_or_path = f"{backbone.weights.name}@sha256:{backbone.weights.sha256}"
         learning = [p for p in backbone.parameters() if p.requires_grad]
         try:
@@ -110,6 +115,8 @@ class PeftTuner(InsertingTuner):
         """Return peft's configuration as JSON values, the layers and the base weights' name and checksum among them."""
         config = copy.deepcopy(self.peft_model.peft_config[ADAPTER])
         config.inference_mode = True
+        # peft shortens a long list to endings of names; the whole names say what is meant.
+        config.target_modules = list(self.layers)
         if self._allocates:
             # Pruned ranks are stored as zeros, so the factors keep their full size and nothing depends on the pattern.
             config.rank_pattern = None

@@ -63,7 +63,7 @@ class SamedTuner(PeftTuner):
             RecipeError: If the backbone's encoder has no attention in ``blocks``.
         """
         names = super().insert(backbone)
-        for layer in self.config.target_modules:
+        for layer in self.layers:
             wrapped = backbone.get_submodule(layer)
             weight = wrapped.lora_B[ADAPTER].weight  # type: ignore[union-attr,index]
             mask = _free_entries(backbone, layer, weight, rank=self.rank)

@@ -1,0 +1,30 @@
+"""``medsam-tune export``: turn a finished run into other forms."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``export`` with its arguments.
+
+    Raises:
+        CheckpointError: If the run cannot be loaded, or cannot take the form that is asked for.
+    """
+    options = _parser().parse_args(arguments or ["--help"])
+    from medsam_tune.export.merge import merge_export
+
+    architecture = merge_export(options.run, options.checkpoint, force=options.force, trusted=options.trust)
+    print(f'segment_anything.sam_model_registry["{architecture}"](checkpoint="{options.checkpoint}") loads it')
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("medsam-tune export", description="Turn a finished run into other forms.")
+    forms = parser.add_subparsers(dest="form", required=True)
+    merge = forms.add_parser("merge", help="one plain SAM checkpoint that segment_anything loads")
+    merge.add_argument("run", metavar="RUN", help="a run folder, its export folder, or its export/adapter folder")
+    merge.add_argument("checkpoint", metavar="OUT.pth", help="the file to write")
+    merge.add_argument("--force", action="store_true", help="go on with other base weights than those of the training")
+    merge.add_argument("--trust", action="store_true", help="import classes from outside medsam_tune that the run names")
+    return parser
