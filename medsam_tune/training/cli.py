@@ -142,7 +142,7 @@ class MedsamCLI(LightningCLI):
         try:
             return pl.Trainer(**config)
         except (MisconfigurationException, TypeError, ValueError) as error:
-            self._discard_unused_folder()
+            self.discard_unused_folder()
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
 
     @contextmanager
@@ -151,7 +151,7 @@ class MedsamCLI(LightningCLI):
         try:
             yield
         except BaseException as error:
-            self._discard_unused_folder()
+            self.discard_unused_folder()
             # Lightning turns Ctrl-C into the exit status 1 of an error.
             if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from error
@@ -161,7 +161,8 @@ class MedsamCLI(LightningCLI):
         with self.stage():
             super()._run_subcommand(subcommand)
 
-    def _discard_unused_folder(self) -> None:
+    def discard_unused_folder(self) -> None:
+        """Remove the run folder if nothing was recorded in it."""
         if self.folder is not None and is_rank_zero() and not self.folder.config.is_file():
             shutil.rmtree(self.folder.path, ignore_errors=True)
 
@@ -251,4 +252,3 @@ def _as_list(value: Any) -> list[Any] | None:  # noqa: ANN401 - trainer keys tak
     if value is False:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
-

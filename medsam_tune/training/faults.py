@@ -105,7 +105,7 @@ def _unknown_option(key: str, text: str) -> str:
 
 
 def _unknown_key(key: str, known_keys: Iterable[str]) -> str:
-    known = list(known_keys)
+    key, known = key.partition(".init_args")[0], list(known_keys)
     sections = sorted({name.partition(".")[0] for name in known})
     section = key.partition(".")[0]
     word, candidates = (key, known) if section in sections else (section, sections)

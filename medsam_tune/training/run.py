@@ -46,6 +46,7 @@ def build_cache(recipe: Path, overrides: list[str]) -> int:
     from medsam_tune.training.cache_stage import fill_cache
 
     cli = _build(recipe, overrides)
+    cli.discard_unused_folder()
     n_items, seconds = fill_cache(cli.model.segmenter, cli.datamodule, stages=("train", "val", "test"))
     say(f"{n_items} embeddings are in the cache ({seconds:.0f} s).")
     return 0

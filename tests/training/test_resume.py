@@ -69,9 +69,7 @@ def interrupted_and_resumed(monkeypatch, *overrides, batch):
     ],
     ids=["mid epoch, a step after the checkpoint", "first step of an epoch", "between two accumulated batches"],
 )
-def test_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
-    workplace, monkeypatch, batch, settings, steps_saved
-):
+def test_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(workplace, monkeypatch, batch, settings, steps_saved):
     augmented = ("--data.augmentation={'horizontal_flip': 0.5}", "--data.views=2", "--model.schedule=cosine")
     overrides = (*FAST, *settings, *augmented)
     assert run(*overrides, "--run.folder=whole") == 0

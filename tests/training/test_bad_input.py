@@ -1,0 +1,281 @@
+"""Whatever is wrong with a recipe or its data is one line on stderr and status 2, and leaves no run folder."""
+
+import errno
+import os
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medsam_tune.cli import main
+from medsam_tune.training import checkpoint
+from medsam_tune.training.module import TuningModule
+from tests.training.tiny_runs import RECIPE, only_run, run
+
+UNET = """\
+model:
+  segmenter: {class_path: medsam_tune.segmenters.task.TaskSegmenter, init_args: {side: 32}}
+data:
+  root: images
+  source: {class_path: medsam_tune.data.ImageFolder, init_args: {case_pattern: '^([^_]+)_'}}
+trainer: {accelerator: cpu, max_epochs: 1, enable_progress_bar: false}
+"""
+
+
+@pytest.fixture
+def refused(workplace, capsys):
+    """Return a function that runs tiny.yaml, expects a refusal, and returns its one line."""
+
+    def refuse(*overrides, recipe="tiny.yaml"):
+        assert main(["run", recipe, *overrides]) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert not list(Path("runs").glob("*/*")), "a run folder was left behind"
+        return line.removeprefix("error: ")
+
+    return refuse
+
+
+def save(pixels, path):
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("--trainer.max_epoch=3", "trainer.max_epoch: no such key. Did you mean trainer.max_epochs?"),
+        ("--modle.objects_per_decode=3", "modle.objects_per_decode: no such key. Did you mean model?"),
+        ("--data.split.fraction=0.1", "data.split.fraction: no such key. Did you mean data.split.val_fraction?"),
+        (
+            "--model.prompt_source.widht=3",
+            "model.prompt_source.widht: EmbeddingPromptGenerator takes no widht. Did you mean width?",
+        ),
+        (
+            "--model.prompt_source.rank=3",
+            "model.prompt_source.rank: EmbeddingPromptGenerator takes no rank. It takes: width, dilations, norm.",
+        ),
+        (
+            "--data.source.case_patern=x",
+            "data.source.case_patern: ImageFolder takes no case_patern. Did you mean case_pattern?",
+        ),
+        ("--data.batch_size=two", "data.batch_size: expected int, got two."),
+        ("--data.split.fold=a", "data.split.fold: expected int or null, got a."),
+        ("--model.prompt_source.width=wide", "model.prompt_source.width: expected int, got wide."),
+        ("--model.schedule=cosin", "model.schedule: expected one of 'constant', 'cosine', 'poly', got cosin."),
+        (
+            "--model.prompt_source=EmbeddingPromtGenerator",
+            "model.prompt_source: there is no class EmbeddingPromtGenerator. "
+            "Did you mean medsam_tune.prompts.EmbeddingPromptGenerator?",
+        ),
+        (
+            "--model.prompt_source=nowhere.Mine",
+            "model.prompt_source: there is no class nowhere.Mine. medsam_tune.prompts has BoxPrompt, ",
+        ),
+        (
+            "--model.backbone=medsam_tune.prompts.NoPrompt",
+            "model.backbone: medsam_tune.prompts.NoPrompt is no Backbone. medsam_tune.backbone has SamBackbone.",
+        ),
+        ("--model.optimizer=torch.optim.AdamV", "model.optimizer: there is no class torch.optim.AdamV."),
+        ("--model.optimizer.lr=0.1", "model.optimizer: has no class_path to which this option could belong."),
+        ("--trainer.logger=Nope", "trainer.logger: there is no class Nope. Give its whole dotted path."),
+    ],
+)
+def test_key_or_value_that_does_not_parse_is_named_with_what_was_likely_meant(refused, override, said):
+    assert refused(override).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["--data.root=nowhere"], "nowhere: no such folder. Set data.root"),
+        (["--data.source.images=scans"], "images/scans: no such folder; images holds the folders ['images', 'masks']"),
+        (["--model.backbone.weights=sam_vit_x"], "model.backbone.weights: 'sam_vit_x' is unknown. Known: lite_medsam,"),
+        (["--model.backbone.checkpoint=mine.pth"], "mine.pth: there is no such file."),
+        (["--model.backbone.trainable=[encoder]"], "model.backbone.trainable: 'encoder' names no parameter. The parts:"),
+        (
+            ["--model.backbone.trainable=[image_encoder]"],
+            "data.cache_embeddings: true cannot be combined with model.backbone.trainable",
+        ),
+        (
+            ["--model.segmenter=medsam_tune.segmenters.task.TaskSegmenter"],
+            "model.segmenter: stands for the whole network; move backbone,",
+        ),
+        (
+            [
+                "--model.schedule=cosine",
+                "--model.scheduler=torch.optim.lr_scheduler.StepLR",
+                "--model.scheduler.step_size=1",
+            ],
+            "model.scheduler: excludes model.schedule",
+        ),
+        (["--model.prompt_source=medsam_tune.prompts.NoPrompt"], "model: nothing is trainable. Name parts in"),
+        (["--run.save_every_n_steps=0"], "run.save_every_n_steps: must be at least 1, got 0."),
+        (["--run.early_stopping_patience=0"], "run.early_stopping_patience: must be at least 1 or null, got 0."),
+        (["--data.views=3"], "data.views: 3 views need data.augmentation"),
+        (["--data.split.test_fraction=1.5"], "data.split.test_fraction: expected a fraction between 0 and 1, got 1.5."),
+        (["--data.split.folds=5"], "data.split.folds and data.split.fold belong together"),
+        (["--data.split.file=none.json"], "none.json: cannot be read (No such file or directory)."),
+        (["--trainer.strategy=dpp"], "trainer: You selected an invalid strategy name: `strategy='dpp'`"),
+        (["--trainer.devices=none"], "trainer: `devices` selected with `CPUAccelerator` should be an int > 0."),
+        (["--ckpt_path=none.ckpt"], "none.ckpt: no such checkpoint. Give the path"),
+        (["--ckpt_path=last"], "--ckpt_path=last: no run under runs/tiny has checkpoints/last.ckpt"),
+    ],
+)
+def test_recipe_that_cannot_be_is_refused_before_any_work(refused, overrides, said):
+    assert refused(*overrides).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: [\n", "bad.yaml: is no YAML: while parsing a flow node"),
+        (RECIPE.replace("max_epochs", "max_epoch"), "trainer.max_epoch: no such key. Did you mean trainer.max_epochs?"),
+        (
+            RECIPE.replace("width: 8", "width: 8, height: 3"),
+            "model.prompt_source.height: EmbeddingPromptGenerator takes no height.",
+        ),
+        (
+            RECIPE.replace("  prompt_source:", "  promt_source:"),
+            "model.promt_source: no such key. Did you mean model.prompt_source?",
+        ),
+        (UNET, "data.cache_embeddings: true cannot be combined with model.segmenter: this segmenter has no frozen encoder"),
+    ],
+    ids=["syntax", "key", "nested key", "section", "cache under a task network"],
+)
+def test_fault_in_the_recipe_file_is_named(refused, text, said):
+    Path("bad.yaml").write_text(text)
+    assert refused(recipe="bad.yaml").startswith(said)
+
+
+def test_required_key_is_asked_for(refused):
+    Path("bad.yaml").write_text(RECIPE.replace("  root: images\n", ""))
+    assert "data.root" in refused(recipe="bad.yaml")
+
+
+def test_missing_recipe_is_named(refused):
+    assert refused(recipe="nope.yaml").startswith("nope.yaml: no such recipe.")
+
+
+def remove(name):
+    return lambda root: (root / name).unlink()
+
+
+def truncate(name):
+    return lambda root: (root / name).write_bytes((root / name).read_bytes()[:150])
+
+
+def keep_two_cases(root):
+    for path in root.glob("*/*"):
+        if not path.name.startswith(("c0", "c1")):
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (remove("masks/c0_0.png"), "images: 20 images and 19 masks do not pair by name; 1 images without a mask: c0_0."),
+        (remove("images/c3_1.png"), "images: 19 images and 20 masks do not pair by name; 1 masks without an image: c3_1."),
+        (
+            lambda root: save(np.zeros((8, 9)), root / "masks/c2_1.png"),
+            "images/masks/c2_1.png: mask is 8 x 9 (H x W), its image is 16 x 20.",
+        ),
+        (
+            lambda root: save(np.arange(320).reshape(16, 20) % 3, root / "masks/c0_0.png"),
+            "images/masks/c0_0.png: mask holds the values [0, 1, 2], expected 0 and one other.",
+        ),
+        (
+            lambda root: [save(np.zeros((16, 20)), mask) for mask in root.glob("masks/*")],
+            "images: no object in any training image (11 looked at).",
+        ),
+        (
+            lambda root: (root / "images/c0_0.png").write_text("hello"),
+            "images/images/c0_0.png: cannot be read (cannot identify",
+        ),
+        (keep_two_cases, "2 cases (c0, c1) are too few for train, val and test"),
+        # The header is sound, so these two show only when the image is read for the cache.
+        (truncate("images/c0_0.png"), "images/images/c0_0.png: cannot be read (image file is truncated"),
+        (truncate("images/c6_2.png"), "images/images/c6_2.png: cannot be read (image file is truncated"),
+    ],
+    ids=["no mask", "no image", "size", "values", "empty", "no image file", "few cases", "truncated", "later truncated"],
+)
+def test_faulty_images_are_named(refused, workplace, damage, said):
+    damage(workplace / "images")
+    assert refused().startswith(said)
+
+
+def test_nan_in_a_volume_is_named(refused, workplace):
+    for folder in ("images", "labels"):
+        (workplace / "volumes" / folder).mkdir(parents=True)
+        for case in range(6):
+            values = np.zeros((12, 12, 4), np.float32)
+            values[3:8, 3:8] = 1
+            if (folder, case) == ("images", 4):
+                values[0, 0, 0] = np.nan
+            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), workplace / "volumes" / folder / f"v{case}.nii.gz")
+    said = refused("--data.source=medsam_tune.data.NiftiVolumes", "--data.source.axis=axial", "--data.root=volumes")
+    assert said.startswith("volumes/images/v4.nii.gz: 1 of 576 voxels are NaN or infinite. Repair the volume")
+
+
+def test_full_disk_while_caching_loses_nothing(refused, workplace, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        said = refused()
+    assert "the disk is full while caching" in said
+    assert "MEDSAM_TUNE_CACHE" in said
+    assert not list(Path("cache").rglob(".partial*"))
+    assert run("--run.baselines=false", "--run.report=false") == 0
+
+
+def test_full_disk_while_saving_keeps_the_last_checkpoint_and_says_how_to_go_on(workplace, monkeypatch, capsys):
+    original, writes = torch.save, []
+
+    def save_twice(data, file):
+        writes.append(1)
+        if len(writes) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(data, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.torch, "save", save_twice)
+        assert run("--run.save_every_n_steps=3") == 2
+    said = capsys.readouterr()
+    assert "No space left on device). Free space there; the previous checkpoint is intact." in said.err
+    assert "medsam-tune run tiny.yaml --run.save_every_n_steps=3 --ckpt_path=last" in said.out
+    assert checkpoint.read_checkpoint(only_run().last_checkpoint)["global_step"] > 0
+
+
+def test_loss_that_is_not_finite_names_step_and_images(workplace, monkeypatch, capsys):
+    monkeypatch.setattr(TuningModule, "trainable_parameters", nan_parameters)
+    assert run() == 2
+    assert "error: loss is nan at step 0 on images c" in capsys.readouterr().err
+
+
+def nan_parameters(self):
+    parameters = [p for p in self.segmenter.parameters() if p.requires_grad]
+    with torch.no_grad():
+        parameters[0].fill_(torch.nan)
+    return parameters
+
+
+def test_corrupt_checkpoint_is_named(workplace, capsys):
+    Path("broken.ckpt").write_bytes(b"no checkpoint")
+    assert run("--ckpt_path=broken.ckpt") == 2
+    assert "broken.ckpt: is corrupt, or no checkpoint of medsam-tune" in capsys.readouterr().err
+
+
+def test_checkpoint_of_another_network_is_refused_by_the_keys_that_differ(finished, workplace, capsys):
+    stored = finished[1].last_checkpoint
+    (workplace / "last.ckpt").write_bytes(stored.read_bytes())
+    assert run("--ckpt_path=last.ckpt", "--model.prompt_source.width=16") == 2
+    assert "of another shape (segmenter.prompt_source.trunk" in capsys.readouterr().err
+
+
+def test_building_the_cache_leaves_no_run_folder(workplace, capsys):
+    assert main(["cache", "build", "tiny.yaml"]) == 0
+    assert "20 embeddings are in the cache" in capsys.readouterr().out
+    assert not Path("runs").exists() or not list(Path("runs").glob("*/*"))
