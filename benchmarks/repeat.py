@@ -4,7 +4,7 @@ Seeds:  python benchmarks/repeat.py recipes/autosam.yaml --over seed_everything=
 Folds:  python benchmarks/repeat.py recipes/autosam_images.yaml --over data.split.fold=0,1,2,3,4 \
             --data.split.folds=5 --data.root=DIR
 
-Every run is a process of its own in FOLDER/<value>; a run that has a summary.json is not repeated, so a stopped command goes on.
+Every run is a process of its own in FOLDER/<value>; one that has a summary.json is not repeated, so a stopped command goes on.
 Printed are each run's test Dice, their mean and standard deviation, and the mean over all test cases with its bootstrapped 95 %
 interval. Over folds every case is tested once; over seeds the same cases are tested again, and each case enters with its mean.
 """
