@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from medsam_tune.backbone.architectures import ARCHITECTURES, build_parts
 from medsam_tune.backbone.blocks import OpenTwoWayBlock, open_decoder_blocks, open_encoder_blocks
 from medsam_tune.errors import RecipeError
 from medsam_tune.prompts import BoxPrompt, NoPrompt
@@ -17,23 +16,11 @@ from medsam_tune.tuners.bottleneck_adapter import BottleneckAdapter
 from medsam_tune.tuners.parts import encoder_blocks
 from tests.backbones import BACKBONES, make_tiny_vit, make_vit
 from tests.factories import make_batch
-
-
-def _true_shape(name):
-    """A backbone whose encoder and decoder have a released shape, without memory for it."""
-    backbone = make_vit()
-    with torch.device("meta"):
-        for part, module in build_parts(ARCHITECTURES[name], 1024).items():
-            setattr(backbone, part, module.requires_grad_(False))
-    backbone.embed_dim = ARCHITECTURES[name].embed_dim
-    return backbone
+from tests.tuners.shapes import trained_count
 
 
 def _trained_count(name, **settings):
-    backbone = _true_shape(name)
-    with torch.device("meta"):
-        BottleneckAdapter(**settings).attach(backbone)
-    return sum(p.numel() for p in backbone.parameters() if p.requires_grad)
+    return trained_count(name, BottleneckAdapter(**settings))
 
 
 def _randomised(module, seed=3):
