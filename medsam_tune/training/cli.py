@@ -148,14 +148,18 @@ class MedsamCLI(LightningCLI):
     @contextmanager
     def stage(self) -> Iterator[None]:
         """Hold one stage of the trainer: what fails before anything was recorded leaves no folder, and Ctrl-C stays Ctrl-C."""
+        finished = False
         try:
             yield
-        except BaseException as error:
-            self.discard_unused_folder()
+            finished = True
+        except SystemExit as error:
             # Lightning turns Ctrl-C into the exit status 1 of an error.
-            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            if isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from error
             raise
+        finally:
+            if not finished:
+                self.discard_unused_folder()
 
     def _run_subcommand(self, subcommand: str) -> None:
         with self.stage():

@@ -172,6 +172,7 @@ class TuningModule(pl.LightningModule):
         optimizer: torch.optim.Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
+        """Step the optimizer as Lightning does, then let the segmenter act on the new weights."""
         step = self.global_step
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.segmenter.after_step(step)
