@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ def accumulate(segmenter: SamSegmenter, batches: Sequence[SegmentationBatch]) ->
     total = 0.0
     for batch in batches:
         loss = loss_of(segmenter, batch) / len(batches)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
 
@@ -112,7 +113,7 @@ def measure(segmenter: SamSegmenter, n_objects: int, steps: int) -> list[str]:
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(steps + 1):
         for name, batches in ways.items():
-            times[name].append(seconds(lambda batches=batches: step(batches)))
+            times[name].append(seconds(partial(step, batches)))
     return [row(n_objects, clock, times, column) for column, clock in enumerate(("wall", "CPU"))]
 
 
