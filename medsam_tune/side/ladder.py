@@ -7,7 +7,7 @@ Differs from the authors' code:
 - With ``join: residual`` (the default) the branch starts switched off, so training starts at SAM. ``join: convex`` is theirs:
   both are mixed half and half at the start.
 - The ResNet starts from random weights unless ``weights`` names a file; nothing is downloaded.
-- It reads pixels normalised by ImageNet's mean and standard deviation; theirs are in 0..1. Padding is black.
+- It reads pixels normalised by ImageNet's mean and standard deviation, theirs as the data set stores them; padding is black.
 - Other grids and channel counts are met by a resize and a 1x1 convolution; theirs fits 16 pixels a cell and 256 channels only.
 - What of the mask decoder learns is named by the backbone's ``trainable``; theirs is ``mask_decoder.output_upscaling``.
 """

@@ -41,10 +41,10 @@ def test_part_tuning_takes_maps_too():
     assert _learning(backbone) == {"image_encoder.neck.0.weight", "image_encoder.neck.2.weight"}
 
 
-def test_biases_of_vit_b_are_102912_in_the_encoder():
+def test_biases_of_vit_b_are_102656_in_the_encoder():
     # Per block: two norms, qkv, proj, lin1, lin2; then the patch embedding and the neck's two norms.
     per_block = 768 * (1 + 1 + 3 + 1 + 4 + 1)
-    assert trained_count("vit_b", BiasTuning()) == 12 * per_block + 768 + 2 * 256
+    assert trained_count("vit_b", BiasTuning()) == 12 * per_block + 768 + 2 * 256 == 102_656
 
 
 def test_bias_tuning_leaves_out_the_biases_of_keys_and_of_what_the_single_mask_never_reaches():
