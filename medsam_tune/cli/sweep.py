@@ -1,0 +1,60 @@
+"""``medsam-tune sweep``: a W&B sweep file, on W&B's server or here."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from medsam_tune.cli.overrides import normalise_overrides
+from medsam_tune.cli.recipe_files import find_recipe
+
+DESCRIPTION = """\
+Run a W&B sweep file. Without --local it is registered on W&B's server, which says how to start agents; it needs an account.
+With --local it runs here through Optuna (pip install 'medsam-tune[sweep]'), and the same command continues it after a stop.
+Further words (--key=value, --key value, key=value) are overrides that every run gets."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``sweep`` with its arguments.
+
+    Raises:
+        RecipeError: If the file, an override or an option cannot be used.
+    """
+    options, words = _parser().parse_known_args(arguments or ["--help"])
+    path = find_recipe(options.file)
+    from medsam_tune.training.sweep_file import read_sweep
+
+    sweep = read_sweep(path)
+    if not options.local:
+        # W&B's own command: the file is valid as it stands.
+        return subprocess.call([sys.executable, "-m", "wandb", "sweep", str(path)])
+    from medsam_tune.training.sweep import LocalSweep, run_sweep
+
+    folder = Path(options.folder or f"runs/sweeps/{sweep.name}")
+    table = run_sweep(
+        LocalSweep(
+            sweep,
+            folder,
+            trials=options.trials,
+            jobs=options.jobs,
+            overrides=normalise_overrides(words),
+            online=options.online,
+            report=lambda line: print(line, flush=True),
+        )
+    )
+    print(f"\n{table}\n\n{folder / 'sweep.csv'}\n{folder / 'sweep.png'}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("medsam-tune sweep", description=DESCRIPTION, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("file", metavar="SWEEP", help="a .yaml file, or the name of a bundled one such as adapter_rank")
+    parser.add_argument("--local", action="store_true", help="run here, without an account")
+    parser.add_argument("--trials", type=int, metavar="N", help="most runs in all; needed for random and bayes without run_cap")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default 1)")
+    parser.add_argument("--folder", metavar="DIR", help="where it all goes (default runs/sweeps/NAME)")
+    parser.add_argument("--online", action="store_true", help="with --local: log every run to W&B's server")
+    return parser

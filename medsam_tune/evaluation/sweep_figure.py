@@ -1,0 +1,67 @@
+"""Dice against what an adapter costs: trained parameters and bytes on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_BLUE = "#2F8FD0"
+_GREY = "#7d8590"
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """Hold one finished run.
+
+    Attributes:
+        label: What was varied, such as ``4``.
+        trained: Trained parameters.
+        n_bytes: Size of the exported weights.
+        dice: Mean test Dice over cases.
+        interval: Its 95 % interval, or None where there are too few cases.
+    """
+
+    label: str
+    trained: int
+    n_bytes: int
+    dice: float
+    interval: tuple[float, float] | None
+
+
+def draw_sweep(points: Sequence[SweepPoint], *, title: str) -> bytes:
+    """Draw Dice with its interval over trained parameters (left) and over the exported size (right) as PNG.
+
+    Raises:
+        ValueError: If there is no point.
+    """
+    if not points:
+        raise ValueError("points must hold at least one finished run, got none")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.2, 3.4), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _panel(left, points, [point.trained for point in points], "trained parameters")
+    _panel(right, points, [point.n_bytes / 1000 for point in points], "exported weights (kB)")
+    left.set_ylabel("test Dice")
+    figure.suptitle(title, fontsize=11)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white")
+    return buffer.getvalue()
+
+
+def _panel(axes: Axes, points: Sequence[SweepPoint], x: Sequence[float], xlabel: str) -> None:
+    for point, position in zip(points, x, strict=True):
+        if point.interval is not None:
+            axes.plot([position, position], point.interval, color=_GREY, linewidth=1)
+        axes.annotate(point.label, (position, point.dice), textcoords="offset points", xytext=(5, 5), fontsize=8)
+    axes.plot(x, [point.dice for point in points], "o", color=_BLUE)
+    axes.set_xscale("log")
+    axes.set_xlabel(xlabel)
+    axes.grid(alpha=0.3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -1,0 +1,199 @@
+"""W&B sweep files: read, checked against what W&B accepts, and expanded to command lines as the W&B agent does.
+
+Source: https://docs.wandb.ai/guides/sweeps/sweep-config-keys and the JSON schema of the package sweeps 0.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from medsam_tune.errors import RecipeError
+
+METHODS = ("grid", "random", "bayes")
+_KEYS = {
+    "program", "command", "method", "metric", "parameters", "name", "description", "project", "entity",
+    "run_cap", "early_terminate", "controller", "imageuri", "job",
+}  # fmt: skip
+# W&B's distributions that run here too, with the keys each takes.
+_RANGES = {
+    "uniform": ("min", "max"),
+    "int_uniform": ("min", "max"),
+    "q_uniform": ("min", "max", "q"),
+    "log_uniform_values": ("min", "max"),
+}
+_HYPERBAND = {"type", "min_iter", "max_iter", "s", "eta", "strict"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Say what values one dotted recipe key takes.
+
+    Attributes:
+        values: The choices; empty where a range is given.
+        distribution: Name in W&B's terms where a range is given.
+        low: Least value of a range.
+        high: Greatest value of a range.
+        step: Distance between the values of ``q_uniform``.
+    """
+
+    values: tuple[object, ...] = ()
+    distribution: str = "categorical"
+    low: float = 0.0
+    high: float = 0.0
+    step: float | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Hold a checked sweep file.
+
+    Attributes:
+        name: The file's name without its ending.
+        method: How the next values are chosen.
+        metric: What is optimised, as logged.
+        maximise: Whether more of it is better.
+        parameters: By dotted recipe key.
+        command: The command with W&B's macros.
+        run_cap: Most runs, or None.
+        early_terminate: W&B's hyperband block, or None.
+    """
+
+    name: str
+    method: Literal["grid", "random", "bayes"]
+    metric: str
+    maximise: bool
+    parameters: Mapping[str, Parameter]
+    command: tuple[str, ...]
+    run_cap: int | None
+    early_terminate: Mapping[str, Any] | None
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read a sweep file.
+
+    Raises:
+        RecipeError: If it is no YAML mapping, or W&B or this package cannot run it; the message begins with the file and key.
+    """
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such sweep file. `medsam-tune recipes list` shows the bundled ones.")
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: is no YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: expected keys such as method, metric and parameters, got {type(content).__name__}.")
+    try:
+        return _sweep(path.stem, content)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def expand_command(command: Sequence[str], values: Mapping[str, object]) -> list[str]:
+    """Return the words of one run: W&B's macros replaced, without the interpreter.
+
+    Args:
+        command: Such as ``["${env}", "medsam-tune", "run", "recipes/lora.yaml", "${args}"]``.
+        values: Value of each dotted key.
+
+    Example:
+        >>> expand_command(["${env}", "medsam-tune", "run", "msa", "${args}"], {"model.tuner.rank": 4})
+        ['medsam-tune', 'run', 'msa', '--model.tuner.rank=4']
+    """
+    spellings = {
+        "${env}": [],
+        "${interpreter}": [],
+        "${program}": ["medsam-tune"],
+        "${args}": [f"--{key}={value}" for key, value in values.items()],
+        "${args_no_hyphens}": [f"{key}={value}" for key, value in values.items()],
+        "${args_no_equals}": [word for key, value in values.items() for word in (f"--{key}", str(value))],
+    }
+    return [expanded for word in command for expanded in spellings.get(word, [word])]
+
+
+def _sweep(name: str, content: Mapping[str, Any]) -> Sweep:
+    unknown = sorted(content.keys() - _KEYS)
+    if unknown:
+        raise RecipeError(f"{unknown[0]}: no key of a W&B sweep. Known: {', '.join(sorted(_KEYS))}.")
+    method = content.get("method")
+    if method not in METHODS:
+        raise RecipeError(f"method: expected one of {', '.join(METHODS)}, got {method!r}.")
+    metric = content.get("metric")
+    if not isinstance(metric, dict) or not metric.get("name") or metric.get("goal") not in ("maximize", "minimize"):
+        raise RecipeError(f"metric: expected a name and a goal, maximize or minimize, got {metric!r}. Such as name: val/dice.")
+    parameters = content.get("parameters")
+    if not isinstance(parameters, dict) or not parameters:
+        raise RecipeError(f"parameters: expected recipe keys with values, got {parameters!r}.")
+    checked = {str(key): _parameter(str(key), value) for key, value in parameters.items()}
+    ranges = [key for key, value in checked.items() if not value.values]
+    if method == "grid" and ranges:
+        raise RecipeError(f"parameters.{ranges[0]}: a grid needs values, not a range. List them, or set method: random.")
+    return Sweep(
+        name=name,
+        method=method,
+        metric=str(metric["name"]),
+        maximise=metric["goal"] == "maximize",
+        parameters=checked,
+        command=_command(content.get("command")),
+        run_cap=_run_cap(content.get("run_cap")),
+        early_terminate=_early_terminate(content.get("early_terminate")),
+    )
+
+
+def _parameter(key: str, block: object) -> Parameter:
+    where = f"parameters.{key}"
+    if not isinstance(block, dict):
+        raise RecipeError(f"{where}: expected values, value, or min and max, got {block!r}.")
+    if "value" in block:
+        return Parameter(values=(block["value"],))
+    if "values" in block:
+        if not isinstance(block["values"], list) or not block["values"]:
+            raise RecipeError(f"{where}.values: expected a list, got {block['values']!r}.")
+        return Parameter(values=tuple(block["values"]))
+    whole = isinstance(block.get("min"), int) and isinstance(block.get("max"), int)
+    distribution = str(block.get("distribution", "int_uniform" if whole else "uniform"))
+    if distribution not in _RANGES:
+        known = ", ".join(_RANGES)
+        raise RecipeError(f"{where}.distribution: {distribution!r} does not run here. Use one of {known}, or values.")
+    missing = [name for name in _RANGES[distribution] if not isinstance(block.get(name), int | float)]
+    if missing:
+        raise RecipeError(f"{where}.{missing[0]}: {distribution} needs a number, got {block.get(missing[0])!r}.")
+    if not block["min"] < block["max"]:
+        raise RecipeError(f"{where}: min must be below max, got {block['min']} and {block['max']}.")
+    return Parameter((), distribution, block["min"], block["max"], block.get("q"))
+
+
+def _command(command: object) -> tuple[str, ...]:
+    remedy = "Such as [${env}, medsam-tune, run, recipes/lora.yaml, ${args}]."
+    if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
+        raise RecipeError(f"command: expected a list of words, got {command!r}. {remedy}")
+    words = expand_command(command, {})
+    if words[:2] != ["medsam-tune", "run"]:
+        raise RecipeError(f"command: must start `medsam-tune run RECIPE`, got {' '.join(words)!r}. {remedy}")
+    if not any(word.startswith("${args") for word in command):
+        raise RecipeError(f"command: has no ${{args}}, so every run would be the same. {remedy}")
+    left = [word for word in words if word.startswith("${")]
+    if left:
+        raise RecipeError(f"command: {left[0]} is not understood. Use ${{args}}. {remedy}")
+    return tuple(command)
+
+
+def _run_cap(value: object) -> int | None:
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise RecipeError(f"run_cap: expected a number of at least 1, got {value!r}.")
+    return value
+
+
+def _early_terminate(block: object) -> Mapping[str, Any] | None:
+    if block is None:
+        return None
+    if not isinstance(block, dict) or block.get("type") != "hyperband" or not block.keys() & {"min_iter", "max_iter"}:
+        raise RecipeError(f"early_terminate: expected type: hyperband with min_iter or max_iter, got {block!r}.")
+    unknown = sorted(block.keys() - _HYPERBAND)
+    if unknown:
+        raise RecipeError(f"early_terminate.{unknown[0]}: unknown. Known: {', '.join(sorted(_HYPERBAND))}.")
+    return block

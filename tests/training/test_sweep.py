@@ -1,0 +1,168 @@
+"""Sweeps on this machine: with a stand-in for `medsam-tune run` that finishes at once."""
+
+import csv
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from medsam_tune.cli import main
+from medsam_tune.cli.recipe_files import find_recipe
+from medsam_tune.errors import RecipeError
+from medsam_tune.training import sweep as sweep_module
+from medsam_tune.training.sweep import LocalSweep, run_sweep
+from medsam_tune.training.sweep_file import read_sweep
+
+pytest.importorskip("optuna")
+
+# Writes what a finished run leaves behind. Dice peaks at rank 4; rank 13 fails; one value of val/dice an epoch.
+STAND_IN = """
+import json, os, pathlib, sys, time
+words = dict(word.lstrip("-").split("=", 1) for word in sys.argv[3:])
+rank = int(words["model.tuner.rank"])
+run = pathlib.Path(words["run.folder"]) / "recipe" / "now"
+(run / "export").mkdir(parents=True)
+if rank == 13:
+    sys.exit("error: rank 13 is unlucky")
+dice = 0.9 - abs(rank - 4) / 100
+rows = ["epoch,step,val/dice"]
+for epoch in range(int(words.get("epochs", 2))):
+    rows.append(f"{epoch},{epoch},{dice - 0.1 / (epoch + 1)}")
+    (run / "metrics.csv").write_text("\\n".join(rows) + "\\n")
+    time.sleep(float(words.get("pause", 0)))
+(run / "export" / "trained.safetensors").write_bytes(b"x" * 100 * rank)
+summary = {"test": {"dice": {"mean": dice, "ci95": [dice - 0.05, dice + 0.05]}}, "parameters": {"trained": 1000 * rank},
+           "seconds": {"fit": 1.5}}
+(run / "summary.json").write_text(json.dumps(summary))
+(run / "words.json").write_text(json.dumps([sys.argv[1:], {k: os.environ.get(k) for k in ("WANDB_MODE", "WANDB_RUN_GROUP")}]))
+"""
+FILE = {
+    "program": "medsam-tune",
+    "command": ["${env}", "medsam-tune", "run", "recipes/lora.yaml", "${args}"],
+    "method": "grid",
+    "metric": {"name": "val/dice", "goal": "maximize"},
+    "parameters": {"model.tuner.rank": {"values": [2, 4, 8]}},
+}
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Return a function that runs a sweep with some keys of the file, or some settings, changed."""
+    program = tmp_path / "stand_in.py"
+    program.write_text(STAND_IN)
+    monkeypatch.setattr(sweep_module, "PROGRAM", (sys.executable, "-I", "-S", str(program)))
+    monkeypatch.setattr(sweep_module, "POLL_SECONDS", 0.02)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+
+    def run(settings=None, **changes):
+        path = tmp_path / "rank.yaml"
+        path.write_text(yaml.safe_dump(FILE | changes))
+        return run_sweep(replace(LocalSweep(read_sweep(path), tmp_path / "sweep"), **(settings or {})))
+
+    return run
+
+
+def rows(tmp_path):
+    with (tmp_path / "sweep" / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_grid_runs_every_value_once_and_ends_in_one_table_and_one_plot(start, tmp_path):
+    lines = []
+    text = start({"report": lines.append, "overrides": ["--trainer.max_steps=4"]})
+    table = rows(tmp_path)
+    assert [(row["model.tuner.rank"], row["state"], row["trained"], row["bytes"]) for row in table] == [
+        ("2", "complete", "2000", "200"),
+        ("4", "complete", "4000", "400"),
+        ("8", "complete", "8000", "800"),
+    ]
+    # The best of two epochs: 0.9 - 0.05 at rank 4.
+    assert [row["val/dice"] for row in table] == ["0.83", "0.85", "0.81"]
+    assert [row["test dice"] for row in table] == ["0.88", "0.9", "0.86"]
+    assert text == (tmp_path / "sweep" / "sweep.txt").read_text().rstrip("\n")
+    assert (tmp_path / "sweep" / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert lines[1] == "run 1 (rank=4) val/dice 0.8500"
+    words, environ = json.loads((tmp_path / "sweep/runs/0001/recipe/now/words.json").read_text())
+    assert words[:4] == ["run", "recipes/lora.yaml", "--model.tuner.rank=4", "--trainer.max_steps=4"]
+    assert environ == {"WANDB_MODE": "offline", "WANDB_RUN_GROUP": "rank"}
+
+
+def test_second_call_runs_only_what_is_missing(start, tmp_path):
+    start({"trials": 2})
+    assert [row["model.tuner.rank"] for row in rows(tmp_path)] == ["2", "4"]
+    stamp = (tmp_path / "sweep/runs/0000/recipe/now/summary.json").stat().st_mtime_ns
+    start()
+    assert sorted(row["model.tuner.rank"] for row in rows(tmp_path)) == ["2", "4", "8"]
+    assert (tmp_path / "sweep/runs/0000/recipe/now/summary.json").stat().st_mtime_ns == stamp
+    start()
+    assert len(rows(tmp_path)) == 3
+
+
+def test_killed_run_is_done_again(start, tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(sweep_module, "_run_process", killed)
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    start()
+    done = [row["model.tuner.rank"] for row in rows(tmp_path) if row["state"] == "complete"]
+    assert sorted(done) == ["2", "4", "8"]
+
+
+def test_failed_run_is_named_and_the_sweep_goes_on(start, tmp_path):
+    lines = []
+    start({"report": lines.append}, parameters={"model.tuner.rank": {"values": [13, 4]}})
+    failed, complete = rows(tmp_path)
+    assert (failed["state"], complete["state"]) == ("fail", "complete")
+    assert "exit status 1: error: rank 13 is unlucky" in failed["folder"]
+    assert lines[0].startswith("run 0 (rank=13) failed: exit status 1")
+
+
+def test_two_jobs_do_the_same_grid(start, tmp_path):
+    start({"jobs": 2})
+    found = sorted((row["model.tuner.rank"], row["test dice"]) for row in rows(tmp_path))
+    assert found == [("2", "0.88"), ("4", "0.9"), ("8", "0.86")]
+
+
+@pytest.mark.parametrize("method", ["random", "bayes"])
+def test_range_is_sampled_within_its_bounds_as_often_as_the_cap_says(start, tmp_path, method):
+    start(method=method, run_cap=4, parameters={"model.tuner.rank": {"min": 1, "max": 12}})
+    ranks = [int(row["model.tuner.rank"]) for row in rows(tmp_path)]
+    assert len(ranks) == 4
+    assert all(1 <= rank <= 12 for rank in ranks)
+
+
+def test_hyperband_stops_the_worse_of_two_runs_and_keeps_its_row(start, tmp_path):
+    start(
+        {"overrides": ["--epochs=9", "--pause=0.04"]},
+        parameters={"model.tuner.rank": {"values": [4, 50, 60, 70, 80, 90]}},
+        early_terminate={"type": "hyperband", "min_iter": 1, "max_iter": 9, "eta": 3},
+    )
+    states = {row["model.tuner.rank"]: row["state"] for row in rows(tmp_path)}
+    assert states["4"] == "complete"
+    assert "pruned" in states.values()
+
+
+def test_random_without_an_end_is_refused(start):
+    with pytest.raises(RecipeError, match=r"--trials: method random has no end\. Give --trials=N"):
+        start(method="random")
+
+
+def test_command_runs_a_file_with_overrides_in_all_spellings(start, tmp_path, monkeypatch, capsys):
+    start({"trials": 1})
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "rank.yaml", "--local", "--trials=1", "--epochs", "1", "pause=0", "--folder", "other"]) == 0
+    words, _ = json.loads((tmp_path / "other/runs/0000/recipe/now/words.json").read_text())
+    assert words[3:5] == ["--epochs=1", "--pause=0"]
+    assert "model.tuner.rank" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["adapter_rank", "lora_rank"])
+def test_bundled_sweeps_vary_six_ranks_of_a_bundled_recipe(name):
+    sweep = read_sweep(find_recipe(f"sweeps/{name}"))
+    assert [parameter.values for parameter in sweep.parameters.values()] == [(1, 2, 4, 8, 16, 32)]
+    assert find_recipe(sweep.command[3]).is_file()

@@ -1,0 +1,89 @@
+"""Sweep files: what W&B's agent would start, and what is refused before anything runs."""
+
+import pytest
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+from medsam_tune.cli.overrides import normalise_overrides
+from medsam_tune.errors import RecipeError
+from medsam_tune.training.sweep_file import expand_command, read_sweep
+
+COMMAND = ["${env}", "medsam-tune", "run", "recipes/lora.yaml", "${args}"]
+FILE = {
+    "command": COMMAND,
+    "method": "random",
+    "metric": {"name": "val/dice", "goal": "maximize"},
+    "parameters": {"model.tuner.rank": {"values": [1, 2]}, "model.optimizer.lr": {"min": 0.0001, "max": 0.01}},
+}
+VALUES = {"model.tuner.rank": 4, "model.tuner.blocks": [8, 11], "trainer.deterministic": True}
+
+
+def read(tmp_path, **changes):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(FILE | changes))
+    return read_sweep(path)
+
+
+@pytest.mark.parametrize("macro", ["args", "args_no_hyphens", "args_no_equals"])
+def test_words_are_those_of_the_agent_and_mean_the_same_overrides(macro):
+    agent = create_sweep_command_args({"args": {key: {"value": value} for key, value in VALUES.items()}})
+    words = expand_command(["medsam-tune", "run", "lora", f"${{{macro}}}"], VALUES)
+    assert words[3:] == agent[macro]
+    assert normalise_overrides(words[3:]) == [
+        "--model.tuner.rank=4",
+        "--model.tuner.blocks=[8, 11]",
+        "--trainer.deterministic=True",
+    ]
+
+
+def test_ranges_take_the_distribution_of_their_bounds(tmp_path):
+    sweep = read(
+        tmp_path,
+        parameters={
+            "a": {"min": 1, "max": 3},
+            "b": {"min": 0.5, "max": 3},
+            "c": {"min": 1e-4, "max": 1e-2, "distribution": "log_uniform_values"},
+            "d": {"value": "x"},
+        },
+    )
+    kinds = {name: (p.distribution, p.low, p.high, p.values) for name, p in sweep.parameters.items()}
+    assert kinds == {
+        "a": ("int_uniform", 1, 3, ()),
+        "b": ("uniform", 0.5, 3, ()),
+        "c": ("log_uniform_values", 1e-4, 1e-2, ()),
+        "d": ("categorical", 0.0, 0.0, ("x",)),
+    }
+    assert (sweep.name, sweep.maximise, sweep.metric) == ("mine", True, "val/dice")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metod": "grid"}, r"mine\.yaml: metod: no key of a W&B sweep\. Known: command"),
+        ({"method": "grid"}, r"parameters\.model\.optimizer\.lr: a grid needs values, not a range"),
+        ({"method": "best"}, "method: expected one of grid, random, bayes, got 'best'"),
+        ({"metric": {"name": "val/dice"}}, "metric: expected a name and a goal"),
+        ({"parameters": {}}, "parameters: expected recipe keys"),
+        ({"parameters": {"a": {"values": []}}}, r"parameters\.a\.values: expected a list"),
+        ({"parameters": {"a": {"min": 2, "max": 1}}}, r"parameters\.a: min must be below max, got 2 and 1"),
+        ({"parameters": {"a": {"min": 2}}}, r"parameters\.a\.max: uniform needs a number, got None"),
+        ({"parameters": {"a": {"mu": 0, "sigma": 1, "distribution": "normal"}}}, "'normal' does not run here"),
+        ({"command": ["python", "train.py", "${args}"]}, "command: must start `medsam-tune run RECIPE`, got 'python train.py'"),
+        ({"command": COMMAND[:4]}, r"command: has no \$\{args\}, so every run would be the same"),
+        ({"command": [*COMMAND, "${args_json}"]}, r"command: \$\{args_json\} is not understood"),
+        ({"command": None}, "command: expected a list of words, got None"),
+        ({"run_cap": 0}, "run_cap: expected a number of at least 1"),
+        ({"early_terminate": {"type": "hyperband"}}, "early_terminate: expected type: hyperband with min_iter or max_iter"),
+    ],
+)
+def test_faulty_file_is_refused_by_key(tmp_path, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        read(tmp_path, **changes)
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(RecipeError, match=r"none\.yaml: no such sweep file"):
+        read_sweep(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(RecipeError, match=r"broken\.yaml: is no YAML"):
+        read_sweep(tmp_path / "broken.yaml")
