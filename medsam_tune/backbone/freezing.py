@@ -60,8 +60,8 @@ def set_train_modes(module: nn.Module, training: bool) -> None:
     A module goes to train mode if it holds parameters and all of them learn; one without parameters follows its parent; where
     some learn and some do not, the module itself stays in eval and its children are decided one by one.
 
-    A tuner's wrapper around a frozen layer carries the attribute ``trains_with_tuner = True`` and goes to train mode itself, with
-    its dropout.
+    A tuner's wrapper around a frozen layer carries the attribute ``trains_with_tuner = True`` and goes to train mode itself,
+    with its dropout.
 
     Meant for a backbone (whose ``train`` calls it): further up, a module without parameters such as a box source with jitter
     would follow a parent that is partly frozen.
