@@ -19,9 +19,9 @@ PEFT_CASES: dict[str, tuple[Callable[[], Tuner], tuple[str, ...]]] = {
         lambda: PeftTuner(peft.LoraConfig(r=2), ["image_encoder.attention", "image_encoder.mlp", "mask_decoder.attention"]),
         BOTH,
     ),
-    "PeftTuner-dora-late": (lambda: PeftTuner(peft.LoraConfig(r=2, use_dora=True), blocks=[1, 1]), ("vit",)),
+    "PeftTuner-dora": (lambda: PeftTuner(peft.LoraConfig(r=2, use_dora=True)), BOTH),
     "PeftTuner-adalora": (lambda: PeftTuner(peft.AdaLoraConfig(init_r=4, target_r=2, total_step=10)), BOTH),
     "PeftTuner-layer-norm": (lambda: PeftTuner(peft.LNTuningConfig(), ["image_encoder.norm", "mask_decoder.norm"]), BOTH),
     "PeftTuner-fourierft": (lambda: PeftTuner(peft.FourierFTConfig(n_frequency=20)), BOTH),
-    "PeftTuner-oft-decoder": (lambda: PeftTuner(peft.OFTConfig(r=0, oft_block_size=4), ["mask_decoder.attention"]), ("vit",)),
+    "PeftTuner-oft-decoder": (lambda: PeftTuner(peft.OFTConfig(r=0, oft_block_size=4), ["mask_decoder.attention"]), BOTH),
 }

@@ -46,6 +46,7 @@ METHODS = {
     "layer_norm": (peft.LNTuningConfig, {}, ("image_encoder.norm", "mask_decoder.norm")),
     "miss": (peft.MissConfig, {"r": 4}, QKV),
     "randlora": (peft.RandLoraConfig, {"r": 4}, QKV),
+    "shira": (peft.ShiraConfig, {"r": 4}, QKV),
     "road": (peft.RoadConfig, {"group_size": 32}, QKV),
     "waveft": (peft.WaveFTConfig, {"n_frequency": 50}, QKV),
     "delora": (peft.DeloraConfig, {"r": 4}, QKV),
@@ -101,6 +102,8 @@ def untouched():
     return logits(make_segmenter(None))
 
 
+# SHiRA's sparse update; torch says so of every sparse tensor.
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
 @pytest.mark.parametrize("name", METHODS)
 def test_method_starts_as_it_declares_learns_and_reloads_exactly(name, untouched):
     segmenter = make_segmenter(make_tuner(name))
