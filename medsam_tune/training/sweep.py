@@ -189,8 +189,11 @@ def _run_process(trial: optuna.Trial, local: LocalSweep, values: Mapping[str, ob
     place.mkdir(parents=True, exist_ok=True)
     words = expand_command(local.sweep.command, values)[1:]
     command = [*PROGRAM, *words, *local.overrides, f"--run.folder={place}"]
+    if any(word.startswith("--trainer.logger=") and word.endswith("WandbLogger") for word in words):
+        # The logger prefers its own default, the current folder, to WANDB_DIR.
+        command.append(f"--trainer.logger.init_args.save_dir={place}")
     with (place / "log.txt").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment(local, place))
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment(local))
         try:
             _watch(process, trial, local, place)
         finally:
@@ -220,10 +223,10 @@ def _watch(process: subprocess.Popen[bytes], trial: optuna.Trial, local: LocalSw
             raise optuna.TrialPruned
 
 
-def _environment(local: LocalSweep, place: Path) -> dict[str, str]:
+def _environment(local: LocalSweep) -> dict[str, str]:
     environ = dict(os.environ)
     environ.setdefault("WANDB_MODE", "online" if local.online else "offline")
-    return environ | {"WANDB_DIR": str(place), "WANDB_RUN_GROUP": local.sweep.name}
+    return environ | {"WANDB_RUN_GROUP": local.sweep.name}
 
 
 def _run_of(place: Path) -> RunFolder:

@@ -89,6 +89,13 @@ def test_grid_runs_every_value_once_and_ends_in_one_table_and_one_plot(start, tm
     assert environ == {"WANDB_MODE": "offline", "WANDB_RUN_GROUP": "rank"}
 
 
+def test_files_of_wandb_go_to_the_folder_of_each_run(start, tmp_path):
+    logger = "--trainer.logger=lightning.pytorch.loggers.WandbLogger"
+    start({"trials": 1}, command=[*FILE["command"], logger])
+    words, _ = json.loads((tmp_path / "sweep/runs/0000/recipe/now/words.json").read_text())
+    assert words[-1] == f"--trainer.logger.init_args.save_dir={tmp_path / 'sweep/runs/0000'}"
+
+
 def test_second_call_runs_only_what_is_missing(start, tmp_path):
     start({"trials": 2})
     assert [row["model.tuner.rank"] for row in rows(tmp_path)] == ["2", "4"]
