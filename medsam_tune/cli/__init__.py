@@ -6,6 +6,7 @@ import difflib
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from medsam_tune import __version__
 from medsam_tune.errors import MedsamTuneError, RecipeError
@@ -53,6 +54,13 @@ def main(argv: list[str] | None = None) -> int:
         return _exit_status(stop)
 
 
+def _find_users_classes() -> None:
+    """Let a recipe name a class in a file of the current folder; installed packages of the same name come first."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
 def _dispatch(arguments: list[str]) -> int:
     command = arguments[0] if arguments else "--help"
     if command in {"-h", "--help", "help"}:
@@ -61,6 +69,7 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "--version":
         print(f"medsam-tune {__version__}")
         return 0
+    _find_users_classes()
     if command in OWN_COMMANDS:
         return int(import_module(f"medsam_tune.cli.{command}").main(arguments[1:]))
     if command in LIGHTNING_COMMANDS:

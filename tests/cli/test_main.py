@@ -1,3 +1,4 @@
+import importlib
 import subprocess
 import sys
 
@@ -74,3 +75,12 @@ def test_exit_of_a_parser_becomes_the_status(monkeypatch, capsys, code, status, 
     monkeypatch.setattr(recipes, "main", leave)
     assert cli.main(["recipes"]) == status
     assert capsys.readouterr().err == text
+
+
+def test_class_in_a_file_of_the_current_folder_can_be_named(tmp_path, monkeypatch):
+    (tmp_path / "my_own_prompts_7.py").write_text("ANSWER = 42\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert cli.main(["recipes", "list"]) == 0
+    assert importlib.import_module("my_own_prompts_7").ANSWER == 42
+    assert sys.path[-1] == str(tmp_path)
