@@ -34,6 +34,7 @@ def quieten() -> None:
         r".*does not have many workers.*",
         r"The number of training batches.*is smaller than the logging interval.*",
         r"The dirpath has changed from.*",  # a checkpoint tested from another folder
+        r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",  # other run settings
         r"Checkpoint directory .* exists and is not empty.*",  # a continued run
         r"`loftq_config` specified but will be ignored.*",  # the parser writes out this default of peft's LoraConfig
     ):

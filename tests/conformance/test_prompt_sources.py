@@ -1,0 +1,93 @@
+"""What every prompt source promises, checked for every source that exists."""
+
+import pytest
+import torch
+
+from tests.conformance.prompt_cases import (
+    CASES,
+    LEARNED,
+    concrete_sources,
+    loss_of,
+    make_segmenter,
+    one_image,
+    take_step,
+    trained,
+)
+from tests.factories import make_batch
+
+
+def test_every_prompt_source_of_the_package_is_tested_here():
+    assert {name.partition("-")[0] for name in CASES} == concrete_sources()
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_every_trainable_parameter_has_a_gradient_that_is_not_zero_once_the_zero_layers_moved(name):
+    segmenter = make_segmenter(name).train()
+    assert all(key.startswith("prompt_source.") for key in trained(segmenter))
+    take_step(segmenter, make_batch())
+    assert [key for key, p in trained(segmenter).items() if p.grad is None] == []
+    # A head that starts at zero lets nothing behind it learn in the first step, and timm's residual branches end in a norm of
+    # zero weight, which holds what is before it back for one step more.
+    for seed in (1, 2):
+        take_step(segmenter, make_batch(seed=seed))
+    assert [key for key, p in trained(segmenter).items() if not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_frozen_network_gets_no_gradient_and_does_not_move(name):
+    segmenter = make_segmenter(name).train()
+    frozen = {key: p.detach().clone() for key, p in segmenter.backbone.state_dict().items()}
+    if name in LEARNED:
+        take_step(segmenter, make_batch())
+    else:
+        assert not trained(segmenter)
+        assert not segmenter(make_batch()).low_res_masks.requires_grad
+    assert all(p.grad is None for p in segmenter.backbone.parameters())
+    assert all(torch.equal(tensor, frozen[key]) for key, tensor in segmenter.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_batch_gives_what_each_image_gives_alone(name):
+    segmenter = make_segmenter(name).train()
+    batch = make_batch(sizes=((40, 64), (64, 48), (30, 30)))
+    if name in LEARNED:
+        take_step(segmenter, batch)
+    with torch.no_grad():
+        together = segmenter.eval()(batch).low_res_masks
+        alone = torch.cat([segmenter(one_image(batch, row)).low_res_masks for row in range(3)])
+    torch.testing.assert_close(together, alone, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_saved_source_gives_equal_logits_in_a_fresh_network(name, tmp_path):
+    segmenter = make_segmenter(name).train()
+    take_step(segmenter, make_batch())
+    torch.save(segmenter.prompt_source.state_dict(), tmp_path / "source.pt")
+    fresh = make_segmenter(name, seed=1).eval()
+    batch = make_batch(seed=5)
+    with torch.no_grad():
+        expected = segmenter.eval()(batch).low_res_masks
+        assert not torch.equal(fresh(batch).low_res_masks, expected)
+        fresh.prompt_source.load_state_dict(torch.load(tmp_path / "source.pt", weights_only=True))
+        assert torch.equal(fresh(batch).low_res_masks, expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_step_under_bf16_autocast_is_finite(name):
+    segmenter = make_segmenter(name).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = loss_of(segmenter, make_batch())
+    assert torch.isfinite(loss)
+    if name in LEARNED:
+        loss.backward()
+        assert all(torch.isfinite(p.grad).all() for p in trained(segmenter).values())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_prompt_fits_the_decoder_with_one_row_an_object(name):
+    segmenter = make_segmenter(name).train()
+    batch = make_batch()
+    embeddings = segmenter.encode(batch.images, batch.frames)
+    prompt = segmenter.prompt_source(batch, embeddings, segmenter.backbone)
+    assert prompt.dense_embeddings.shape == (2, *embeddings.shape[1:])
+    assert prompt.sparse_embeddings.shape[::2] == (2, embeddings.shape[1])

@@ -1,0 +1,43 @@
+"""Two gloo processes of the whole command: one run folder, and the figures of one process."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from medsam_tune.cli import main
+from tests.training.tiny_runs import N_CASES, TEST_CASES, TEST_SLICES, only_run
+
+TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp")
+
+
+def start(*words):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "medsam_tune", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_run_and_test_like_one(workplace):
+    start("run", "tiny.yaml", *TWO, "--run.save_every_n_steps=2")
+    trained = only_run()
+    summary = json.loads(trained.summary.read_text())
+    # 11 training slices over two ranks of batches of 2: 3 steps an epoch.
+    assert (summary["steps"], summary["epochs"]) == (6, 2)
+    assert summary["test"]["n_cases"] == TEST_CASES
+    assert sum(len(json.loads(trained.splits.read_text())[part]) for part in ("train", "val", "test")) == N_CASES
+    epochs = [row["epoch"] for row in csv.DictReader(trained.metrics_csv.read_text().splitlines()) if row["val/dice"]]
+    assert epochs == ["0", "1"]
+
+    best = f"--ckpt_path={trained.checkpoints / 'best.ckpt'}"
+    start("test", "--config=tiny.yaml", best, *TWO, "--run.folder=two")
+    assert main(["test", "--config=tiny.yaml", best, "--run.folder=one"]) == 0
+    one, two = only_run("one").test_cases.read_text(), only_run("two").test_cases.read_text()
+    assert one == two == trained.test_cases.read_text()
+    # 7 slices and 3 cases do not divide by two: the repeated slice is counted once.
+    assert sum(int(row["n_slices"]) for row in csv.DictReader(two.splitlines())) == TEST_SLICES

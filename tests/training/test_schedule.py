@@ -1,0 +1,63 @@
+import math
+
+import pytest
+import torch
+
+from medsam_tune.errors import RecipeError
+from medsam_tune.training.schedule import learning_rate_factor, planned_steps, step_schedule
+from tests.training.tiny_runs import STEPS_PER_EPOCH, build
+
+
+@pytest.mark.parametrize(
+    ("step", "schedule", "expected"),
+    [
+        (0, "constant", 0.25),  # the first of four warm-up steps
+        (3, "constant", 1.0),
+        (100, "constant", 1.0),
+        (4, "cosine", 1.0),
+        (8, "cosine", 0.5 * (1 + math.sqrt(0.5))),  # a quarter of the 16 steps after warm-up: cos 45 degrees
+        (12, "cosine", 0.5),
+        (20, "cosine", 0.0),
+        (12, "poly", 0.5358867),  # 0.5 ** 0.9
+        (20, "poly", 0.0),
+        (25, "poly", 0.0),
+    ],
+)
+def test_factor_follows_the_curve(step, schedule, expected):
+    assert learning_rate_factor(step, schedule, warmup_steps=4, total_steps=20) == pytest.approx(expected, abs=1e-7)
+
+
+def test_schedule_moves_the_optimizers_learning_rate_and_ends_at_zero():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
+    scheduler = step_schedule(optimizer, "cosine", warmup_steps=2, total_steps=6)
+    rates = []
+    for _ in range(7):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([0.1, 0.2, 0.2, 0.2 * 0.853553391, 0.1, 0.2 * 0.146446609, 0.0])
+
+
+def test_decay_without_an_end_is_refused():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
+    with pytest.raises(RecipeError, match=r"model.schedule: cosine needs trainer.max_epochs or trainer.max_steps"):
+        step_schedule(optimizer, "cosine", warmup_steps=0, total_steps=math.inf)
+    step_schedule(optimizer, "constant", warmup_steps=3, total_steps=math.inf)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], 2 * STEPS_PER_EPOCH),
+        (["--trainer.accumulate_grad_batches=4"], 2 * 2),  # 6 batches make 2 steps, the second of 2 batches
+        (["--trainer.limit_train_batches=0.5"], 2 * 3),
+        (["--trainer.limit_train_batches=2"], 2 * 2),
+        (["--trainer.max_steps=5"], 5),
+        (["--trainer.max_epochs=-1"], math.inf),
+        (["--trainer.max_epochs=-1", "--trainer.max_steps=7"], 7),
+    ],
+)
+def test_planned_steps_count_what_the_trainer_will_take(workplace, overrides, expected):
+    cli = build(*overrides)
+    cli.trainer.datamodule = cli.datamodule
+    assert planned_steps(cli.trainer) == expected
