@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
+from medsam_tune.backbone.freezing import check_trainable
 from medsam_tune.fusion.base import InputFusion
 from medsam_tune.geometry import Frame, InputRule
 from medsam_tune.prompts.base import PromptSource
@@ -28,6 +29,9 @@ class SamSegmenter(Segmenter):
         side: A trained branch that refines the image embedding; none by default.
         objects_per_decode: Objects decoded at once; 0 decodes all together. On CPU 1 to 4 is fastest, each object
             holds about 140 MB during a training step at g = 64.
+
+    Raises:
+        RecipeError: If, once all is attached, other parameters of the backbone learn than the recipe names and the tuner owns.
     """
 
     def __init__(
@@ -47,7 +51,10 @@ class SamSegmenter(Segmenter):
         self.fusion = fusion
         self.side = side
         self.objects_per_decode = objects_per_decode
+        named_by_recipe = {id(p) for p in backbone.parameters() if p.requires_grad}
         self.tuner.attach(backbone)
+        tuned = self.tuner.is_tuned
+        check_trainable(backbone, [name for name, p in backbone.named_parameters() if id(p) in named_by_recipe or tuned(name)])
         prompt_source.attach(backbone)
         if side is not None:
             side.attach(backbone)

@@ -1,0 +1,58 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from medsam_tune.errors import RecipeError
+from medsam_tune.prompts import BoxPrompt, NoPrompt
+from medsam_tune.segmenters import SamSegmenter
+from medsam_tune.tuners import NoTuner
+from tests.factories import make_batch
+
+
+class CarelessTuner(NoTuner):
+    """Lets a parameter learn that it does not own."""
+
+    def attach(self, backbone):
+        backbone.mask_decoder.iou_token.weight.requires_grad_(True)
+
+
+class IdleTuner(NoTuner):
+    """Owns a parameter that it leaves frozen."""
+
+    def is_tuned(self, parameter_name):
+        return parameter_name == "mask_decoder.iou_token.weight"
+
+
+def test_parameter_that_learns_without_being_asked_for_is_refused(tiny_backbone):
+    with pytest.raises(RecipeError, match=r"learn but should not: mask_decoder\.iou_token\.weight"):
+        SamSegmenter(tiny_backbone, NoPrompt(), tuner=CarelessTuner())
+
+
+def test_parameter_that_should_learn_but_is_frozen_is_refused(tiny_backbone):
+    with pytest.raises(RecipeError, match=r"should learn but are frozen or absent: mask_decoder\.iou_token\.weight"):
+        SamSegmenter(tiny_backbone, NoPrompt(), tuner=IdleTuner())
+
+
+def test_objects_decoded_in_chunks_give_what_they_give_together(tiny_backbone):
+    batch = make_batch(objects=(3, 2))
+    with torch.no_grad():
+        together = SamSegmenter(tiny_backbone, BoxPrompt()).eval()(batch)
+        chunked = SamSegmenter(tiny_backbone, BoxPrompt(), objects_per_decode=2).eval()(batch)
+    torch.testing.assert_close(chunked.low_res_masks, together.low_res_masks)
+    torch.testing.assert_close(chunked.iou_predictions, together.iou_predictions)
+
+
+def test_cached_embedding_gives_what_the_image_gives(tiny_backbone):
+    segmenter, batch = SamSegmenter(tiny_backbone, BoxPrompt()).eval(), make_batch()
+    with torch.no_grad():
+        cached = replace(batch, image_embeddings=segmenter.encode(batch.images, batch.frames))
+        assert torch.equal(segmenter(cached).low_res_masks, segmenter(batch).low_res_masks)
+
+
+def test_learning_encoder_is_named_as_what_rules_the_cache_out(tiny_backbone):
+    assert SamSegmenter(tiny_backbone, NoPrompt()).not_cacheable() is None
+    tiny_backbone.image_encoder.requires_grad_(True)
+    reason = SamSegmenter(tiny_backbone, NoPrompt()).not_cacheable()
+    assert reason is not None
+    assert reason.startswith("model.backbone.trainable")
