@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.training.console import say
@@ -92,6 +93,8 @@ class ResumeHint(Callback):
         self.command = command
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
         last = self.checkpoints / "last.ckpt"
         if not last.is_file():
             say(f"\nStopped at step {trainer.global_step}; no checkpoint was written yet.")

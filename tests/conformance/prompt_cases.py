@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -105,7 +106,7 @@ class _Loss(nn.Module):
 def run_rank(rank: int, address: str, faults: list[str]) -> None:
     """Train every learned source for two steps under plain ddp, each rank on images of its own, and note what goes wrong."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(minutes=2))
     batches = [make_batch(seed=2 * step + rank) for step in range(2)]
     for name in (*LEARNED, "U-Net"):
         try:
@@ -115,6 +116,8 @@ def run_rank(rank: int, address: str, faults: list[str]) -> None:
             break
         if fault is not None:
             faults.append(f"{name} on rank {rank}: {fault}")
+    else:
+        dist.barrier()  # a rank that leaves while the other still listens may abort
     dist.destroy_process_group()
 
 
