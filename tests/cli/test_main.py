@@ -84,3 +84,19 @@ def test_class_in_a_file_of_the_current_folder_can_be_named(tmp_path, monkeypatc
     assert cli.main(["recipes", "list"]) == 0
     assert importlib.import_module("my_own_prompts_7").ANSWER == 42
     assert sys.path[-1] == str(tmp_path)
+
+
+PRINT_INTO_A_CLOSED_PIPE = """
+import os
+from medsam_tune.cli import main
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 1)
+raise SystemExit(main(["recipes", "list"]))
+"""
+
+
+def test_reader_that_stops_early_causes_no_traceback():
+    words = [sys.executable, "-u", "-c", PRINT_INTO_A_CLOSED_PIPE]
+    done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
