@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from medsam_tune.backbone.base import WeightsIdentity
 from medsam_tune.geometry import Frame, InputRule
+from medsam_tune.losses.base import MaskLoss
 from medsam_tune.types import MaskPrediction, SegmentationBatch
 
 
@@ -43,6 +44,15 @@ class Segmenter(nn.Module, ABC):
             NotImplementedError: If ``not_cacheable`` names a reason.
         """
         raise NotImplementedError(self.not_cacheable())
+
+    def training_losses(self, batch: SegmentationBatch, loss: MaskLoss) -> dict[str, Tensor]:
+        """Return the scalar terms of one training step, by name; their sum is minimised by one backward pass.
+
+        A segmenter that predicts a batch several times (rounds of clicks, raw and fused input) returns the weighted terms of
+        all its predictions; by default there is one prediction.
+        """
+        terms: dict[str, Tensor] = loss(self(batch), batch)
+        return terms
 
     def auxiliary_losses(self) -> Mapping[str, Tensor]:
         """Return scalars added to the loss, by name; none by default."""

@@ -97,7 +97,7 @@ class TuningModule(pl.LightningModule):
                 backbone, prompt_source, tuner=tuner, fusion=fusion, side=side, objects_per_decode=objects_per_decode
             )
         self.segmenter: Segmenter = segmenter
-        self.loss: nn.Module = loss or BceDiceLoss()
+        self.loss: MaskLoss = loss or BceDiceLoss()
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.schedule = schedule
@@ -140,8 +140,7 @@ class TuningModule(pl.LightningModule):
         return trainable
 
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
-        prediction = self.segmenter(batch)
-        terms: dict[str, Tensor] = {**self.loss(prediction, batch), **self.segmenter.auxiliary_losses()}
+        terms = {**self.segmenter.training_losses(batch, self.loss), **self.segmenter.auxiliary_losses()}
         total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
             raise RecipeError(
