@@ -130,3 +130,18 @@ class MaskPrediction:
         """Return the prediction on ``device``."""
         ious = self.iou_predictions
         return MaskPrediction(self.low_res_masks.to(device), None if ious is None else ious.to(device))
+
+
+@dataclass(frozen=True)
+class AutomaticMasks:
+    """Hold the K masks that a promptable network found in one image without a prompt.
+
+    Attributes:
+        masks: (K, H, W) bool at the image's original size; K may be 0.
+        predicted_iou: (K,) float32, the network's own estimate of each mask's IoU.
+        stability_score: (K,) float32 in 0..1, IoU of the mask thresholded a little above and a little below.
+    """
+
+    masks: Tensor
+    predicted_iou: Tensor
+    stability_score: Tensor
