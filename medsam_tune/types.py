@@ -29,6 +29,7 @@ class Sample:
         spacing_mm: Row and column spacing in millimetres; (1, 1) where the file states none.
         index: Position of the image in its source.
         view: 0 is the image as stored; v > 0 names an augmented view.
+        priors: (P, H, W) float32 prior maps (SAMAug) of the image as it is shown, or None.
     """
 
     image: Tensor
@@ -39,6 +40,7 @@ class Sample:
     spacing_mm: tuple[float, float] = (1.0, 1.0)
     index: int = 0
     view: int = 0
+    priors: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -121,15 +123,18 @@ class MaskPrediction:
     Attributes:
         low_res_masks: (N, M, h, w) logits over the padded input frame; h = w = 4g for SAM.
         iou_predictions: (N, M) predicted IoU, or None where the network has no such head.
+        class_logits: (B, 1 + K, h, w) scores before the softmax, background first, where the network labels every pixel with
+            one of K classes; the N = B K rows above then follow from them. None elsewhere.
     """
 
     low_res_masks: Tensor
     iou_predictions: Tensor | None = None
+    class_logits: Tensor | None = None
 
     def to(self, device: torch.device | str) -> MaskPrediction:
         """Return the prediction on ``device``."""
-        ious = self.iou_predictions
-        return MaskPrediction(self.low_res_masks.to(device), None if ious is None else ious.to(device))
+        optional = (self.iou_predictions, self.class_logits)
+        return MaskPrediction(self.low_res_masks.to(device), *(None if t is None else t.to(device) for t in optional))
 
 
 @dataclass(frozen=True)

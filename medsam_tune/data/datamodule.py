@@ -12,13 +12,22 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from medsam_tune.cache.prior_settings import PriorSettings
 from medsam_tune.data.base import SegmentationSource
-from medsam_tune.data.dataset import DatasetSettings, EmbeddingLookup, PreparedItem, SegmentationDataset, Views, collate
+from medsam_tune.data.dataset import (
+    DatasetSettings,
+    EmbeddingLookup,
+    PreparedItem,
+    PriorLookup,
+    SegmentationDataset,
+    Views,
+    collate,
+)
 from medsam_tune.data.loader import ResumableLoader
 from medsam_tune.data.sample import data_folder
 from medsam_tune.data.sampler import EpochSampler
 from medsam_tune.data.splits import PARTS, Splits, SplitSettings, load_splits, make_splits, save_splits
-from medsam_tune.data.targets import Target, apply_target
+from medsam_tune.data.targets import MAY_BE_EMPTY, Target
 from medsam_tune.data.transforms import Augmentation
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.geometry import Frame, InputRule, image_to_input
@@ -33,7 +42,7 @@ class SegmentationDataModule(LightningDataModule):
     Args:
         source: Where images and masks come from.
         root: The data folder, or ``sample:<name>`` for a bundled data set.
-        target: What one object is: all labels together, each label, or each connected piece.
+        target: What one object is: all labels together, each label, each label of the list, or each connected piece.
         batch_size: Images a training batch, on each process.
         eval_batch_size: Images a batch in evaluation; as in training by default.
         num_workers: Processes that read; 0 reads in the training process.
@@ -43,6 +52,7 @@ class SegmentationDataModule(LightningDataModule):
         cache_embeddings: Encode each view once, where the encoder is frozen.
         cache_folder: Where cached embeddings live; the user's cache folder by default.
         max_objects: Objects drawn from each training image; all by default.
+        priors: Which automatic masks become prior maps (SAMAug); none by default.
         seed: Seed of order, augmentation and object choice.
     """
 
@@ -60,19 +70,24 @@ class SegmentationDataModule(LightningDataModule):
         cache_embeddings: bool = True,
         cache_folder: str | None = None,
         max_objects: int | None = None,
+        priors: PriorSettings | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         _check_views(views, augmented=augmentation is not None, cached=cache_embeddings)
         _check_counts(batch_size=batch_size, eval_batch_size=eval_batch_size, max_objects=max_objects)
+        if target == "per_class" and max_objects is not None:
+            raise RecipeError("data.max_objects: target per_class has one row for each class. Leave max_objects out.")
         self.source, self.root, self.target = source, root, target
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size or batch_size, num_workers
         self.split, self.augmentation, self.views, self.seed = split, augmentation, views, seed
         self.cache_embeddings, self.cache_folder, self.max_objects = cache_embeddings, cache_folder, max_objects
+        self.priors = priors
         self._opened_for: tuple[InputRule, bool] | None = None
         self._splits: Splits | None = None
         self._datasets: dict[str, SegmentationDataset] = {}
         self._case_names: tuple[str, ...] = ()
+        self._classes: dict[int, str] = {}
 
     def open(self, input_rule: InputRule, *, run_folder: Path | None = None, require_masks: bool = True) -> None:
         """Scan the data, make or load the splits, and build the datasets; a second call with the same rule does nothing.
@@ -93,6 +108,7 @@ class SegmentationDataModule(LightningDataModule):
             return
         self.source.open(data_folder(self.root), require_masks=require_masks)
         self._case_names = tuple(sorted(set(self.source.case_ids())))
+        self._classes = self._find_classes()
         everything = list(range(len(self.source)))
         self._datasets = {"predict": self._build(input_rule, self.source.select(everything, "evaluate"), training=False)}
         if require_masks:
@@ -119,6 +135,8 @@ class SegmentationDataModule(LightningDataModule):
     @property
     def label_names(self) -> dict[int, str]:
         """Return the name of each label that a batch may hold; a binary target has the one label ``object``."""
+        if self.target == "per_class":
+            return dict(self._classes)
         return {1: "object"} if self.target == "binary" else self.source.label_names()
 
     def describe(self) -> dict[str, object]:
@@ -132,6 +150,7 @@ class SegmentationDataModule(LightningDataModule):
             "augmentation": asdict(self.augmentation) if self.augmentation else None,
             "views": self.views,
             "max_objects": self.max_objects,
+            "priors": asdict(self.priors) if self.priors else None,
             "seed": self.seed,
         }
 
@@ -164,6 +183,11 @@ class SegmentationDataModule(LightningDataModule):
         """Let every dataset add the cached embedding (C, g, g) of (source index, view) to its items; None stops it."""
         for dataset in self._datasets.values():
             dataset.embeddings = lookup
+
+    def use_priors(self, lookup: PriorLookup | None) -> None:
+        """Let every dataset draw prior maps from the automatic masks of a source index, of the image as stored; None stops it."""
+        for dataset in self._datasets.values():
+            dataset.views = replace(dataset.views, priors=lookup)
 
     def setup(self, stage: str) -> None:
         """Open the data for the input rule of the model that the trainer holds, unless it is open already."""
@@ -215,23 +239,33 @@ class SegmentationDataModule(LightningDataModule):
     def _with_objects(self, indices: list[int]) -> list[int]:
         """Check that training has something to learn; images without an object stay only where a mask may be empty."""
         shows_object = (index for index in indices if self._shows_object(index))
-        # A binary target keeps empty images as negatives, so the first object is enough and the rest need not be read.
-        found = list(_first(shows_object) if self.target == "binary" else shows_object)
+        # Such a target keeps empty images as negatives, so the first object is enough and the rest need not be read.
+        found = list(_first(shows_object) if self.target in MAY_BE_EMPTY else shows_object)
         if not found:
             raise DataError(
                 f"{self.root}: no object in any training image ({len(indices)} looked at). "
                 "Check data.source.labels, mask_threshold and slices, or whether the masks are empty."
             )
-        return indices if self.target == "binary" else found
+        return indices if self.target in MAY_BE_EMPTY else found
+
+    def _find_classes(self) -> dict[int, str]:
+        """Return every label of the source by number where each image has a row for each; may read every mask once."""
+        if self.target != "per_class":
+            return {}
+        classes = self.source.label_names()
+        if not classes:
+            raise RecipeError("data.source.labels: target per_class needs every label by name, and found none. Name them there.")
+        return classes
 
     def _shows_object(self, index: int) -> bool:
-        return bool(apply_target(self.source[index], self.target).masks.any())
+        return bool(self.source[index].masks.any())
 
     def _views(self, *, augmented: bool) -> Views:
         return Views(self.source, self.augmentation if augmented else None, self.seed)
 
     def _build(self, input_rule: InputRule, indices: list[int], *, training: bool) -> SegmentationDataset:
-        settings = DatasetSettings(input_rule, self.target, {name: i for i, name in enumerate(self._case_names)})
+        numbers = {name: i for i, name in enumerate(self._case_names)}
+        settings = DatasetSettings(input_rule, self.target, numbers, classes=tuple(self._classes))
         if training:
             # One view without a cache: a fresh draw each epoch.
             settings = replace(

@@ -13,11 +13,13 @@ from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.sampler import Draw
 from medsam_tune.data.targets import Target, apply_target
 from medsam_tune.data.transforms import Augmentation, augment, view_seed
-from medsam_tune.errors import RecipeError
+from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.fusion.samaug import priors_to_input, render_priors
 from medsam_tune.geometry import Frame, InputRule, image_to_input, masks_to_input
-from medsam_tune.types import Sample, SegmentationBatch
+from medsam_tune.types import AutomaticMasks, Sample, SegmentationBatch
 
 EmbeddingLookup = Callable[[int, int], Tensor]
+PriorLookup = Callable[[int], AutomaticMasks]
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,26 @@ class Views:
         source: An opened source.
         augmentation: What changes; None allows view 0 only.
         seed: With the image's id and the view's number it makes the view.
+        priors: Given a source index, returns the automatic masks of the image as stored; None adds no prior maps.
     """
 
     source: SegmentationSource
     augmentation: Augmentation | None = None
     seed: int = 0
+    priors: PriorLookup | None = None
 
     def read(self, index: int, view: int) -> Sample:
         """Return item ``index`` of the source under ``view``.
 
+        Prior maps are drawn before the view is, so they move with the image.
+
         Raises:
-            DataError: If the file cannot be read.
+            DataError: If the file cannot be read, or its automatic masks are of another size.
             RecipeError: If an augmented view is asked for and there is no augmentation.
         """
         sample = self.source[index]
+        if self.priors is not None:
+            sample = _with_priors(sample, self.priors(index))
         if view == 0:
             return sample
         if self.augmentation is None:
@@ -63,6 +71,7 @@ class PreparedItem:
         epoch: Epoch of the draw.
         training: Whether the item is trained on.
         image_embeddings: (C, g, g) from the cache, or None.
+        priors: (P, S, S) prior maps in the input frame, or None.
     """
 
     sample: Sample
@@ -73,6 +82,7 @@ class PreparedItem:
     epoch: int
     training: bool
     image_embeddings: Tensor | None
+    priors: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,7 @@ class DatasetSettings:
         training: Augmented views and the object limit apply in training only.
         n_views: Number of fixed views that the epochs go through, view 0 unaugmented; 0 makes a new view each epoch.
         max_objects: Objects drawn from each training image; None takes all.
+        classes: Every label of the source, where the target is ``per_class``.
     """
 
     input_rule: InputRule
@@ -94,6 +105,7 @@ class DatasetSettings:
     training: bool = False
     n_views: int = 1
     max_objects: int | None = None
+    classes: tuple[int, ...] = ()
 
 
 class SegmentationDataset(Dataset[PreparedItem]):
@@ -118,18 +130,20 @@ class SegmentationDataset(Dataset[PreparedItem]):
     def __getitem__(self, draw: Draw | int) -> PreparedItem:
         epoch, position = (draw.epoch, draw.item) if isinstance(draw, Draw) else (0, draw)
         index, view = self.indices[position], self.view_of(epoch)
-        sample = self._limited(apply_target(self.views.read(index, view), self.settings.target), epoch)
-        rule = self.settings.input_rule
+        settings = self.settings
+        sample = self._limited(apply_target(self.views.read(index, view), settings.target, classes=settings.classes), epoch)
+        rule = settings.input_rule
         image, frame = image_to_input(sample.image, rule)
         return PreparedItem(
             sample=sample,
             image=image,
             masks=masks_to_input(sample.masks, frame, rule.side),
             frame=frame,
-            case_index=self.settings.case_index[sample.case_id],
+            case_index=settings.case_index[sample.case_id],
             epoch=epoch,
-            training=self.settings.training,
+            training=settings.training,
             image_embeddings=None if self.embeddings is None else self.embeddings(index, view),
+            priors=None if sample.priors is None else priors_to_input(sample.priors, frame, rule.side),
         )
 
     def view_of(self, epoch: int) -> int:
@@ -152,6 +166,7 @@ def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
     samples = [item.sample for item in items]
     counts = torch.tensor([len(sample.labels) for sample in samples])
     embeddings = [item.image_embeddings for item in items if item.image_embeddings is not None]
+    priors = [item.priors for item in items if item.priors is not None]
     return SegmentationBatch(
         images=torch.stack([item.image for item in items]),
         masks=torch.cat([item.masks for item in items])[:, None],
@@ -167,4 +182,15 @@ def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
         epoch=items[0].epoch,
         training=items[0].training,
         image_embeddings=torch.stack(embeddings) if embeddings else None,
+        priors=torch.stack(priors) if priors else None,
     )
+
+
+def _with_priors(sample: Sample, found: AutomaticMasks) -> Sample:
+    size, expected = tuple(found.masks.shape[-2:]), tuple(sample.image.shape[-2:])
+    if size != expected:
+        raise DataError(
+            f"{sample.image_id}: its automatic masks have the size {size}, the image has {expected}. "
+            "They were made from another image; make the priors again."
+        )
+    return replace(sample, priors=render_priors(found))

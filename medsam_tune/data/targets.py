@@ -1,7 +1,8 @@
-"""What one object is: all labels together, each label, or each connected piece."""
+"""What one object is: all labels together, each label present, each label of the list, or each connected piece."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -9,29 +10,54 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medsam_tune.errors import DataError
 from medsam_tune.types import Sample
 
-Target = Literal["binary", "per_label", "per_instance"]
+Target = Literal["binary", "per_label", "per_class", "per_instance"]
+MAY_BE_EMPTY: tuple[Target, ...] = ("binary", "per_class")
+"""Targets whose number of rows does not depend on what an image shows: an image without any object is a negative."""
+
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 
 
-def apply_target(sample: Sample, target: Target) -> Sample:
+def apply_target(sample: Sample, target: Target, *, classes: Sequence[int] = ()) -> Sample:
     """Turn a sample's label masks into the objects that are predicted.
 
     Args:
         sample: One mask a label.
         target: ``binary``: exactly one row, the union, labelled 1, empty where nothing is shown; ``per_label``: one row for
-            each label present; ``per_instance``: one row for each 8-connected piece of each label.
+            each label present; ``per_class``: exactly one row for each of ``classes``, in their order, empty where the class
+            is not shown; ``per_instance``: one row for each 8-connected piece of each label.
+        classes: Every label of the source, for ``per_class`` alone.
+
+    Raises:
+        DataError: If a pixel belongs to two classes, or to a label that is no class, under ``per_class``.
     """
     if target == "binary":
         return replace(sample, masks=sample.masks.any(dim=0, keepdim=True), labels=torch.ones(1, dtype=torch.int64))
     if target == "per_label":
         present = sample.masks.any(dim=2).any(dim=1)
         return replace(sample, masks=sample.masks[present], labels=sample.labels[present])
+    if target == "per_class":
+        return _one_row_a_class(sample, classes)
     pieces = [(connected_pieces(mask), label) for mask, label in zip(sample.masks, sample.labels, strict=True)]
     masks = torch.cat([rows for rows, _ in pieces]) if pieces else sample.masks
     labels = [label.expand(len(rows)) for rows, label in pieces]
     return replace(sample, masks=masks, labels=torch.cat(labels) if labels else sample.labels)
+
+
+def _one_row_a_class(sample: Sample, classes: Sequence[int]) -> Sample:
+    row_of = {label: row for row, label in enumerate(classes)}
+    unknown = [label for label in sample.labels.tolist() if label not in row_of]
+    if unknown or bool((sample.masks.sum(dim=0) > 1).any()):
+        fault = f"label {unknown[0]} is none of the classes {list(classes)}" if unknown else "a pixel belongs to two labels"
+        raise DataError(
+            f"{sample.image_id}: {fault}, but data.target: per_class gives each pixel to one class. Name disjoint values in "
+            "data.source.labels, or set data.target: per_label."
+        )
+    masks = sample.masks.new_zeros((len(classes), *sample.masks.shape[1:]))
+    masks[torch.tensor([row_of[label] for label in sample.labels.tolist()], dtype=torch.int64)] = sample.masks
+    return replace(sample, masks=masks, labels=torch.tensor(list(classes), dtype=torch.int64))
 
 
 def connected_pieces(mask: Tensor) -> Tensor:

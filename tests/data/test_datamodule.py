@@ -184,6 +184,27 @@ def test_description_is_json_and_counts_cases_and_images(array_source):
 def test_label_names_follow_the_target(array_source):
     assert opened(array_source()).label_names == {1: "object"}
     assert opened(array_source(), target="per_label").label_names == {7: "disc"}
+    assert opened(array_source(), target="per_class").label_names == {7: "disc"}
+
+
+def test_per_class_serves_every_class_on_every_image_and_keeps_images_that_show_none(array_source, monkeypatch):
+    source = array_source(20, empty=tuple(range(1, 20, 2)))
+    monkeypatch.setattr(source, "label_names", lambda: {3: "absent", 7: "disc"})
+    data = opened(source, target="per_class")
+    batches = [*data.train_dataloader(), *data.test_dataloader()]
+    for batch in batches:
+        assert batch.labels.view(-1, 2).tolist() == [[3, 7]] * batch.n_images
+        assert batch.image_index.tolist() == [row for row in range(batch.n_images) for _ in range(2)]
+        shown = batch.masks.flatten(1).any(dim=1).view(-1, 2)
+        assert shown.tolist() == [[False, int(index) % 2 == 0] for index in batch.sample_index]
+    assert sum(batch.n_images for batch in batches) == 2 * (len(data.splits.train) + len(data.splits.test))
+
+
+def test_per_class_without_any_label_asks_for_the_names(array_source, monkeypatch):
+    source = array_source()
+    monkeypatch.setattr(source, "label_names", dict)
+    with pytest.raises(RecipeError, match=r"data\.source\.labels: target per_class needs every label by name"):
+        opened(source, target="per_class")
 
 
 @pytest.mark.parametrize(
@@ -194,6 +215,7 @@ def test_label_names_follow_the_target(array_source):
         ({"views": 0}, r"data\.views: expected at least 1, got 0"),
         ({"batch_size": 0}, r"data\.batch_size: expected at least 1"),
         ({"max_objects": 0}, r"data\.max_objects"),
+        ({"max_objects": 2, "target": "per_class"}, r"data\.max_objects: .* Leave max_objects out"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_at_once(array_source, settings, message):

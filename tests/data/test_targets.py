@@ -1,7 +1,9 @@
+import pytest
 import torch
 
 from medsam_tune.data import apply_target
 from medsam_tune.data.targets import connected_pieces
+from medsam_tune.errors import DataError
 from medsam_tune.types import Sample
 
 
@@ -50,3 +52,26 @@ def test_image_without_objects_has_no_instances():
     nothing = Sample(torch.zeros(3, 2, 3), torch.zeros(0, 2, 3, dtype=torch.bool), torch.zeros(0, dtype=torch.int64), "a", "a")
     assert len(apply_target(nothing, "per_instance").labels) == 0
     assert len(apply_target(TWO_LABELS, "per_instance").labels) == 2
+
+
+def test_per_class_has_a_row_for_every_class_in_the_order_of_the_list():
+    sample = sample_of([[[1, 0, 0], [0, 0, 0]], [[0, 0, 1], [0, 0, 1]]], [2, 7])
+    rows = apply_target(sample, "per_class", classes=[7, 5, 2])
+    assert rows.labels.tolist() == [7, 5, 2]
+    assert rows.masks.int().tolist() == [[[0, 0, 1], [0, 0, 1]], [[0, 0, 0], [0, 0, 0]], [[1, 0, 0], [0, 0, 0]]]
+
+
+def test_per_class_of_an_image_without_objects_is_all_empty():
+    nothing = Sample(torch.zeros(3, 2, 3), torch.zeros(0, 2, 3, dtype=torch.bool), torch.zeros(0, dtype=torch.int64), "a", "a")
+    rows = apply_target(nothing, "per_class", classes=[1, 2])
+    assert rows.labels.tolist() == [1, 2]
+    assert rows.masks.shape == (2, 2, 3)
+    assert not rows.masks.any()
+
+
+def test_per_class_refuses_a_pixel_of_two_classes_and_a_label_outside_the_list():
+    overlapping = sample_of([[[1, 1, 0]], [[0, 1, 0]]], [1, 2])
+    with pytest.raises(DataError, match=r"a: a pixel belongs to two labels.*Name disjoint values in data\.source\.labels"):
+        apply_target(overlapping, "per_class", classes=[1, 2])
+    with pytest.raises(DataError, match=r"label 2 is none of the classes \[1\].*set data\.target: per_label"):
+        apply_target(sample_of([[[1, 0, 0]], [[0, 1, 0]]], [1, 2]), "per_class", classes=[1])
