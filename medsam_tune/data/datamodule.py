@@ -185,7 +185,7 @@ class SegmentationDataModule(LightningDataModule):
             dataset.embeddings = lookup
 
     def use_priors(self, lookup: PriorLookup | None) -> None:
-        """Let every dataset draw prior maps from the automatic masks of a source index, of the image as stored; None stops it."""
+        """Let every dataset draw prior maps from the automatic masks of a source index, view 0; None stops it."""
         for dataset in self._datasets.values():
             dataset.views = replace(dataset.views, priors=lookup)
 

@@ -1,4 +1,4 @@
-"""Joint augmentation of an image and its masks, a pure function of a seed."""
+"""Joint augmentation of an image, its masks and its prior maps, a pure function of a seed."""
 
 from __future__ import annotations
 
@@ -64,8 +64,9 @@ def view_seed(seed: int, image_id: str, view: int) -> int:
 def augment(sample: Sample, augmentation: Augmentation, *, seed: int) -> Sample:
     """Return the sample with image and masks changed together; the same seed gives the same result, whatever ran before.
 
-    Images are resampled bilinearly, masks by nearest neighbour, and what comes in from outside is 0. A draw that leaves no
-    pixel of any object is drawn again; after ten such draws the sample stays as it is.
+    Images and the segmentation prior are resampled bilinearly, masks and the boundary prior by nearest neighbour, and what
+    comes in from outside is 0. Changes of colour leave masks and priors alone. A draw that leaves no pixel of any object is
+    drawn again; after ten such draws the sample stays as it is.
 
     Args:
         sample: At its original size.
@@ -96,9 +97,17 @@ def _draw(sample: Sample, augmentation: Augmentation) -> Sample:
     )
     colour = v2.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
     # torchvision expects float images in 0..1.
-    image, masks = geometry(tv_tensors.Image(sample.image / 255), tv_tensors.Mask(sample.masks.to(torch.uint8)))
+    moving = [tv_tensors.Image(sample.image / 255), tv_tensors.Mask(sample.masks.to(torch.uint8))]
+    if sample.priors is not None:
+        moving += [tv_tensors.Image(sample.priors[:1]), tv_tensors.Mask(sample.priors[1:])]
+    image, masks, *priors = geometry(*moving)
     image = colour(image).as_subclass(torch.Tensor) * 255
-    return replace(sample, image=image, masks=masks.as_subclass(torch.Tensor).bool())
+    return replace(
+        sample,
+        image=image,
+        masks=masks.as_subclass(torch.Tensor).bool(),
+        priors=torch.cat([prior.as_subclass(torch.Tensor) for prior in priors]) if priors else None,
+    )
 
 
 def _check_range(name: str, value: float, high: float) -> None:
