@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,8 +52,14 @@ class Backbone(nn.Module, ABC):
         """Return which output rows (C,) of the encoder's fused projection ``layer``, a dotted name, are q, k or v."""
 
     @abstractmethod
-    def encode(self, images: Tensor, frames: Sequence[Frame]) -> Tensor:
-        """Normalise images (B, 3, S, S) in 0..255 and return image embeddings (B, C, g, g)."""
+    def encode(self, images: Tensor, frames: Sequence[Frame], *, fuse: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Normalise images (B, 3, S, S) in 0..255 and return image embeddings (B, C, g, g).
+
+        Args:
+            images: Not normalised, zeros in the padding.
+            frames: One an image.
+            fuse: Maps the normalised images to what the encoder sees, of the same shape; nothing by default.
+        """
 
     @abstractmethod
     def image_pe(self) -> Tensor:

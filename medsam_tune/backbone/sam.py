@@ -13,7 +13,7 @@ Differs from the authors' code:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -118,10 +118,15 @@ class SamBackbone(Backbone):
         order = (attention.num_heads, 3, -1) if isinstance(self.image_encoder, TinyViT) else (3, attention.num_heads, -1)
         return rows.view(order).select(order.index(3), "qkv".index(which)).reshape(-1)
 
-    def encode(self, images: Tensor, frames: Sequence[Frame]) -> Tensor:
+    def encode(self, images: Tensor, frames: Sequence[Frame], *, fuse: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Normalise images (B, 3, S, S) in 0..255 and return image embeddings (B, C, g, g).
 
-        No graph is kept where neither the encoder nor the images ask for a gradient.
+        No graph is kept where neither the encoder nor its input asks for a gradient.
+
+        Args:
+            images: Not normalised, zeros in the padding.
+            frames: One an image.
+            fuse: Maps the normalised images to what the encoder sees, of the same shape; nothing by default.
 
         Raises:
             ValueError: If the images have another shape, or there is not one frame an image.
@@ -133,9 +138,12 @@ class SamBackbone(Backbone):
             )
         if len(frames) != len(images):
             raise ValueError(f"frames must be one an image, got {len(frames)} for {len(images)} images.")
-        learns = images.requires_grad or any(p.requires_grad for p in self.image_encoder.parameters())
+        inputs = normalise(images, frames, self.input_rule)
+        if fuse is not None:
+            inputs = fuse(inputs)
+        learns = inputs.requires_grad or any(p.requires_grad for p in self.image_encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            return cast(Tensor, self.image_encoder(normalise(images, frames, self.input_rule)))
+            return cast(Tensor, self.image_encoder(inputs))
 
     def image_pe(self) -> Tensor:
         """Return the dense positional encoding (1, C, g, g) in float32."""

@@ -97,7 +97,6 @@ def test_timm_encoder_learns_in_every_parameter():
         ({"arch": "UNet3000"}, "arch: expected one of .*Unet.*, got 'UNet3000'"),
         ({"encoder": "resnet17"}, "Close names: resnet1"),
         ({"encoder": "tu-resnet17"}, "Close names: resnet1"),
-        ({"fusion": _Brighten(channels=5)}, "expected a fusion that returns 3 channels, got 5"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
