@@ -70,11 +70,31 @@ def image_to_input(image: Tensor, rule: InputRule) -> tuple[Tensor, Frame]:
 
 
 def masks_to_input(masks: Tensor, frame: Frame, side: int) -> Tensor:
-    """Resize masks (N, H, W) bool to the input frame by nearest neighbour: (N, S, S) bool."""
+    """Resize masks (N, H, W) bool to the input frame by nearest neighbour: (N, S, S) bool.
+
+    An object too small to be hit keeps the input pixel that holds the middle one of its pixels, so that training never takes it
+    for absent.
+    """
     if masks.shape[0] == 0:
         return masks.new_zeros((0, side, side))
-    resized = F.interpolate(masks[:, None].float(), frame.input_size, mode="nearest-exact")[:, 0]
-    return pad_to_side(resized, side) > 0.5
+    resized = F.interpolate(masks[:, None].float(), frame.input_size, mode="nearest-exact")[:, 0] > 0.5
+    for row in (~resized.flatten(1).any(dim=1)).nonzero()[:, 0].tolist():
+        pixels = masks[row].nonzero()
+        if len(pixels):
+            y, x = pixel_to_input(pixels[len(pixels) // 2], frame)
+            resized[row, y, x] = True
+    return pad_to_side(resized, side)
+
+
+def pixel_to_input(pixel: Tensor, frame: Frame) -> tuple[int, int]:
+    """Return the (y, x) of the input pixel that holds the centre of an original pixel (y, x).
+
+    Example:
+        >>> pixel_to_input(torch.tensor([50, 101]), Frame(original_size=(200, 200), input_size=(10, 10)))
+        (2, 5)
+    """
+    y, x = ((float(value) + 0.5) * to / of for value, to, of in zip(pixel, frame.input_size, frame.original_size, strict=True))
+    return int(y), int(x)
 
 
 def valid_region(frames: Sequence[Frame], side: int, device: torch.device | None = None) -> Tensor:

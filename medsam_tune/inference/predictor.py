@@ -109,8 +109,7 @@ class Predictor:
         with torch.no_grad():
             if box is None:
                 self._refuse_missing_box()
-                prediction: MaskPrediction = self.segmenter(batch)
-                return prediction
+                return self.segmenter.predict_unlabelled(batch)
             if not isinstance(self.segmenter, SamSegmenter):
                 raise ValueError(f"box: {type(self.segmenter).__name__} takes no prompt. Call predict() without a box.")
             return self.segmenter.prompted(batch, _GivenBox(_box_tensor(box, batch.frames[0])))

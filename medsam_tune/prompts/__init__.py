@@ -11,6 +11,7 @@ from medsam_tune.prompts.generator import (
     TimmPromptGenerator,
 )
 from medsam_tune.prompts.hardnet import HarDNet, HarDNetFeatures
+from medsam_tune.prompts.interactive import OneOfPrompt
 from medsam_tune.prompts.mask import MaskPrompt
 from medsam_tune.prompts.none import NoPrompt
 from medsam_tune.prompts.point import PointPrompt
@@ -29,6 +30,7 @@ __all__ = [
     "ImagePromptGenerator",
     "MaskPrompt",
     "NoPrompt",
+    "OneOfPrompt",
     "PointPrompt",
     "PromptGenerator",
     "PromptSource",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medsam_tune.errors import RecipeError
-from medsam_tune.geometry import Frame
+from medsam_tune.geometry import Frame, pixel_to_input
 from medsam_tune.types import SegmentationBatch
 
 PointRule = Literal["random", "distance", "mass"]
@@ -112,7 +112,7 @@ def visible_masks(batch: SegmentationBatch) -> Tensor:
         image = int(batch.image_index[position])
         pixels = batch.original_masks[image][rows[position]].nonzero()
         if len(pixels):
-            y, x = _input_pixel(pixels[len(pixels) // 2], batch.frames[image])
+            y, x = pixel_to_input(pixels[len(pixels) // 2], batch.frames[image])
             masks[position, 0, y, x] = True
     return masks
 
@@ -261,12 +261,6 @@ def _jitter_box(box: NDArray[np.float64], jitter: BoxJitter, rng: np.random.Gene
     moves = jitter.draw(np.array([width + 1, height + 1] * 2), rng)
     inward_limit = np.array([width, height] * 2) / 2
     return np.asarray(box + np.array([-1.0, -1.0, 1.0, 1.0]) * np.maximum(moves, -inward_limit))
-
-
-def _input_pixel(pixel: Tensor, frame: Frame) -> tuple[int, int]:
-    """Return the (y, x) of the input pixel that holds the centre of an original pixel (y, x)."""
-    y, x = ((float(value) + 0.5) * to / of for value, to, of in zip(pixel, frame.input_size, frame.original_size, strict=True))
-    return int(y), int(x)
 
 
 def _first_and_last(occupied: Tensor) -> tuple[Tensor, Tensor]:

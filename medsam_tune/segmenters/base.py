@@ -25,6 +25,11 @@ class Segmenter(nn.Module, ABC):
     def forward(self, batch: SegmentationBatch) -> MaskPrediction:
         """Return logits (N, M, h, w) for the batch's N objects."""
 
+    def predict_unlabelled(self, batch: SegmentationBatch) -> MaskPrediction:
+        """Return logits for new images, whose ``masks`` say nothing; ``forward`` unless that reads true masks."""
+        prediction: MaskPrediction = self(batch)
+        return prediction
+
     @abstractmethod
     def base_weights(self) -> WeightsIdentity | None:
         """Return the identity of the frozen weights under the trained ones, or None when all is trained from scratch."""
@@ -32,6 +37,10 @@ class Segmenter(nn.Module, ABC):
     @abstractmethod
     def frozen_parameters(self) -> Sequence[str]:
         """Return the dotted names of parameters a checkpoint leaves out because the base weights hold them."""
+
+    def masks_per_image(self) -> int:
+        """Return how many objects every image has, in the order the network emits them; 1 unless it labels several classes."""
+        return 1
 
     def not_cacheable(self) -> str | None:
         """Return None when the image embedding is static, else the recipe key that makes it dynamic and why."""

@@ -191,7 +191,7 @@ class TuningModule(pl.LightningModule):
         self._log_metric("test", self.test_metric, reset=False)
 
     def predict_step(self, batch: SegmentationBatch, batch_idx: int) -> MaskPrediction:
-        return self.forward(batch)
+        return self.segmenter.predict_unlabelled(batch)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union
         optimizer = self.optimizer_factory(self.trainable_parameters())

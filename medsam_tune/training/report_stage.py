@@ -114,7 +114,8 @@ def recipe_comment(recipe: Path | None) -> str:
 def _untuned(cli: MedsamCLI, segmenter: SamSegmenter) -> Backbone:
     if not any(p.requires_grad for p in segmenter.backbone.parameters()):
         return segmenter.backbone
-    part = model_config(cli)["backbone"]
+    config = model_config(cli)
+    part = config["backbone"] or config["segmenter"]["init_args"]["backbone"]
     fresh = build_segmenter({"backbone": part, "prompt_source": {"class_path": "medsam_tune.prompts.NoPrompt"}}, trusted=True)
     return cast("SamSegmenter", fresh).backbone
 
