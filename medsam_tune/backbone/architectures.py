@@ -7,10 +7,11 @@ Source: segment-anything @ dca509f, ``build_sam.py``; MobileSAM @ d6c9073 and Li
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -120,6 +121,31 @@ def build_parts(architecture: Architecture, side: int) -> dict[str, nn.Module]:
         ),
         "mask_decoder": _build_mask_decoder(architecture),
     }
+
+
+def give_class_masks(mask_decoder: nn.Module, n_classes: int) -> None:
+    """Give a mask decoder, in place, one mask token and hypernetwork for the background and one for each class; they learn.
+
+    The background starts as a copy of SAM's token and hypernetwork 0 (the single mask), the classes in turn as copies of
+    those from 1 on (whole, part, subpart). Copies of one original part at the first step, because their targets differ.
+
+    Args:
+        mask_decoder: SAM's, with its weights loaded.
+        n_classes: K, the background not counted.
+
+    Raises:
+        RecipeError: If ``n_classes`` is not positive.
+    """
+    if n_classes < 1:
+        raise RecipeError(f"model.segmenter.classes: expected at least one class, got {n_classes}. Name what is segmented.")
+    decoder: Any = mask_decoder
+    n_candidates = decoder.num_mask_tokens - 1
+    originals = [0, *(1 + i % n_candidates for i in range(n_classes))]
+    tokens = decoder.mask_tokens.weight.detach()[originals]
+    decoder.mask_tokens = nn.Embedding(*tokens.shape, _weight=tokens)
+    networks = [copy.deepcopy(decoder.output_hypernetworks_mlps[i]) for i in originals]
+    decoder.output_hypernetworks_mlps = nn.ModuleList(networks).requires_grad_(True)
+    decoder.num_multimask_outputs, decoder.num_mask_tokens = n_classes, 1 + n_classes
 
 
 def fill_zero_tables(image_encoder: nn.Module, generator: torch.Generator) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import Frame, InputRule
 from medsam_tune.types import MaskPrediction, PromptEmbeddings
 
@@ -111,3 +112,22 @@ class Backbone(nn.Module, ABC):
         Returns:
             Logits (N, M, 4g, 4g) and predicted IoU (N, M).
         """
+
+    def emit_classes(self, n_classes: int) -> None:
+        """Turn the decoder, in place, into one that emits a mask for the background and one for each of K classes.
+
+        The mask tokens and hypernetworks then learn; a network without such a decoder refuses.
+
+        Raises:
+            RecipeError: If ``n_classes`` is not positive, or the network cannot emit classes.
+        """
+        raise RecipeError(f"model.segmenter: {type(self).__name__} cannot emit one mask a class. Take SamBackbone.")
+
+    def decode_classes(self, image_embeddings: Tensor, prompts: PromptEmbeddings) -> Tensor:
+        """Return scores (B, 1 + K, 4g, 4g) before the softmax, background first, after ``emit_classes``.
+
+        Args:
+            image_embeddings: (B, C, g, g).
+            prompts: One row an image.
+        """
+        raise RecipeError(f"model.segmenter: {type(self).__name__} cannot emit one mask a class. Take SamBackbone.")

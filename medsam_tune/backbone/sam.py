@@ -27,6 +27,7 @@ from medsam_tune.backbone.architectures import (
     build_parts,
     check_side,
     fill_zero_tables,
+    give_class_masks,
     resize_position_tables,
 )
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
@@ -207,19 +208,49 @@ class SamBackbone(Backbone):
             ValueError: If the prompts are not one row an object.
         """
         decoder = self.mask_decoder
+        wanted = range(1, decoder.num_mask_tokens) if multimask_output else range(1)
+        masks, iou_token = self._run_decoder(image_embeddings, image_index, prompts, wanted)
+        return MaskPrediction(masks, decoder.iou_prediction_head(iou_token)[:, wanted.start : wanted.stop])
+
+    def emit_classes(self, n_classes: int) -> None:
+        """Turn the decoder, in place, into one that emits a mask for the background and one for each of K classes.
+
+        The tokens and hypernetworks start from SAM's and learn, whatever the recipe's ``trainable`` says; the IoU head stays
+        SAM's and is not run.
+
+        Raises:
+            RecipeError: If ``n_classes`` is not positive.
+        """
+        give_class_masks(self.mask_decoder, n_classes)
+        self.train(self.training)
+
+    def decode_classes(self, image_embeddings: Tensor, prompts: PromptEmbeddings) -> Tensor:
+        """Return scores (B, 1 + K, 4g, 4g) before the softmax, background first, after ``emit_classes``.
+
+        Args:
+            image_embeddings: (B, C, g, g).
+            prompts: One row an image.
+
+        Raises:
+            ValueError: If the prompts are not one row an image.
+        """
+        rows = torch.arange(len(image_embeddings), device=image_embeddings.device)
+        return self._run_decoder(image_embeddings, rows, prompts, range(self.mask_decoder.num_mask_tokens))[0]
+
+    def _run_decoder(
+        self, image_embeddings: Tensor, image_index: Tensor, prompts: PromptEmbeddings, wanted: range
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (N, M, 4g, 4g) of the wanted mask tokens and the IoU token (N, C) after the transformer."""
+        decoder = self.mask_decoder
         self._check_decode(image_embeddings, image_index, prompts)
-        n_objects = len(image_index)
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        tokens = torch.cat([output_tokens.expand(n_objects, -1, -1), prompts.sparse_embeddings], dim=1)
+        tokens = torch.cat([output_tokens.expand(len(image_index), -1, -1), prompts.sparse_embeddings], dim=1)
         source = image_embeddings[image_index] + prompts.dense_embeddings
         tokens, source_tokens = decoder.transformer(source, self.image_pe().expand_as(source), tokens)
         upscaled = decoder.output_upscaling(source_tokens.transpose(1, 2).reshape(source.shape))
-        wanted = range(1, decoder.num_mask_tokens) if multimask_output else range(1)
         # Token 0 predicts the IoU; mask token i follows at 1 + i.
         filters = torch.stack([decoder.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in wanted], dim=1)
-        masks = (filters @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
-        ious = decoder.iou_prediction_head(tokens[:, 0])[:, wanted.start : wanted.stop]
-        return MaskPrediction(masks, ious)
+        return (filters @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:]), tokens[:, 0]
 
     def _load(self, weights: str, architecture: Architecture, checkpoint: str | None, seed: int) -> WeightsIdentity:
         """Load the released or the user's file, if any, and return whose weights these are."""

@@ -254,7 +254,9 @@ class SegmentationDataModule(LightningDataModule):
             return {}
         classes = self.source.label_names()
         if not classes:
-            raise RecipeError("data.source.labels: target per_class needs every label by name, and found none. Name them there.")
+            raise RecipeError(
+                "data.source.labels: target per_class needs every label by name, and found none. Name them there."
+            )
         return classes
 
     def _shows_object(self, index: int) -> bool:

@@ -7,11 +7,15 @@ from torch import Tensor
 
 from medsam_tune.geometry import to_original
 from medsam_tune.metrics.overlap import OverlapMetric, overlap_counts
+from medsam_tune.segmenters.semantic import class_rows
 from medsam_tune.types import MaskPrediction, SegmentationBatch
 
 
 def predict_original(prediction: MaskPrediction, batch: SegmentationBatch, side: int) -> list[Tensor]:
     """Bring the first mask of every object to its image's original frame.
+
+    Where the network labels pixels, the scores of the classes are brought there and compared there, so that each pixel goes to
+    the class with the largest score at the original resolution.
 
     Args:
         prediction: Logits (N, M, h, w); mask 0 of the M candidates is taken.
@@ -21,6 +25,8 @@ def predict_original(prediction: MaskPrediction, batch: SegmentationBatch, side:
     Returns:
         B tensors (n_b, H, W) of float32 logits, in the order of ``batch.original_masks``.
     """
+    if prediction.class_logits is not None:
+        return [class_rows(prediction.class_logits[row], frame, side) for row, frame in enumerate(batch.frames)]
     return [_first_mask(prediction.low_res_masks[batch.image_index == row], batch, row, side) for row in range(batch.n_images)]
 
 

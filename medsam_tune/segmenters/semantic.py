@@ -1,0 +1,175 @@
+"""One decoder pass an image that gives every pixel to one class: SAMed's decoder.
+
+Paper: Zhang and Liu 2023, Customized Segment Anything Model for Medical Image Segmentation (arXiv 2304.13785).
+Authors' code: https://github.com/hitachinsk/SAMed @ e351840 (MIT).
+
+SAM's decoder has one mask token for the single mask and three for its candidates. The authors build it with K candidates for K
+classes and return all 1 + K masks (``segment_anything/modeling/mask_decoder.py``): mask 0 is the background, mask i class i,
+and a softmax over them labels every pixel.
+
+Differs from the authors' code:
+- Tokens and hypernetworks start as copies of SAM's (``architectures.give_class_masks``). The authors leave SAM's out for any
+  number of classes but three, so theirs start at random (``build_sam.py``, ``load_from``).
+- The IoU head is not run and stays SAM's; theirs has 1 + K random outputs that no loss reaches.
+- A prompt is possible, one an image; the default is theirs, none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from medsam_tune.backbone.base import Backbone
+from medsam_tune.errors import RecipeError
+from medsam_tune.fusion.base import InputFusion
+from medsam_tune.geometry import Frame, to_original
+from medsam_tune.prompts.base import PromptSource
+from medsam_tune.prompts.none import NoPrompt
+from medsam_tune.segmenters.base import Segmenter
+from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.side.base import SideNetwork
+from medsam_tune.tuners.base import Tuner
+from medsam_tune.types import MaskPrediction, SegmentationBatch
+
+if TYPE_CHECKING:
+    from medsam_tune.data.datamodule import SegmentationDataModule
+
+
+class SemanticSegmenter(SamSegmenter):
+    """Give every pixel to the background or to one of K classes; ``data.target`` must be ``per_class``.
+
+    The mask tokens and their hypernetworks always learn, because SAM's own mean something else; whether the rest of the decoder
+    does is said by the backbone's ``trainable``.
+
+    Args:
+        backbone: The network that is tuned; its decoder is turned into one that emits classes.
+        classes: Names of the K classes in the order of the data's label map.
+        prompt_source: Prompts each image once, for all its classes together; no prompt by default.
+        tuner: What is inserted into the backbone; nothing by default.
+        fusion: What is added to the image before the encoder; nothing by default.
+        side: A trained branch that refines the image embedding; none by default.
+
+    Raises:
+        RecipeError: If no class or one class twice is named, or the parts do not fit each other.
+
+    Example:
+        >>> from medsam_tune.backbone import SamBackbone
+        >>> segmenter = SemanticSegmenter(SamBackbone("random_tiny"), ["wall", "lumen"])
+        >>> segmenter.backbone.mask_decoder.num_mask_tokens
+        3
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: Sequence[str],
+        *,
+        prompt_source: PromptSource | None = None,
+        tuner: Tuner | None = None,
+        fusion: InputFusion | None = None,
+        side: SideNetwork | None = None,
+    ) -> None:
+        if len(set(classes)) != len(classes):
+            raise RecipeError(f"model.segmenter.classes: a name stands twice in {list(classes)}. Name each class once.")
+        backbone.emit_classes(len(classes))
+        super().__init__(backbone, prompt_source or NoPrompt(), tuner=tuner, fusion=fusion, side=side)
+        self.classes = tuple(classes)
+
+    def masks_per_image(self) -> int:
+        """Return K."""
+        return len(self.classes)
+
+    def prompted(self, batch: SegmentationBatch, prompt_source: PromptSource) -> MaskPrediction:
+        """Return the prediction under another prompt source.
+
+        Returns:
+            Logits (B K, 1, 4g, 4g), above 0 where the class has the largest score, and the scores themselves in
+            ``class_logits`` (B, 1 + K, 4g, 4g).
+
+        Raises:
+            RecipeError: If the batch has not one row for each class on each image.
+        """
+        self._check_rows(batch)
+        image_embeddings = self._image_embeddings(batch)
+        prompts = prompt_source(_joined(batch, self.masks_per_image()), image_embeddings, self.backbone)
+        class_logits = self.backbone.decode_classes(image_embeddings, prompts)
+        rows = class_margins(class_logits)[:, 1:].flatten(0, 1)[:, None]
+        return MaskPrediction(rows, class_logits=class_logits)
+
+    def _check_rows(self, batch: SegmentationBatch) -> None:
+        n_classes = self.masks_per_image()
+        expected = torch.arange(batch.n_images, device=batch.image_index.device).repeat_interleave(n_classes)
+        if not torch.equal(batch.image_index, expected):
+            raise RecipeError(
+                f"data.target: SemanticSegmenter emits {n_classes} classes an image ({', '.join(self.classes)}), but this "
+                f"batch has {batch.n_objects} objects on {batch.n_images} images. Set data.target: per_class, with these labels."
+            )
+
+
+def class_margins(class_logits: Tensor) -> Tensor:
+    """Return how far each score lies above the largest of the others: above 0 for the class that wins, below for the rest.
+
+    Args:
+        class_logits: (B, 1 + K, h, w) scores before the softmax; any number of classes from 1 on.
+
+    Returns:
+        (B, 1 + K, h, w); where two classes share the largest score both have 0, so neither wins.
+
+    Example:
+        >>> class_margins(torch.tensor([1.0, 4.0, 2.0]).view(1, 3, 1, 1)).flatten().tolist()
+        [-3.0, 2.0, -2.0]
+    """
+    best = class_logits.topk(2, dim=1).values
+    largest, second = best[:, :1], best[:, 1:]
+    return class_logits - torch.where(class_logits == largest, second, largest)
+
+
+def class_rows(class_logits: Tensor, frame: Frame, side: int) -> Tensor:
+    """Bring the scores of one image to its original frame and compare them there.
+
+    Args:
+        class_logits: (1 + K, h, w) scores over the padded input frame, background first.
+        frame: Original and input size.
+        side: S, the side of the input frame in pixels.
+
+    Returns:
+        (K, H, W) float32, above 0 where the class has the largest score: each pixel belongs to one class at most.
+    """
+    return class_margins(to_original(class_logits[None].float(), frame, side))[0, 1:]
+
+
+def check_classes(segmenter: Segmenter, data: SegmentationDataModule) -> None:
+    """Refuse data whose label map is not what the network emits, before anything is trained.
+
+    Raises:
+        RecipeError: Naming the key.
+    """
+    if not isinstance(segmenter, SemanticSegmenter):
+        return
+    if data.target != "per_class":
+        raise RecipeError(
+            f"data.target: SemanticSegmenter gives every pixel to one class, so each image needs a row for each class; got "
+            f"{data.target}. Set data.target: per_class."
+        )
+    named = list(data.label_names.values())
+    if named != list(segmenter.classes):
+        raise RecipeError(
+            f"model.segmenter.classes: {list(segmenter.classes)} must be the data's labels in their order, which are {named}. "
+            "Make them and data.source.labels agree."
+        )
+
+
+def _joined(batch: SegmentationBatch, n_classes: int) -> SegmentationBatch:
+    """Return the batch as a prompt source sees it: one object an image, the union of its classes."""
+    rows = torch.arange(batch.n_images, device=batch.image_index.device)
+    return replace(
+        batch,
+        masks=batch.masks.view(batch.n_images, n_classes, *batch.masks.shape[1:]).any(dim=1),
+        image_index=rows,
+        labels=torch.ones_like(rows),
+        original_masks=tuple(masks.any(dim=0, keepdim=True) for masks in batch.original_masks),
+    )

@@ -1,0 +1,198 @@
+"""One mask a class: the decoder against segment_anything's own, what learns, and who wins a pixel."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from medsam_tune.backbone import SamBackbone
+from medsam_tune.errors import RecipeError
+from medsam_tune.evaluation.predict import predict_original
+from medsam_tune.export.trained import trained_names
+from medsam_tune.losses import SoftmaxDiceLoss
+from medsam_tune.prompts import BoxPrompt, NoPrompt
+from medsam_tune.segmenters import SamSegmenter, SemanticSegmenter
+from medsam_tune.segmenters.semantic import check_classes, class_margins
+from medsam_tune.tuners import SamedTuner
+from medsam_tune.types import MaskPrediction
+from tests.class_batches import make_class_batch
+from tests.factories import make_batch
+
+NAMES = ("wall", "lumen", "clot", "stent", "plaque")
+HEADS = ("mask_tokens", "output_hypernetworks_mlps")
+
+
+def segmenter_of(n_classes=2, *, trainable=(), tuner=None):
+    torch.manual_seed(0)
+    return SemanticSegmenter(SamBackbone("random_tiny", trainable=trainable), NAMES[:n_classes], tuner=tuner)
+
+
+def learning(segmenter):
+    return {name: p for name, p in segmenter.named_parameters() if p.requires_grad}
+
+
+def total_loss(segmenter, batch):
+    return torch.stack(list(segmenter.training_losses(batch, SoftmaxDiceLoss()).values())).sum()
+
+
+def test_scores_are_those_of_segment_anythings_decoder_with_as_many_mask_tokens():
+    segmenter, batch = segmenter_of(5).eval(), make_class_batch(5)
+    with torch.no_grad():
+        for p in learning(segmenter).values():
+            p += 0.1 * torch.randn_like(p)
+        embeddings = segmenter.encode(batch.images, batch.frames)
+        sparse, dense = segmenter.backbone.prompt_encoder(points=None, boxes=None, masks=None)
+        decoder, pe = segmenter.backbone.mask_decoder, segmenter.backbone.image_pe()
+        expected = [decoder.predict_masks(one[None], pe, sparse, dense)[0] for one in embeddings]
+        found = segmenter(batch).class_logits
+    torch.testing.assert_close(found, torch.cat(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_three_classes_start_as_sams_candidates_and_the_background_as_its_single_mask():
+    segmenter, batch = segmenter_of(3).eval(), make_class_batch(3)
+    stock, one_each = SamSegmenter(SamBackbone("random_tiny"), NoPrompt()).eval(), make_batch()
+    with torch.no_grad():
+        embeddings = stock.encode(batch.images, batch.frames)
+        prompts = stock.prompt_source(one_each, embeddings, stock.backbone)
+        single = stock.backbone.decode(embeddings, torch.arange(2), prompts).low_res_masks
+        several = stock.backbone.decode(embeddings, torch.arange(2), prompts, multimask_output=True).low_res_masks
+        found = segmenter(batch).class_logits
+    torch.testing.assert_close(found, torch.cat([single, several], dim=1), atol=1e-5, rtol=1e-5)
+
+
+def test_more_classes_than_sam_has_candidates_start_as_copies_in_turn():
+    decoder = segmenter_of(5).backbone.mask_decoder
+    stock = SamBackbone("random_tiny").mask_decoder
+    assert torch.equal(decoder.mask_tokens.weight, stock.mask_tokens.weight[[0, 1, 2, 3, 1, 2]])
+    first, fourth = (decoder.output_hypernetworks_mlps[i].layers[0].weight for i in (1, 4))
+    assert torch.equal(first, fourth)
+    assert first is not fourth
+
+
+def test_only_the_new_heads_learn_unless_the_recipe_names_more():
+    heads = {name for name in learning(segmenter_of()) if any(head in name for head in HEADS)}
+    assert set(learning(segmenter_of())) == heads
+    assert len(heads) == 1 + 3 * 6
+    whole = set(learning(segmenter_of(trainable=["mask_decoder"])))
+    decoder = {name for name, _ in segmenter_of().named_parameters() if name.startswith("backbone.mask_decoder.")}
+    assert decoder - whole == {name for name in decoder if "iou_prediction_head" in name}
+
+
+def test_what_is_frozen_is_exactly_what_the_base_weights_hold():
+    segmenter = segmenter_of(trainable=["mask_decoder"])
+    stock = SamSegmenter(SamBackbone("random_tiny"), NoPrompt()).state_dict()
+    state = segmenter.state_dict()
+    frozen = state.keys() - set(trained_names(segmenter))
+    assert frozen
+    assert all(torch.equal(state[name], stock[name]) for name in frozen)
+
+
+def test_a_step_reaches_every_parameter_that_learns_and_no_other():
+    segmenter = segmenter_of(trainable=["mask_decoder", "prompt_encoder.no_mask_embed"], tuner=SamedTuner(2)).train()
+    batch = make_class_batch()
+    optimizer = torch.optim.AdamW(learning(segmenter).values(), lr=1e-2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        total_loss(segmenter, batch).backward()
+        optimizer.step()
+    gradients = {name for name, p in segmenter.named_parameters() if p.grad is not None}
+    assert gradients == set(learning(segmenter))
+    # Softmax over the keys ignores what is added to all of them.
+    still = [name for name, p in learning(segmenter).items() if not p.grad.any() and not name.endswith("k_proj.bias")]
+    assert still == []
+
+
+def test_saved_and_loaded_without_pickles_gives_equal_scores():
+    batch = make_class_batch()
+    trained = segmenter_of(trainable=["mask_decoder"], tuner=SamedTuner(2)).train()
+    total_loss(trained, batch).backward()
+    with torch.no_grad():
+        for p in learning(trained).values():
+            p -= 0.1 * p.grad
+    file = io.BytesIO()
+    torch.save({name: trained.state_dict()[name] for name in trained_names(trained)}, file)
+    file.seek(0)
+    fresh = segmenter_of(trainable=["mask_decoder"], tuner=SamedTuner(2)).eval()
+    with torch.no_grad():
+        expected = trained.eval()(batch).class_logits
+        assert not torch.equal(fresh(batch).class_logits, expected)
+        fresh.load_state_dict(torch.load(file, weights_only=True), strict=False)
+        assert torch.equal(fresh(batch).class_logits, expected)
+
+
+def test_a_step_in_bfloat16_is_finite():
+    segmenter, batch = segmenter_of(trainable=["mask_decoder"], tuner=SamedTuner(2)).train(), make_class_batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = total_loss(segmenter, batch)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in learning(segmenter).values())
+
+
+def test_a_batch_gives_what_each_image_gives_alone_for_every_class():
+    segmenter = segmenter_of().eval()
+    both, first, second = (make_class_batch(sizes=sizes) for sizes in (((40, 64), (40, 64)), ((40, 64),), ((40, 64),)))
+    with torch.no_grad():
+        rows = segmenter(both).low_res_masks
+        assert rows.shape == (4, 1, 16, 16)
+        torch.testing.assert_close(rows[:2], segmenter(first).low_res_masks, atol=2e-4, rtol=1e-4)
+    assert torch.equal(second.images[0], first.images[0])
+    assert not torch.equal(rows[:2], rows[2:])
+
+
+def test_a_box_prompts_the_image_once_around_all_its_classes():
+    batch, drawn = make_class_batch(), []
+
+    class Watching(BoxPrompt):
+        def boxes(self, batch):
+            drawn.append((super().boxes(batch), batch.image_index.tolist(), batch.original_masks[0].shape[0]))
+            return drawn[-1][0]
+
+    segmenter_of().prompted(batch, Watching())
+    ((boxes, index, rows),) = drawn
+    assert index == [0, 1]
+    assert rows == 1
+    occupied = batch.masks[:2].any(dim=0)[0].nonzero()
+    (top, left), (bottom, right) = occupied.amin(dim=0).tolist(), occupied.amax(dim=0).tolist()
+    assert boxes[0].tolist() == [left, top, right, bottom]
+
+
+def test_each_pixel_of_the_original_image_goes_to_the_largest_interpolated_score():
+    batch = make_class_batch(3, sizes=((37, 64),))
+    scores = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    rows = class_margins(scores)[:, 1:].flatten(0, 1)[:, None]
+    (logits,) = predict_original(MaskPrediction(rows, class_logits=scores), batch, 64)
+    upsampled = F.interpolate(scores, (64, 64), mode="bilinear", align_corners=False)[0, :, :37]
+    winner = upsampled.argmax(dim=0)
+    assert torch.equal(logits > 0, torch.stack([winner == number for number in (1, 2, 3)]))
+
+
+def test_classes_that_share_the_largest_score_lose_both():
+    margins = class_margins(torch.tensor([0.0, 3.0, 3.0, 1.0]).view(1, 4, 1, 1)).flatten()
+    assert margins.tolist() == [-3.0, 0.0, 0.0, -2.0]
+
+
+def test_objects_instead_of_classes_are_refused_with_the_key():
+    with pytest.raises(RecipeError, match=r"\(wall, lumen\), but .* 3 objects on 2 images\. Set data\.target: per_class"):
+        segmenter_of()(make_batch(objects=(2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"), [((), r"expected at least one class, got 0"), (("a", "a"), r"a name stands twice")]
+)
+def test_no_class_or_one_class_twice_is_refused(tiny_backbone, classes, message):
+    with pytest.raises(RecipeError, match=rf"model\.segmenter\.classes: {message}"):
+        SemanticSegmenter(tiny_backbone, classes)
+
+
+def test_data_with_another_target_or_other_labels_is_refused_before_training():
+    segmenter = segmenter_of()
+    agreeing = SimpleNamespace(target="per_class", label_names={1: "wall", 2: "lumen"})
+    check_classes(segmenter, agreeing)
+    with pytest.raises(RecipeError, match=r"got binary\. Set data\.target: per_class"):
+        check_classes(segmenter, SimpleNamespace(target="binary", label_names={1: "object"}))
+    with pytest.raises(RecipeError, match=r"which are \['lumen', 'wall'\]\. Make them and data\.source\.labels agree"):
+        check_classes(segmenter, SimpleNamespace(target="per_class", label_names={1: "lumen", 2: "wall"}))
+    check_classes(SamSegmenter(SamBackbone("random_tiny"), NoPrompt()), SimpleNamespace(target="binary"))
