@@ -42,6 +42,7 @@ class ReportContent:
         splits: Counts by split, such as ``{"train": {"cases": 28, "images": 84}}``.
         test: What ``summarise`` returned for the test split.
         baselines: The same by name, for the untuned model.
+        inference: The same by name, for the tuned model under each kind of inference it offers.
         curves: PNG of ``draw_curves``.
         cases: Best, median and worst test case.
         reload_code: Lines of Python that reload the export.
@@ -58,6 +59,7 @@ class ReportContent:
     splits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     test: Mapping[str, Any] = field(default_factory=dict)
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    inference: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     curves: bytes | None = None
     cases: Sequence[CaseFigure] = ()
     reload_code: str = ""
@@ -121,6 +123,9 @@ def _results(content: ReportContent) -> list[str]:
     if len(labels := content.test.get("per_label") or {}) > 1:
         rows = [_result_row(str(name), summary) for name, summary in labels.items()]
         parts += [page.heading("By label", 3), page.table(("label", *headers[1:]), rows)]
+    if content.inference:
+        rows = [_result_row(name.replace("_", " "), summary) for name, summary in content.inference.items()]
+        parts += [page.heading("By kind of inference", 3), page.table(("inference", *headers[1:]), rows)]
     return [*parts, page.paragraph(_unit_note(content.test), kind="muted")]
 
 

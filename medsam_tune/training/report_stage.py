@@ -1,4 +1,4 @@
-"""What follows the test: baselines of the untuned network, the export, the HTML report."""
+"""What follows the test: baselines of the untuned network, the kinds of inference, the export, the HTML report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.data.dataset import collate
 from medsam_tune.data.splits import PARTS
-from medsam_tune.evaluation.baselines import evaluate_prompts
+from medsam_tune.evaluation.baselines import evaluate_inference, evaluate_prompts
 from medsam_tune.evaluation.curves import draw_curves
 from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, pick_slices
 from medsam_tune.evaluation.predict import predict_original
@@ -23,6 +23,7 @@ from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.trained import save_export
 from medsam_tune.prompts.box import BoxPrompt
 from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.segmenters.task import TaskSegmenter
 
 if TYPE_CHECKING:
     from medsam_tune.backbone.base import Backbone
@@ -52,6 +53,17 @@ def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
     return {name: summarise(found, data.case_names, data.label_names) for name, found in scores.items()}
 
 
+def score_inference(cli: MedsamCLI, segmenter: TaskSegmenter) -> dict[str, Any]:
+    """Score the trained network on the test cases with raw images, with augmented ones, and with both ways to join the two.
+
+    Returns:
+        A summary by kind of inference; empty where the network has no fusion.
+    """
+    data = cli.datamodule
+    scores = evaluate_inference(segmenter, _test_batches(cli))
+    return {name: summarise(found, data.case_names, data.label_names) for name, found in scores.items()}
+
+
 def export_stage(cli: MedsamCLI) -> Path:
     """Write what was trained, reloadable in one line; a tuner of the peft library also as a folder that peft reads."""
     folder, segmenter, config = cli.run_folder.export, cli.model.segmenter, model_config(cli)
@@ -70,6 +82,7 @@ def report_stage(cli: MedsamCLI) -> Path | None:
     summary = cli.results.summary
     weights = summary["base_weights"] or {"name": "none", "sha256": ""}
     described: dict[str, Any] = cli.datamodule.describe()
+    inference = {"inference": summary["inference"]["chosen"]} if summary.get("inference") else {}
     content = ReportContent(
         title=cli.recipe,
         description=recipe_comment(cli.recipe_file),
@@ -78,6 +91,7 @@ def report_stage(cli: MedsamCLI) -> Path | None:
         splits={part: described["splits"][part] for part in PARTS},
         test=summary["test"],
         baselines=summary["baselines"] or {},
+        inference=(summary.get("inference") or {}).get("test", {}),
         curves=draw_curves(cli.run_folder.metrics_csv),
         cases=_case_figures(cli),
         reload_code=RELOAD_CODE.format(folder=cli.run_folder.export),
@@ -88,6 +102,7 @@ def report_stage(cli: MedsamCLI) -> Path | None:
             "base weights": f"{weights['name']} {weights['sha256'][:12]}",
             "optimizer steps": summary["steps"],
             "peak memory": f"{summary['peak_memory_gb']} GB",
+            **inference,
         },
     )
     return write_report(cli.run_folder.report, content)

@@ -1,4 +1,4 @@
-"""``medsam-tune run``: cache, fit, test on the best checkpoint, score the baselines, export, report."""
+"""``medsam-tune run``: priors, cache, fit, test on the best checkpoint, score the baselines, export, report."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from medsam_tune.errors import CheckpointError
+from medsam_tune.errors import CheckpointError, RecipeError
+from medsam_tune.segmenters.task import TaskSegmenter
 from medsam_tune.training.cli import MedsamCLI
 from medsam_tune.training.console import say
-from medsam_tune.training.report_stage import export_stage, report_stage, score_baselines
+from medsam_tune.training.report_stage import export_stage, report_stage, score_baselines, score_inference
 
 
 def run_recipe(recipe: Path, overrides: list[str]) -> int:
@@ -54,14 +55,28 @@ def build_cache(recipe: Path, overrides: list[str]) -> int:
 
 def _build(recipe: Path, overrides: list[str]) -> MedsamCLI:
     command = shlex.join(["medsam-tune", "run", str(recipe), *(word for word in overrides if "ckpt_path" not in word)])
-    return MedsamCLI(["--config", str(recipe), *overrides], recipe_file=recipe, command=command, run=False)
+    cli = MedsamCLI(["--config", str(recipe), *overrides], recipe_file=recipe, command=command, run=False)
+    _check_priors(cli)
+    return cli
+
+
+def _check_priors(cli: MedsamCLI) -> None:
+    """Refuse a fusion that would find nothing to fuse, before anything is computed."""
+    fusion = getattr(cli.model.segmenter, "fusion", None)
+    if fusion is None or not fusion.reads_priors or cli.datamodule.priors is not None:
+        return
+    cli.discard_unused_folder()
+    raise RecipeError(
+        f"data.priors: is not set, but {type(fusion).__name__} fuses prior maps into each image. "
+        "Set data.priors.weights, or leave the fusion out."
+    )
 
 
 def _after_test(cli: MedsamCLI) -> None:
     cli.clock.start("baselines")
     baselines = score_baselines(cli)
     cli.clock.stop("baselines")
-    cli.results.write(baselines=baselines)
+    cli.results.write(baselines=baselines, **_inference(cli))
     cli.clock.start("export")
     export_stage(cli)
     cli.clock.stop("export")
@@ -72,10 +87,23 @@ def _after_test(cli: MedsamCLI) -> None:
     say(_closing(cli.results.summary, cli, report))
 
 
+def _inference(cli: MedsamCLI) -> dict[str, Any]:
+    """Return what the summary says about the kinds of inference; nothing where the network has only one."""
+    segmenter = cli.model.segmenter
+    if not isinstance(segmenter, TaskSegmenter) or segmenter.fusion is None:
+        return {}
+    cli.clock.start("inference")
+    found = score_inference(cli, segmenter)
+    cli.clock.stop("inference")
+    return {"inference": {"chosen": segmenter.inference, "test": found}}
+
+
 def _closing(summary: dict[str, Any], cli: MedsamCLI, report: Path | None) -> str:
     lines = [f"\nTest Dice {_figure(summary['test'])} over {summary['test']['n_cases']} cases"]
     for name, values in (summary.get("baselines") or {}).items():
         lines.append(f"  untuned, {name.replace('_', ' ')}: {_figure(values)}")
+    for name, values in (summary.get("inference") or {}).get("test", {}).items():
+        lines.append(f"  inference {name.replace('_', ' ')}: {_figure(values)}")
     lines.append(f"Run folder  {cli.run_folder.path}")
     if report is not None:
         lines.append(f"Report      {report}")
