@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from medsam_tune.cache.prior_settings import PriorSettings
 from medsam_tune.data import Augmentation, ImageFolder, NiftiVolumes, SliceRule, SplitSettings
 from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.geometry import InputRule
+from medsam_tune.types import AutomaticMasks
 
 RULE = InputRule(side=32)
 FLIP = Augmentation(horizontal_flip=0.5)
@@ -227,3 +229,19 @@ def test_unknown_bundled_data_set_is_refused_with_those_there_are(array_source):
     data = SegmentationDataModule(array_source(), "sample:liver")
     with pytest.raises(RecipeError, match=r"no bundled data set 'liver'; there are \['carotid', 'hippocampus'\]"):
         data.open(RULE)
+
+
+def test_priors_reach_every_loader_and_can_be_taken_away(array_source):
+    data = opened(array_source(8))
+    everywhere = torch.ones(1, 16, 20, dtype=torch.bool)
+    data.use_priors(lambda index: AutomaticMasks(everywhere, torch.ones(1), torch.full((1,), float(index))))
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        for batch in loader:
+            assert batch.priors[:, 0, 0, 0].tolist() == batch.sample_index.tolist()
+    data.use_priors(None)
+    assert next(iter(data.val_dataloader())).priors is None
+
+
+def test_description_names_the_settings_of_the_priors(array_source):
+    data = opened(array_source(8), priors=PriorSettings(weights="random_tiny", points_per_side=8))
+    assert json.loads(json.dumps(data.describe()))["priors"]["points_per_side"] == 8

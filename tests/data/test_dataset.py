@@ -1,8 +1,14 @@
+from dataclasses import replace
+
+import pytest
 import torch
 
 from medsam_tune.data import Augmentation, Draw, SegmentationDataset, Views, collate
 from medsam_tune.data.dataset import DatasetSettings
+from medsam_tune.errors import DataError
+from medsam_tune.fusion import priors_to_input, render_priors
 from medsam_tune.geometry import InputRule, image_to_input, masks_to_input
+from medsam_tune.types import AutomaticMasks
 
 RULE = InputRule(side=32)
 FLIP = Augmentation(horizontal_flip=0.5, brightness=0.4)
@@ -79,3 +85,55 @@ def test_batch_flattens_objects_in_the_order_of_the_images(array_source):
         original = batch.original_masks[image][row % 2]
         assert torch.equal(batch.masks[row], masks_to_input(original[None], batch.frames[image], 32))
     assert batch.image_embeddings is None
+
+
+def object_of(source):
+    """Return a lookup that finds an image's own object, scored by its source index."""
+
+    def look_up(index):
+        masks = source[index].masks
+        return AutomaticMasks(masks, torch.ones(len(masks)), torch.full((len(masks),), index / 10))
+
+    return look_up
+
+
+def with_priors(source, **settings):
+    dataset = make_dataset(source, **settings)
+    dataset.views = replace(dataset.views, priors=object_of(source))
+    return dataset
+
+
+def test_priors_are_drawn_from_the_masks_of_the_source_index(array_source):
+    source = array_source()
+    dataset = with_priors(source)
+    batch = collate([dataset[0], dataset[1]])
+    for row, index in enumerate((2, 5)):
+        expected = priors_to_input(render_priors(object_of(source)(index)), batch.frames[row], 32)
+        assert torch.equal(batch.priors[row], expected)
+    assert batch.priors[:, 0].amax().item() == pytest.approx(0.5)
+
+
+def test_priors_of_an_augmented_view_lie_where_its_masks_lie(array_source):
+    move = Augmentation(horizontal_flip=0.5, vertical_flip=0.5, translate=0.1)
+    dataset = with_priors(array_source(), augmentation=move, training=True, n_views=0)
+    places = set()
+    for epoch in range(6):
+        item = dataset[Draw(epoch, 0)]
+        shown = item.priors[0] > 0.1
+        overlap = (shown & item.masks[0]).sum() / (shown | item.masks[0]).sum()
+        assert overlap > 0.8
+        places.add(tuple(item.masks[0].nonzero()[0].tolist()))
+    assert len(places) > 1
+
+
+def test_without_a_lookup_there_are_no_priors(array_source):
+    dataset = make_dataset(array_source())
+    assert collate([dataset[0]]).priors is None
+
+
+def test_masks_of_another_size_are_refused(array_source):
+    dataset = make_dataset(array_source())
+    wrong = AutomaticMasks(torch.zeros(1, 20, 16, dtype=torch.bool), torch.ones(1), torch.ones(1))
+    dataset.views = replace(dataset.views, priors=lambda index: wrong)
+    with pytest.raises(DataError, match=r"image_2: its automatic masks have the size \(20, 16\), the image has \(16, 20\)"):
+        dataset[0]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -118,3 +120,37 @@ def test_view_seeds_are_stable_across_processes_and_distinct():
 def test_settings_out_of_range_are_refused_by_key(settings, message):
     with pytest.raises(RecipeError, match=message):
         Augmentation(**settings)
+
+
+def sample_with_priors():
+    mask = disc()
+    sample = sample_with(mask, image=mask.float().expand(3, -1, -1) * 255)
+    edge = disc(radius=8) & ~disc(radius=6)
+    return replace(sample, priors=torch.stack([2 * mask.float(), edge.float()]))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_priors_move_with_image_and_masks(seed):
+    geometry = Augmentation(horizontal_flip=0.5, vertical_flip=0.5, degrees=40, scale=(0.7, 1.3), translate=0.2)
+    moved = augment(sample_with_priors(), geometry, seed=seed)
+    # The segmentation prior shows what the image shows, resampled alike, and keeps its scale.
+    torch.testing.assert_close(moved.priors[0] / 2, moved.image[0] / 255)
+    assert set(moved.priors[1].unique().tolist()) == {0.0, 1.0}
+    edge_as_mask = replace(sample_with_priors(), masks=sample_with_priors().priors[1:].bool(), priors=None)
+    assert torch.equal(moved.priors[1].bool(), augment(edge_as_mask, geometry, seed=seed).masks[0])
+
+
+def test_flip_of_priors_is_exact():
+    sample = sample_with_priors()
+    flipped = augment(sample, Augmentation(vertical_flip=1.0), seed=3)
+    torch.testing.assert_close(flipped.priors, sample.priors.flip(-2), atol=1e-5, rtol=0)
+    assert torch.equal(flipped.priors[1], sample.priors[1].flip(-2))
+
+
+def test_priors_change_neither_the_random_draw_nor_their_values_under_colour():
+    sample = sample_with_priors()
+    with_priors = augment(sample, STRONG, seed=5)
+    assert torch.equal(with_priors.image, augment(replace(sample, priors=None), STRONG, seed=5).image)
+    jittered = augment(sample, Augmentation(brightness=0.9, contrast=0.9), seed=2)
+    torch.testing.assert_close(jittered.priors, sample.priors, atol=1e-5, rtol=0)
+    assert not torch.allclose(jittered.image, sample.image, atol=5)
