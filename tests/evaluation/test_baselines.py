@@ -2,11 +2,13 @@ from dataclasses import replace
 
 import torch
 
-from medsam_tune.evaluation.baselines import evaluate_prompts
+from medsam_tune.evaluation.baselines import evaluate_inference, evaluate_prompts
 from medsam_tune.evaluation.predict import update_metric
+from medsam_tune.fusion import AddRgb
 from medsam_tune.metrics.overlap import OverlapMetric
 from medsam_tune.prompts.box import BoxPrompt
 from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.segmenters.task import TaskSegmenter
 from tests.factories import make_batch
 
 SOURCES = {"whole_image_box": "whole_image", "oracle_box": "tight"}
@@ -43,3 +45,20 @@ def test_each_image_is_encoded_once_for_all_sources_and_not_at_all_with_a_cache(
     with_cache = evaluate_prompts(tiny_backbone, [cached], sources())
     assert len(calls) == 1
     assert counts(plain["oracle_box"]) == counts(with_cache["oracle_box"])
+
+
+def test_every_kind_of_inference_scores_as_a_segmenter_set_to_it():
+    batch = replace(make_batch(sizes=((64, 64), (64, 48))), priors=torch.rand(2, 2, 64, 64))
+    segmenter = TaskSegmenter(side=64, fusion=AddRgb())
+    found = evaluate_inference(segmenter, [batch])
+    assert list(found) == ["raw", "augmented", "mean", "min_entropy"]
+    for name, scores in found.items():
+        segmenter.inference, metric = name, OverlapMetric()
+        with torch.no_grad():
+            update_metric(metric, batch, segmenter(batch), 64)
+        assert counts(scores) == counts(metric.scores())
+    assert counts(found["raw"]) != counts(found["augmented"])
+
+
+def test_network_without_a_fusion_has_one_kind_of_inference():
+    assert evaluate_inference(TaskSegmenter(side=64), [make_batch()]) == {}

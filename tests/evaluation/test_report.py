@@ -127,3 +127,10 @@ def test_values_are_written_as_a_reader_would():
         == "window hu -160, 240.5, cases 12,345, cropped True"
     )
     assert plain(None) == "none"
+
+
+def test_kinds_of_inference_stand_side_by_side(tmp_path):
+    assert "By kind of inference" not in read(tmp_path).text
+    other = TEST | {"dice": {"mean": 0.123, "std": 0.1, "ci95": None}}
+    text = read(tmp_path, replace(CONTENT, inference={"raw": TEST, "min_entropy": other})).text
+    assert {"By kind of inference", "raw", "min entropy", "0.123"} <= set(text)

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from medsam_tune.errors import RecipeError
+from medsam_tune.fusion import AddRgb, Concat, StackGrey
+from medsam_tune.geometry import normalise
 from medsam_tune.prompts import BoxPrompt, NoPrompt
 from medsam_tune.segmenters import SamSegmenter
 from medsam_tune.tuners import NoTuner
@@ -56,3 +58,48 @@ def test_learning_encoder_is_named_as_what_rules_the_cache_out(tiny_backbone):
     reason = SamSegmenter(tiny_backbone, NoPrompt()).not_cacheable()
     assert reason is not None
     assert reason.startswith("model.backbone.trainable")
+
+
+def batch_with_priors():
+    batch = make_batch()
+    priors = torch.zeros(2, 2, 64, 64)
+    priors[:, 0, 4:20, 4:30], priors[:, 1, 4, 4:30] = 0.9, 1.0
+    return replace(batch, priors=priors)
+
+
+def encoder_input(segmenter, batch):
+    seen = []
+    handle = segmenter.backbone.image_encoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with torch.no_grad():
+        segmenter(batch)
+    handle.remove()
+    return seen[0]
+
+
+def test_priors_of_zeros_change_nothing_under_add_rgb(tiny_backbone):
+    batch = replace(make_batch(), priors=torch.zeros(2, 2, 64, 64))
+    with torch.no_grad():
+        plain = SamSegmenter(tiny_backbone, BoxPrompt()).eval()(batch).low_res_masks
+        for space in ("image", "normalised"):
+            fused = SamSegmenter(tiny_backbone, BoxPrompt(), fusion=AddRgb(space=space)).eval()(batch)
+            assert torch.equal(fused.low_res_masks, plain)
+
+
+@pytest.mark.parametrize("kind", [AddRgb, StackGrey])
+def test_encoder_sees_the_fused_image_normalised(tiny_backbone, kind):
+    batch, segmenter = batch_with_priors(), SamSegmenter(tiny_backbone, NoPrompt(), fusion=kind())
+    expected = normalise(kind()(batch.images, batch.priors), batch.frames, tiny_backbone.input_rule)
+    torch.testing.assert_close(encoder_input(segmenter, batch), expected)
+
+
+def test_encoder_sees_priors_added_after_normalisation_where_the_fusion_says_so(tiny_backbone):
+    batch, segmenter = batch_with_priors(), SamSegmenter(tiny_backbone, NoPrompt(), fusion=AddRgb(space="normalised"))
+    seen, plain = encoder_input(segmenter, batch), normalise(batch.images, batch.frames, tiny_backbone.input_rule)
+    torch.testing.assert_close(seen[:, 1:] - plain[:, 1:], batch.priors)
+    assert torch.equal(seen[:, 0], plain[:, 0])
+
+
+def test_fusion_rules_the_cache_out_and_five_channels_are_refused(tiny_backbone):
+    assert SamSegmenter(tiny_backbone, NoPrompt(), fusion=AddRgb()).not_cacheable().startswith("model.fusion")
+    with pytest.raises(RecipeError, match=r"Concat returns 5 channels, SAM's encoder takes 3\. Use AddRgb or StackGrey"):
+        SamSegmenter(tiny_backbone, NoPrompt(), fusion=Concat())
