@@ -39,6 +39,7 @@ DRAWN: Mapping[str, Callable[[], PromptSource]] = {
     "PointPrompt": lambda: prompts.PointPrompt(2, 1),
     "MaskPrompt": lambda: prompts.MaskPrompt(shift_px=3, eval_shift_px=2),
     "CombinedPrompt": lambda: prompts.CombinedPrompt([prompts.BoxPrompt(), prompts.PointPrompt()]),
+    "OneOfPrompt": lambda: prompts.OneOfPrompt([prompts.BoxPrompt(), prompts.PointPrompt()]),
     "NoPrompt": prompts.NoPrompt,
 }
 CASES = {**LEARNED, **DRAWN}

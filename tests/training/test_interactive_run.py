@@ -1,0 +1,104 @@
+"""An interactive recipe goes through a whole run: fit, test, baselines, export, report; and its export is an ordinary SAM."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import medsam_tune
+from medsam_tune.errors import RecipeError
+from medsam_tune.segmenters import InteractiveSegmenter, SamSegmenter
+from tests.training.tiny_runs import RECIPE, build, only_run, run, weights_of
+
+HEAD = "mask_decoder.iou_prediction_head"
+SEGMENTER = """\
+  segmenter:
+    class_path: medsam_tune.segmenters.InteractiveSegmenter
+    init_args:
+      backbone:
+        class_path: medsam_tune.backbone.SamBackbone
+        init_args: {weights: random_tiny, trainable: [mask_decoder, mask_decoder.iou_prediction_head]}
+      prompt_source:
+        class_path: medsam_tune.prompts.OneOfPrompt
+        init_args:
+          sources:
+            - {class_path: medsam_tune.prompts.BoxPrompt, init_args: {jitter: {high: 2}}}
+            - {class_path: medsam_tune.prompts.PointPrompt}
+      tuner: {class_path: medsam_tune.tuners.NormTuning}
+      rounds: 3
+      eval_rounds: 2
+      clicks: [1, 2]
+  loss: {class_path: medsam_tune.losses.IouHeadLoss}
+"""
+
+
+@pytest.fixture
+def recipe(workplace):
+    """tiny.yaml with rounds of clicks in place of a prompt generator."""
+    before, after = RECIPE.split("  backbone:")[0], RECIPE[RECIPE.index("data:") :]
+    (workplace / "tiny.yaml").write_text(before + SEGMENTER + after)
+    return workplace
+
+
+@pytest.fixture
+def done(recipe):
+    """The folder of one finished run."""
+    assert run("--data.cache_embeddings=false", "--trainer.max_epochs=1") == 0
+    return only_run()
+
+
+@pytest.mark.slow
+def test_run_scores_exports_and_reloads_as_an_ordinary_predictor(done):
+    summary = json.loads(done.summary.read_text())
+    assert set(summary["baselines"]) == {"whole_image_box", "oracle_box"}
+    assert (done.path / "report/index.html").is_file()
+    trained = weights_of(done.checkpoints / "best.ckpt")
+    assert any(HEAD in name for name in trained)
+    predictor = medsam_tune.load_export(done.export)
+    segmenter = predictor.segmenter
+    assert isinstance(segmenter, InteractiveSegmenter)
+    state = segmenter.state_dict()
+    assert all(torch.equal(state[name.removeprefix("segmenter.")], tensor) for name, tensor in trained.items())
+    ordinary = SamSegmenter(segmenter.backbone, segmenter.prompt_source)
+    image = np.random.default_rng(0).integers(0, 255, (16, 20), dtype=np.uint8)
+    box = (3, 3, 12, 12)
+    predictor.set_image(image)
+    expected = medsam_tune.Predictor(ordinary)
+    expected.set_image(image)
+    assert np.array_equal(predictor.predict(box=box)[2], expected.predict(box=box)[2])
+    with pytest.raises(ValueError, match="Pass box="):
+        predictor.segment(image)
+
+
+def test_nested_recipe_is_built_with_all_its_settings(recipe):
+    cli = build("--model.segmenter.eval_rounds=5", "--data.cache_embeddings=false")
+    segmenter = cli.model.segmenter
+    assert (segmenter.rounds, segmenter.eval_rounds, segmenter.clicks) == (3, 5, (1, 2))
+    assert segmenter.prompt_source.sources[0].jitter.high == 2
+    assert type(segmenter.tuner).__name__ == "NormTuning"
+    (batch, *_) = cli.datamodule.train_dataloader()
+    losses = segmenter.training_losses(batch, cli.model.loss)
+    assert set(losses) == {"bce", "dice", "iou"}
+    torch.stack(list(losses.values())).sum().backward()
+    cli.model.on_after_backward()
+
+
+def test_head_that_no_loss_reaches_stops_the_first_step(recipe):
+    words = "--model.loss=medsam_tune.losses.BceDiceLoss"
+    cli = build(words, "--data.cache_embeddings=false")
+    (batch, *_) = cli.datamodule.train_dataloader()
+    torch.stack(list(cli.model.segmenter.training_losses(batch, cli.model.loss).values())).sum().backward()
+    with pytest.raises(RecipeError, match=r"iou_prediction_head.*Freeze them or add a loss that uses them"):
+        cli.model.on_after_backward()
+
+
+def test_prediction_on_new_images_clicks_nowhere(recipe):
+    cli = build("--model.segmenter.prompt_source=medsam_tune.prompts.NoPrompt", "--data.cache_embeddings=false")
+    (batch, *_) = cli.datamodule.test_dataloader()
+    cli.model.eval()
+    turned = replace(batch, masks=~batch.masks, original_masks=tuple(~masks for masks in batch.original_masks))
+    with torch.no_grad():
+        assert torch.equal(cli.model.predict_step(batch, 0).low_res_masks, cli.model.predict_step(turned, 0).low_res_masks)
+        assert not torch.equal(cli.model(batch).low_res_masks, cli.model(turned).low_res_masks)
