@@ -142,7 +142,7 @@ def give_class_masks(mask_decoder: nn.Module, n_classes: int) -> None:
     n_candidates = decoder.num_mask_tokens - 1
     originals = [0, *(1 + i % n_candidates for i in range(n_classes))]
     tokens = decoder.mask_tokens.weight.detach()[originals]
-    decoder.mask_tokens = nn.Embedding(*tokens.shape, _weight=tokens)
+    decoder.mask_tokens = nn.Embedding(tokens.shape[0], tokens.shape[1], _weight=tokens)
     networks = [copy.deepcopy(decoder.output_hypernetworks_mlps[i]) for i in originals]
     decoder.output_hypernetworks_mlps = nn.ModuleList(networks).requires_grad_(True)
     decoder.num_multimask_outputs, decoder.num_mask_tokens = n_classes, 1 + n_classes

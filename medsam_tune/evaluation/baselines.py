@@ -50,6 +50,19 @@ def evaluate_prompts(
     return {name: metric.scores() for name, metric in metrics.items()}
 
 
+def shown_objects(batch: SegmentationBatch) -> SegmentationBatch:
+    """Return the batch without objects that are empty at their original size: nobody draws a box for what is not there."""
+    shown = [masks.flatten(1).any(dim=1) for masks in batch.original_masks]
+    rows = torch.cat(shown)
+    return replace(
+        batch,
+        masks=batch.masks[rows],
+        image_index=batch.image_index[rows],
+        labels=batch.labels[rows],
+        original_masks=tuple(masks[kept] for masks, kept in zip(batch.original_masks, shown, strict=True)),
+    )
+
+
 def evaluate_inference(segmenter: TaskSegmenter, batches: Iterable[SegmentationBatch]) -> dict[str, CaseScores]:
     """Score every kind of inference a fused network offers, in one pass over the batches.
 

@@ -17,6 +17,7 @@ from medsam_tune.export.description import DESCRIPTION_FILE as EXPORT_DESCRIPTIO
 from medsam_tune.export.trained import load_export
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.segmenters.semantic import SemanticSegmenter
 
 STOCK = ("vit_b", "vit_l", "vit_h")
 """Architectures that ``sam_model_registry`` builds."""
@@ -68,6 +69,11 @@ def check_stock(segmenter: Segmenter) -> str:
         raise CheckpointError(
             f"model.backbone: sam_model_registry builds {STOCK_MASK_TOKENS} mask tokens, this decoder has {tokens}. "
             "Export the adapter instead."
+        )
+    if isinstance(segmenter, SemanticSegmenter):
+        raise CheckpointError(
+            "model.segmenter: mask 0 of this decoder is the background and the others are classes; sam_model_registry would "
+            "read it as SAM's single mask and its candidates. Export the adapter instead."
         )
     return architecture
 

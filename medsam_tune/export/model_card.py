@@ -32,7 +32,7 @@ Trained with medsam-tune {version}. The base weights are not in this folder.
 import medsam_tune
 
 predictor = medsam_tune.load_adapter("FOLDER")
-mask = predictor.segment(image)  # box=(x1, y1, x2, y2) where it was trained with boxes
+{prediction}
 ```
 
 This checks the base weights, builds the network around the adapter (`extra.json`) and loads {files}.
@@ -81,8 +81,17 @@ def model_card(description: Mapping[str, Any], config: Mapping[str, Any]) -> str
         licence=description["licence"],
         files=" and ".join(f"`{name}`" for name in description["files"]),
         stock=_STOCK,
+        prediction=_prediction(description["model"]),
         data=json.dumps(description["data"], indent=2),
     )
+
+
+def _prediction(model: Mapping[str, Any]) -> str:
+    """Return the line that segments an image, by what the network emits."""
+    segmenter = model.get("segmenter") or {}
+    if str(segmenter.get("class_path")).endswith(".SemanticSegmenter"):
+        return f"masks = predictor.segment_classes(image)  # by class: {', '.join(segmenter['init_args']['classes'])}"
+    return "mask = predictor.segment(image)  # box=(x1, y1, x2, y2) where it was trained with boxes"
 
 
 def _dice(metrics: Mapping[str, Any]) -> str:

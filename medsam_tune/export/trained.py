@@ -137,8 +137,9 @@ def without_initial_weights(model_config: Mapping[str, Any], base_weights: Weigh
     """Clear the files that parts outside the backbone started from: the machine that loads may not have them."""
     config: dict[str, Any] = json.loads(json.dumps(model_config))
     stored_whole = ("prompt_source", "side", "fusion") + (("segmenter",) if base_weights is None else ())
-    for key in stored_whole:
-        arguments = (config.get(key) or {}).get("init_args") or {}
+    inside = (config.get("segmenter") or {}).get("init_args") or {}
+    for part in (owner.get(key) for owner in (config, inside) for key in stored_whole):
+        arguments = (part.get("init_args") or {}) if isinstance(part, dict) else {}
         for name in _INITIAL_WEIGHTS:
             if name in arguments:
                 arguments[name] = None

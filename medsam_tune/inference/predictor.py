@@ -14,6 +14,7 @@ from medsam_tune.geometry import Frame, boxes_to_input, image_to_input, to_origi
 from medsam_tune.prompts.base import PromptSource
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.segmenters.semantic import SemanticSegmenter, class_rows
 from medsam_tune.types import MaskPrediction, PromptEmbeddings, SegmentationBatch
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ class Predictor:
 
         Returns:
             Masks (M, H, W) bool at the original size, predicted IoU (M,) or None where the network has no such head, and
-            logits (M, h, w) of the padded input frame.
+            logits (M, h, w) of the padded input frame. A network that labels pixels returns its classes in their order, M = K,
+            and each pixel belongs to one of them at most.
 
         Raises:
             RuntimeError: If no image is set.
@@ -74,7 +76,11 @@ class Predictor:
         if self._batch is None:
             raise RuntimeError("no image is set. Call set_image(image) first.")
         prediction = self._forward(self._batch, box)
-        logits = to_original(prediction.low_res_masks.float(), self._batch.frames[0], self.segmenter.input_rule.side)[0]
+        frame, side = self._batch.frames[0], self.segmenter.input_rule.side
+        if prediction.class_logits is not None:
+            rows = class_rows(prediction.class_logits[0], frame, side)
+            return (rows > 0).cpu().numpy(), None, prediction.low_res_masks[:, 0].float().cpu().numpy()
+        logits = to_original(prediction.low_res_masks.float(), frame, side)[0]
         ious = prediction.iou_predictions
         scores = None if ious is None else ious[0].float().cpu().numpy()
         return (logits > 0).cpu().numpy(), scores, prediction.low_res_masks[0].float().cpu().numpy()
@@ -82,15 +88,40 @@ class Predictor:
     def segment(
         self, image: NDArray[np.generic], *, box: ArrayLike | None = None, intensity: tuple[float, float] | None = None
     ) -> NDArray[np.bool_]:
-        """Return the mask (H, W) bool of one image; arguments as in ``set_image`` and ``predict``."""
+        """Return the mask (H, W) bool of one image; arguments as in ``set_image`` and ``predict``.
+
+        Raises:
+            ValueError: As there, or if the model has several classes: then call ``segment_classes``.
+        """
+        self._refuse_classes("segment")
         self.set_image(image, intensity=intensity)
         masks: NDArray[np.bool_] = self.predict(box=box)[0][0]
         return masks
 
+    def segment_classes(
+        self, image: NDArray[np.generic], *, box: ArrayLike | None = None, intensity: tuple[float, float] | None = None
+    ) -> dict[str, NDArray[np.bool_]]:
+        """Return the mask (H, W) bool of each class by its name; arguments as in ``set_image`` and ``predict``.
+
+        Each pixel belongs to one class at most; the masks of classes that the image does not show are all False.
+
+        Raises:
+            ValueError: As there, or if the model has no classes: then call ``segment``.
+        """
+        if not isinstance(self.segmenter, SemanticSegmenter):
+            raise ValueError(f"{type(self.segmenter).__name__} predicts one object, no classes. Call segment(image).")
+        self.set_image(image, intensity=intensity)
+        return dict(zip(self.segmenter.classes, self.predict(box=box)[0], strict=True))
+
     def segment_many(
         self, images: Sequence[NDArray[np.generic]], *, batch_size: int = 4, intensity: tuple[float, float] | None = None
     ) -> list[NDArray[np.bool_]]:
-        """Return one mask (H, W) bool per image, ``batch_size`` images at a time; sizes may differ."""
+        """Return one mask (H, W) bool per image, ``batch_size`` images at a time; sizes may differ.
+
+        Raises:
+            ValueError: If an image does not fit, or the model has several classes: then call ``segment_classes``.
+        """
+        self._refuse_classes("segment_many")
         masks: list[NDArray[np.bool_]] = []
         for start in range(0, len(images), batch_size):
             tensors = [image_tensor(image, intensity=intensity) for image in images[start : start + batch_size]]
@@ -113,6 +144,13 @@ class Predictor:
             if not isinstance(self.segmenter, SamSegmenter):
                 raise ValueError(f"box: {type(self.segmenter).__name__} takes no prompt. Call predict() without a box.")
             return self.segmenter.prompted(batch, _GivenBox(_box_tensor(box, batch.frames[0])))
+
+    def _refuse_classes(self, method: str) -> None:
+        if isinstance(self.segmenter, SemanticSegmenter) and len(self.segmenter.classes) > 1:
+            raise ValueError(
+                f"{method} returns one mask an image, but this model has the classes {', '.join(self.segmenter.classes)}. "
+                "Call segment_classes(image)."
+            )
 
     def _refuse_missing_box(self) -> None:
         source = getattr(self.segmenter, "prompt_source", None)
@@ -156,18 +194,18 @@ def image_tensor(image: NDArray[np.generic], *, intensity: tuple[float, float] |
 
 
 def unlabelled_batch(images: Sequence[Tensor], segmenter: Segmenter) -> SegmentationBatch:
-    """Collate images (3, H, W) in 0..255 without ground truth: one object an image, its mask all False."""
-    rule = segmenter.input_rule
+    """Collate images (3, H, W) in 0..255 without ground truth: one object or K classes an image, their masks all False."""
+    rule, n_masks = segmenter.input_rule, segmenter.masks_per_image()
     inputs = [image_to_input(image, rule) for image in images]
     rows = torch.arange(len(images))
     frames = tuple(frame for _, frame in inputs)
     return SegmentationBatch(
         images=torch.stack([image for image, _ in inputs]),
-        masks=torch.zeros(len(images), 1, rule.side, rule.side, dtype=torch.bool),
-        image_index=rows,
-        labels=torch.ones(len(images), dtype=torch.int64),
+        masks=torch.zeros(len(images) * n_masks, 1, rule.side, rule.side, dtype=torch.bool),
+        image_index=rows.repeat_interleave(n_masks),
+        labels=torch.arange(1, n_masks + 1).repeat(len(images)),
         frames=frames,
-        original_masks=tuple(torch.zeros(1, *frame.original_size, dtype=torch.bool) for frame in frames),
+        original_masks=tuple(torch.zeros(n_masks, *frame.original_size, dtype=torch.bool) for frame in frames),
         sample_index=rows,
         case_index=rows,
         image_ids=tuple(f"image_{row}" for row in range(len(images))),

@@ -29,8 +29,8 @@ class MaskWriter(ABC):
     """Take predicted masks one by one and write them to a folder."""
 
     @abstractmethod
-    def add(self, image_id: str, case_id: str, mask: NDArray[np.bool_]) -> None:
-        """Take the mask (H, W) bool of one image, at its original size.
+    def add(self, image_id: str, case_id: str, mask: NDArray[np.bool_] | NDArray[np.uint8]) -> None:
+        """Take the mask (H, W) bool of one image, at its original size, or its classes as uint8, 0 for background.
 
         Raises:
             DataError: If a file cannot be written.
@@ -42,18 +42,19 @@ class MaskWriter(ABC):
 
 
 class PngWriter(MaskWriter):
-    """Write ``<image_id>.png`` of the image's size: 255 where the object is, 0 elsewhere."""
+    """Write ``<image_id>.png`` of the image's size: 255 where the object is, the number of each class, 0 elsewhere."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._written: list[Path] = []
 
-    def add(self, image_id: str, case_id: str, mask: NDArray[np.bool_]) -> None:
+    def add(self, image_id: str, case_id: str, mask: NDArray[np.bool_] | NDArray[np.uint8]) -> None:
         """Write the mask at once."""
         from PIL import Image
 
         buffer = BytesIO()
-        Image.fromarray(mask.astype(np.uint8) * 255).save(buffer, format="PNG")
+        values = mask.astype(np.uint8) * 255 if mask.dtype == np.bool_ else mask.astype(np.uint8)
+        Image.fromarray(values).save(buffer, format="PNG")
         path = self.folder / f"{image_id}.png"
         write_atomic(path, buffer.getvalue())
         self._written.append(path)
@@ -64,7 +65,8 @@ class PngWriter(MaskWriter):
 
 
 class VolumeWriter(MaskWriter):
-    """Put slices back into volumes and write ``<case_id>.nii.gz`` on the voxels of the source image: 1 object, 0 elsewhere.
+    """Put slices back into volumes and write ``<case_id>.nii.gz`` on the voxels of the source image: 1 object (or the class's
+    number), 0 elsewhere.
 
     Slices that were not predicted stay 0. A volume is written as soon as all slices the source lists for it have come, the
     others by ``finish``. All slices of a volume must come to the same writer, so predict in one process.
@@ -82,7 +84,7 @@ class VolumeWriter(MaskWriter):
         self._slices: dict[str, dict[int, NDArray[np.uint8]]] = defaultdict(dict)
         self._written: list[Path] = []
 
-    def add(self, image_id: str, case_id: str, mask: NDArray[np.bool_]) -> None:
+    def add(self, image_id: str, case_id: str, mask: NDArray[np.bool_] | NDArray[np.uint8]) -> None:
         """Keep the slice, and write its volume if it was the last one.
 
         Raises:

@@ -106,7 +106,7 @@ class SemanticSegmenter(SamSegmenter):
         if not torch.equal(batch.image_index, expected):
             raise RecipeError(
                 f"data.target: SemanticSegmenter emits {n_classes} classes an image ({', '.join(self.classes)}), but this "
-                f"batch has {batch.n_objects} objects on {batch.n_images} images. Set data.target: per_class, with these labels."
+                f"batch has {batch.n_objects} objects on {batch.n_images} images. Set data.target: per_class, these labels."
             )
 
 

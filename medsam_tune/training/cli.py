@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.data.splits import save_splits
 from medsam_tune.errors import RecipeError
+from medsam_tune.segmenters.semantic import check_classes
 from medsam_tune.training.cache_stage import CacheEmbeddings, check_cacheable
 from medsam_tune.training.callbacks import RandomState, ResumeHint, StageClock, TrainableTable, checkpoint_callbacks
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
@@ -126,6 +127,7 @@ class MedsamCLI(LightningCLI):
         rule = self.model.segmenter.input_rule
         self.datamodule.open(rule, run_folder=begun, require_masks=self.subcommand != "predict")
         check_cacheable(self.model.segmenter, self.datamodule)
+        check_classes(self.model.segmenter, self.datamodule)
         if self.subcommand in (None, "fit"):
             self.model.trainable_parameters()
         section = self._section()

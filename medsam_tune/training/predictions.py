@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from medsam_tune.errors import RecipeError
 from medsam_tune.evaluation.predict import predict_original
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class PredictionFiles(Callback):
-    """Write every predicted mask; the objects of an image are joined.
+    """Write every predicted mask; the objects of an image are joined, its classes are numbered 1, 2, ... in their order.
 
     Args:
         folder: Where the files go.
@@ -54,9 +56,20 @@ class PredictionFiles(Callback):
     ) -> None:
         if self._writer is None:
             return
+        join = _numbered if outputs.class_logits is not None else _union
         for row, logits in enumerate(predict_original(outputs, batch, tuned(pl_module).side_px)):
-            self._writer.add(batch.image_ids[row], batch.case_ids[row], (logits > 0).any(0).cpu().numpy())
+            self._writer.add(batch.image_ids[row], batch.case_ids[row], join(logits > 0).cpu().numpy())
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._writer is not None:
             say(f"{len(self._writer.finish())} files in {self.folder}")
+
+
+def _union(masks: Tensor) -> Tensor:
+    return masks.any(dim=0)
+
+
+def _numbered(masks: Tensor) -> Tensor:
+    """Return (H, W) uint8 of disjoint class masks (K, H, W): 0 is background."""
+    numbers = torch.arange(1, len(masks) + 1, device=masks.device, dtype=torch.uint8)
+    return (masks * numbers[:, None, None]).sum(dim=0, dtype=torch.uint8)

@@ -12,7 +12,7 @@ import yaml
 from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.data.dataset import collate
 from medsam_tune.data.splits import PARTS
-from medsam_tune.evaluation.baselines import evaluate_inference, evaluate_prompts
+from medsam_tune.evaluation.baselines import evaluate_inference, evaluate_prompts, shown_objects
 from medsam_tune.evaluation.curves import draw_curves
 from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, pick_slices
 from medsam_tune.evaluation.predict import predict_original
@@ -22,7 +22,9 @@ from medsam_tune.export.adapter import has_adapter, save_adapter
 from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.trained import save_export
 from medsam_tune.prompts.box import BoxPrompt
+from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.segmenters.semantic import SemanticSegmenter
 from medsam_tune.segmenters.task import TaskSegmenter
 
 if TYPE_CHECKING:
@@ -34,11 +36,15 @@ if TYPE_CHECKING:
 RELOAD_CODE = """import medsam_tune
 
 predictor = medsam_tune.load_export("{folder}")
-mask = predictor.segment(image)  # (H, W) bool of an (H, W) or (H, W, 3) uint8 image"""
+"""
+_ONE_MASK = "mask = predictor.segment(image)  # (H, W) bool of an (H, W) or (H, W, 3) uint8 image"
+_CLASSES = "masks = predictor.segment_classes(image)  # (H, W) bool by class, of an (H, W) or (H, W, 3) uint8 image"
 
 
 def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
     """Score the untuned network on the test cases with the whole-image box and with the true box.
+
+    Where the network labels pixels, only the classes that an image shows get a box.
 
     Returns:
         A summary by prompt, or None where the recipe asks for none or has no promptable network.
@@ -48,8 +54,10 @@ def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
         return None
     sources = {"whole_image_box": BoxPrompt(kind="whole_image"), "oracle_box": BoxPrompt(kind="tight")}
     backbone, limit = _untuned(cli, segmenter), segmenter.objects_per_decode
-    scores = evaluate_prompts(backbone, _test_batches(cli), sources, objects_per_decode=limit)
-    data = cli.datamodule
+    data, batches = cli.datamodule, _test_batches(cli)
+    if data.target == "per_class":
+        batches = map(shown_objects, batches)
+    scores = evaluate_prompts(backbone, batches, sources, objects_per_decode=limit)
     return {name: summarise(found, data.case_names, data.label_names) for name, found in scores.items()}
 
 
@@ -94,7 +102,7 @@ def report_stage(cli: MedsamCLI) -> Path | None:
         inference=(summary.get("inference") or {}).get("test", {}),
         curves=draw_curves(cli.run_folder.metrics_csv),
         cases=_case_figures(cli),
-        reload_code=RELOAD_CODE.format(folder=cli.run_folder.export),
+        reload_code=RELOAD_CODE.format(folder=cli.run_folder.export) + _prediction_code(cli.model.segmenter),
         run_command=cli.command,
         versions=summary["versions"],
         seconds=cli.clock.seconds,
@@ -106,6 +114,10 @@ def report_stage(cli: MedsamCLI) -> Path | None:
         },
     )
     return write_report(cli.run_folder.report, content)
+
+
+def _prediction_code(segmenter: Segmenter) -> str:
+    return _CLASSES if isinstance(segmenter, SemanticSegmenter) else _ONE_MASK
 
 
 def model_config(cli: MedsamCLI) -> dict[str, Any]:

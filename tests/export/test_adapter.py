@@ -15,8 +15,10 @@ from medsam_tune.backbone.weights import sha256_of
 from medsam_tune.errors import CheckpointError
 from medsam_tune.export.adapter import has_adapter, load_adapter, save_adapter
 from medsam_tune.export.build import build_segmenter
+from medsam_tune.losses import SoftmaxDiceLoss
 from medsam_tune.prompts.none import NoPrompt
 from medsam_tune.segmenters.sam import SamSegmenter
+from tests.class_batches import make_class_batch
 from tests.factories import make_batch
 
 LORA = {
@@ -208,3 +210,46 @@ def test_folder_with_other_files_is_left_alone(tmp_path):
     with pytest.raises(CheckpointError, match="holds files that are no adapter"):
         export(tmp_path, model_config())
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def classes_config():
+    parts = model_config(SAMED, trainable=["mask_decoder", "prompt_encoder.no_mask_embed"])
+    arguments = {"classes": ["anterior", "posterior"], "backbone": parts["backbone"], "tuner": parts["tuner"]}
+    return {"segmenter": {"class_path": "medsam_tune.segmenters.SemanticSegmenter", "init_args": arguments}}
+
+
+def trained_on_classes(config):
+    segmenter = build_segmenter(config).train()
+    optimizer = torch.optim.SGD([p for p in segmenter.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        sum(SoftmaxDiceLoss()(segmenter(make_class_batch()), make_class_batch()).values()).backward()
+        optimizer.step()
+    return segmenter.eval()
+
+
+def test_decoder_of_classes_lies_beside_the_lora_and_both_come_back(tmp_path):
+    config = classes_config()
+    segmenter = trained_on_classes(config)
+    save_adapter(tmp_path / "a", segmenter=segmenter, model_config=config, metrics={}, data_description={})
+    extra = load_file(tmp_path / "a" / "extra.safetensors")
+    assert extra["backbone.mask_decoder.mask_tokens.weight"].shape == (3, 32)
+    assert not any("iou_prediction_head" in name or "lora" in name for name in extra)
+    assert all("lora" in name for name in load_file(tmp_path / "a" / "adapter_model.safetensors"))
+    loaded = medsam_tune.load_adapter(tmp_path / "a")
+    with torch.no_grad():
+        scores = [one(make_class_batch()).class_logits for one in (segmenter, loaded.segmenter, build_segmenter(config).eval())]
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.allclose(scores[0], scores[2])
+    assert list(loaded.segment_classes(np.zeros((9, 7), np.uint8))) == ["anterior", "posterior"]
+    assert "segment_classes(image)  # by class: anterior, posterior" in (tmp_path / "a" / "README.md").read_text()
+
+
+def test_another_number_of_classes_is_refused(tmp_path):
+    config = classes_config()
+    segmenter = build_segmenter(config)
+    save_adapter(tmp_path / "a", segmenter=segmenter, model_config=config, metrics={}, data_description={})
+    config["segmenter"]["init_args"]["classes"].append("third")
+    edit(tmp_path / "a" / "extra.json", model=config)
+    with pytest.raises(CheckpointError, match=r"tensors are missing, unexpected or of another shape"):
+        load_adapter(tmp_path / "a")

@@ -14,6 +14,7 @@ from medsam_tune.export.merge import check_stock, merge_export, merged_state
 from medsam_tune.export.trained import save_export
 from medsam_tune.prompts.none import NoPrompt
 from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.segmenters.semantic import SemanticSegmenter
 from medsam_tune.tuners.samed import SamedTuner
 from tests.export.test_adapter import ADALORA, LORA, SAMED, export, logits, model_config, trained
 
@@ -74,6 +75,14 @@ def test_other_encoder_side_and_token_count_are_refused():
         backbone.mask_decoder.mask_tokens = torch.nn.Embedding(9, 256)
         with pytest.raises(CheckpointError, match=r"builds 4 mask tokens, this decoder has 9"):
             check_stock(SamSegmenter(backbone, NoPrompt()))
+
+
+def test_one_mask_a_class_is_refused_by_its_token_count_and_with_three_classes_by_its_meaning():
+    with torch.device("meta"):
+        with pytest.raises(CheckpointError, match=r"builds 4 mask tokens, this decoder has 3\. Export the adapter instead"):
+            check_stock(SemanticSegmenter(SamBackbone("random_vit_b"), ["anterior", "posterior"]))
+        with pytest.raises(CheckpointError, match=r"mask 0 of this decoder is the background.*Export the adapter instead"):
+            check_stock(SemanticSegmenter(SamBackbone("random_vit_b"), ["a", "b", "c"]))
 
 
 def test_tuner_that_is_no_weight_is_refused_by_name():

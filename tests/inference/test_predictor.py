@@ -8,6 +8,7 @@ from medsam_tune.prompts.box import BoxPrompt
 from medsam_tune.prompts.none import NoPrompt
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.segmenters.semantic import SemanticSegmenter
 from medsam_tune.types import MaskPrediction
 from tests.factories import make_batch
 
@@ -151,3 +152,34 @@ def test_network_without_prompts_segments_and_refuses_a_box():
     assert predictor.predict()[1] is None
     with pytest.raises(ValueError, match="Threshold takes no prompt"):
         predictor.predict(box=(1, 2, 3, 4))
+
+
+@pytest.fixture
+def labelling(tiny_backbone):
+    """A predictor of two classes whose scores do not all favour one of them."""
+    segmenter = SemanticSegmenter(tiny_backbone, ["wall", "lumen"])
+    with torch.no_grad():
+        segmenter.backbone.mask_decoder.mask_tokens.weight.normal_(generator=torch.Generator().manual_seed(3))
+    return Predictor(segmenter)
+
+
+def test_classes_come_by_name_and_share_no_pixel(labelling):
+    image = grey()
+    masks = labelling.segment_classes(image)
+    assert list(masks) == ["wall", "lumen"]
+    assert not (masks["wall"] & masks["lumen"]).any()
+    assert masks["wall"].any() or masks["lumen"].any()
+    labelling.set_image(image)
+    stacked, scores, low_res_logits = labelling.predict()
+    np.testing.assert_array_equal(stacked, np.stack(list(masks.values())))
+    assert scores is None
+    assert ((low_res_logits > 0).sum(axis=0) <= 1).all()
+
+
+def test_one_mask_of_several_classes_is_refused_with_what_to_call(labelling, predictor):
+    with pytest.raises(ValueError, match=r"segment returns one mask.*classes wall, lumen\. Call segment_classes\(image\)"):
+        labelling.segment(grey())
+    with pytest.raises(ValueError, match=r"segment_many returns one mask"):
+        labelling.segment_many([grey()])
+    with pytest.raises(ValueError, match=r"SamSegmenter predicts one object, no classes\. Call segment\(image\)"):
+        predictor.segment_classes(grey())
