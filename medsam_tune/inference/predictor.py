@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medsam_tune.fusion.samaug import priors_to_input, render_priors
 from medsam_tune.geometry import Frame, boxes_to_input, image_to_input, to_original
 from medsam_tune.prompts.base import PromptSource
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.segmenters.semantic import SemanticSegmenter, class_rows
-from medsam_tune.types import MaskPrediction, PromptEmbeddings, SegmentationBatch
+from medsam_tune.types import AutomaticMasks, MaskPrediction, PromptEmbeddings, SegmentationBatch
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -43,17 +44,25 @@ class Predictor:
         self.segmenter = segmenter.eval()
         self._batch: SegmentationBatch | None = None
 
-    def set_image(self, image: NDArray[np.generic], *, intensity: tuple[float, float] | None = None) -> None:
+    def set_image(
+        self,
+        image: NDArray[np.generic],
+        *,
+        intensity: tuple[float, float] | None = None,
+        priors: AutomaticMasks | None = None,
+    ) -> None:
         """Make ``image`` the current one and encode it, so that several prompts cost one encoder pass.
 
         Args:
             image: (H, W) grey or (H, W, 3) RGB.
             intensity: The (low, high) that become 0 and 255, for any type but uint8.
+            priors: The automatic masks of this image, where the model fuses them into it (SAMAug).
 
         Raises:
-            ValueError: If the shape, type or values do not fit.
+            ValueError: If the shape, type or values do not fit, or the automatic masks have another size than the image.
         """
-        self._batch = self._encoded(self._batch_of([image_tensor(image, intensity=intensity)]))
+        batch = self._batch_of([image_tensor(image, intensity=intensity)])
+        self._batch = self._encoded(batch if priors is None else _with_priors(batch, priors))
 
     def predict(
         self, *, box: ArrayLike | None = None
@@ -86,7 +95,12 @@ class Predictor:
         return (logits > 0).cpu().numpy(), scores, prediction.low_res_masks[0].float().cpu().numpy()
 
     def segment(
-        self, image: NDArray[np.generic], *, box: ArrayLike | None = None, intensity: tuple[float, float] | None = None
+        self,
+        image: NDArray[np.generic],
+        *,
+        box: ArrayLike | None = None,
+        intensity: tuple[float, float] | None = None,
+        priors: AutomaticMasks | None = None,
     ) -> NDArray[np.bool_]:
         """Return the mask (H, W) bool of one image; arguments as in ``set_image`` and ``predict``.
 
@@ -94,7 +108,7 @@ class Predictor:
             ValueError: As there, or if the model has several classes: then call ``segment_classes``.
         """
         self._refuse_classes("segment")
-        self.set_image(image, intensity=intensity)
+        self.set_image(image, intensity=intensity, priors=priors)
         masks: NDArray[np.bool_] = self.predict(box=box)[0][0]
         return masks
 
@@ -212,6 +226,17 @@ def unlabelled_batch(images: Sequence[Tensor], segmenter: Segmenter) -> Segmenta
         case_ids=tuple(f"image_{row}" for row in range(len(images))),
         spacing_mm=((1.0, 1.0),) * len(images),
     )
+
+
+def _with_priors(batch: SegmentationBatch, found: AutomaticMasks) -> SegmentationBatch:
+    frame = batch.frames[0]
+    if tuple(found.masks.shape[-2:]) != frame.original_size:
+        raise ValueError(
+            f"priors must be masks of the image's size {frame.original_size}, got {tuple(found.masks.shape[-2:])}. "
+            "Find them in this very image."
+        )
+    priors = priors_to_input(render_priors(found), frame, batch.images.shape[-1])
+    return replace(batch, priors=priors[None].to(batch.images.device))
 
 
 class _GivenBox(PromptSource):

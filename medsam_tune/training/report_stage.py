@@ -38,6 +38,7 @@ RELOAD_CODE = """import medsam_tune
 predictor = medsam_tune.load_export("{folder}")
 """
 _ONE_MASK = "mask = predictor.segment(image)  # (H, W) bool of an (H, W) or (H, W, 3) uint8 image"
+_FUSED = "mask = predictor.segment(image, priors=found)  # found: AutomaticMasks of the image, see docs/methods/samaug.md"
 _CLASSES = "masks = predictor.segment_classes(image)  # (H, W) bool by class, of an (H, W) or (H, W, 3) uint8 image"
 
 
@@ -70,6 +71,12 @@ def score_inference(cli: MedsamCLI, segmenter: TaskSegmenter) -> dict[str, Any]:
     data = cli.datamodule
     scores = evaluate_inference(segmenter, _test_batches(cli))
     return {name: summarise(found, data.case_names, data.label_names) for name, found in scores.items()}
+
+
+def reads_priors(segmenter: Segmenter) -> bool:
+    """Return whether a network fuses prior maps into its images."""
+    fusion = getattr(segmenter, "fusion", None)
+    return fusion is not None and fusion.reads_priors
 
 
 def export_stage(cli: MedsamCLI) -> Path:
@@ -117,7 +124,9 @@ def report_stage(cli: MedsamCLI) -> Path | None:
 
 
 def _prediction_code(segmenter: Segmenter) -> str:
-    return _CLASSES if isinstance(segmenter, SemanticSegmenter) else _ONE_MASK
+    if isinstance(segmenter, SemanticSegmenter):
+        return _CLASSES
+    return _FUSED if reads_priors(segmenter) else _ONE_MASK
 
 
 def model_config(cli: MedsamCLI) -> dict[str, Any]:
