@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from medsam_tune.backbone import SamBackbone
     from medsam_tune.data import ImageFolder, NiftiVolumes, SegmentationDataModule
-    from medsam_tune.export import load_adapter, load_export, save_export
+    from medsam_tune.export import AdapterSwitch, load_adapter, load_export, save_export
     from medsam_tune.inference.predictor import Predictor
     from medsam_tune.losses import BceDiceLoss
     from medsam_tune.prompts import BoxPrompt, HarDNetPromptGenerator, NoPrompt
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "AdapterSwitch": "export",
     "BceDiceLoss": "losses",
     "BoxPrompt": "prompts",
     "HarDNetPromptGenerator": "prompts",
@@ -38,6 +39,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "AdapterSwitch",
     "BceDiceLoss",
     "BoxPrompt",
     "HarDNetPromptGenerator",

@@ -15,8 +15,23 @@ from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
 
-from medsam_tune.backbone.base import Backbone
 from medsam_tune.backbone.tiny_vit import AttentionBlock
+
+
+class AdapterPlace(nn.Module):
+    """Stand where an adapter may come, and change nothing.
+
+    Args:
+        kind: The place's name in its block, such as ``attention_adapter``.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:
+        """Return what leaves the block as it is: 0 beside an MLP, else the first input."""
+        return x.new_zeros(()) if self.kind == "mlp_adapter" else x
 
 
 class OpenVitBlock(nn.Module):
@@ -161,24 +176,37 @@ LAYER_NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, LayerNorm2d)
 """The layer norms of SAM: over the last axis in its transformers, over the channels of maps in neck and decoder."""
 
 
-def open_encoder_blocks(backbone: Backbone, names: Iterable[str]) -> dict[str, OpenEncoderBlock]:
-    """Replace encoder blocks, given by dotted name, by open ones with empty places, and return these by name."""
+def open_encoder_blocks(sam: nn.Module, names: Iterable[str]) -> dict[str, OpenEncoderBlock]:
+    """Replace encoder blocks, given by dotted name, by open ones with empty places, and return these by name.
+
+    Args:
+        sam: A backbone, or any network whose ``image_encoder`` is SAM's or a TinyViT; changed in place.
+        names: The blocks; one that is open already stays.
+    """
     opened: dict[str, OpenEncoderBlock] = {}
     for name in names:
-        block = backbone.get_submodule(name)
-        opened[name] = OpenTinyVitBlock(block) if isinstance(block, AttentionBlock) else OpenVitBlock(block)
-        backbone.set_submodule(name, opened[name])
+        block = sam.get_submodule(name)
+        if not isinstance(block, OpenEncoderBlock):
+            block = OpenTinyVitBlock(block) if isinstance(block, AttentionBlock) else OpenVitBlock(block)
+            sam.set_submodule(name, block)
+        opened[name] = block
     return opened
 
 
-def open_decoder_blocks(backbone: Backbone) -> dict[str, OpenTwoWayBlock]:
-    """Replace all two-way blocks of the mask decoder by open ones with empty places, and return these by dotted name."""
-    decoder: Any = backbone.parts()["mask_decoder"]
+def open_decoder_blocks(sam: nn.Module) -> dict[str, OpenTwoWayBlock]:
+    """Replace all two-way blocks of the mask decoder by open ones with empty places, and return these by dotted name.
+
+    Args:
+        sam: A backbone, or any network whose ``mask_decoder`` is SAM's; changed in place. An open block stays.
+    """
+    decoder: Any = sam.get_submodule("mask_decoder")
     opened = {}
     for i, block in enumerate(decoder.transformer.layers):
         name = f"mask_decoder.transformer.layers.{i}"
-        opened[name] = OpenTwoWayBlock(block, n_output_tokens=1 + decoder.num_mask_tokens)
-        backbone.set_submodule(name, opened[name])
+        if not isinstance(block, OpenTwoWayBlock):
+            block = OpenTwoWayBlock(block, n_output_tokens=1 + decoder.num_mask_tokens)
+            sam.set_submodule(name, block)
+        opened[name] = block
     return opened
 
 

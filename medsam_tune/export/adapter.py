@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -29,6 +29,8 @@ from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
+
     from medsam_tune.tuners.peft_tuner import PeftTuner
 
 FORMAT_VERSION = 1
@@ -41,7 +43,7 @@ CARD_FILE = "README.md"
 
 def has_adapter(segmenter: Segmenter) -> bool:
     """Tell whether the segmenter's tuner is one of the peft library, so that ``save_adapter`` can write it."""
-    return _tuner_of(segmenter) is not None
+    return tuner_of(segmenter) is not None
 
 
 def save_adapter(
@@ -67,7 +69,7 @@ def save_adapter(
     Raises:
         CheckpointError: If the tuner is none of peft's, if ``folder`` holds something else, or on a full disk.
     """
-    tuner = _tuner_of(segmenter)
+    tuner = tuner_of(segmenter)
     weights = segmenter.base_weights()
     if tuner is None or weights is None:
         raise CheckpointError(
@@ -116,24 +118,80 @@ def load_adapter(folder: str | Path, force: bool = False, *, trusted: bool = Fal
         >>> predictor = load_adapter("runs/lora/2026-01-31_12-00-00/export/adapter")  # doctest: +SKIP
         >>> mask = predictor.segment(image, box=(10, 10, 80, 90))  # doctest: +SKIP
     """
-    folder = Path(folder)
-    description = _read_description(folder)
-    config = _read_json(folder / CONFIG_FILE)
-    adapter, extra = (_read_tensors(folder / name, description["files"]) for name in (ADAPTER_FILE, EXTRA_FILE))
+    stored = AdapterFolder.read(folder)
     with torch.enable_grad():
-        segmenter = build_segmenter(description["model"], trusted=trusted)
-    tuner = _tuner_of(segmenter)
+        segmenter = build_segmenter(stored.description["model"], trusted=trusted)
+    tuner = tuner_of(segmenter)
     if tuner is None:
-        raise CheckpointError(f"{folder / DESCRIPTION_FILE}: its model has no tuner of the peft library. Export the run again.")
+        raise CheckpointError(
+            f"{stored.folder / DESCRIPTION_FILE}: its model has no tuner of the peft library. Export the run again."
+        )
     if not force:
-        _check_base_weights(folder, config, segmenter)
-    _check_config(folder / CONFIG_FILE, config, tuner.adapter_config())
-    tuner.load_adapter_state(adapter)
-    _load_extra(folder / EXTRA_FILE, extra, segmenter, tuner)
+        stored.check_base_weights(segmenter)
+    _check_config(stored.folder / CONFIG_FILE, stored.config, tuner.adapter_config())
+    tuner.load_adapter_state(stored.adapter)
+    _load_extra(stored.folder / EXTRA_FILE, stored.extra, segmenter, tuner)
     return Predictor(segmenter.requires_grad_(False))
 
 
-def _tuner_of(segmenter: Segmenter) -> PeftTuner | None:
+@dataclass(frozen=True)
+class AdapterFolder:
+    """Hold what an adapter's folder says, its files checked against the checksums it names.
+
+    Attributes:
+        folder: Where it was read.
+        description: ``extra.json``.
+        config: ``adapter_config.json``.
+        adapter: Tensors of the adapter, under peft's names.
+        extra: Tensors trained beside it, under the segmenter's names.
+    """
+
+    folder: Path
+    description: Mapping[str, Any]
+    config: Mapping[str, Any]
+    adapter: Mapping[str, Tensor]
+    extra: Mapping[str, Tensor]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> AdapterFolder:
+        """Read a folder.
+
+        Raises:
+            CheckpointError: If a file is missing, corrupt or of another version.
+        """
+        folder = Path(folder)
+        description = _read_description(folder)
+        config = _read_json(folder / CONFIG_FILE)
+        adapter, extra = (_read_tensors(folder / name, description["files"]) for name in (ADAPTER_FILE, EXTRA_FILE))
+        return cls(folder, description, config, adapter, extra)
+
+    def peft_config(self) -> PeftConfig:
+        """Return the configuration as peft's own class."""
+        import peft
+
+        import medsam_tune.tuners.bottleneck_peft  # noqa: F401 - registers the method
+
+        config: PeftConfig = peft.PeftConfig.from_pretrained(str(self.folder))
+        return config
+
+    def check_base_weights(self, segmenter: Segmenter) -> None:
+        """Check that the segmenter has the base weights the adapter was trained on.
+
+        Raises:
+            CheckpointError: If it has others.
+        """
+        wanted = str(self.config.get("base_model_name_or_path"))
+        weights = segmenter.base_weights()
+        here = "none" if weights is None else f"{weights.name}@sha256:{weights.sha256}"
+        if wanted.rpartition("@sha256:")[2] != here.rpartition("@sha256:")[2]:
+            raise CheckpointError(
+                f"{self.folder}: the adapter belongs to base weights {wanted}, but {here} were loaded. "
+                "Get the weights it was trained on, or pass force=True if you know that these fit."
+            )
+
+
+def tuner_of(segmenter: Segmenter) -> PeftTuner | None:
+    """Return the segmenter's tuner if it is one of the peft library, else None."""
     from medsam_tune.tuners.peft_tuner import PeftTuner
 
     tuner = segmenter.tuner if isinstance(segmenter, SamSegmenter) else None
@@ -225,17 +283,6 @@ def _read_tensors(path: Path, files: Mapping[str, str]) -> dict[str, Tensor]:
             "The file is corrupt or another one; copy it again."
         )
     return load_state_dict_file(path)
-
-
-def _check_base_weights(folder: Path, config: Mapping[str, object], segmenter: Segmenter) -> None:
-    stored = str(config.get("base_model_name_or_path"))
-    weights = segmenter.base_weights()
-    here = "none" if weights is None else f"{weights.name}@sha256:{weights.sha256}"
-    if stored.rpartition("@sha256:")[2] != here.rpartition("@sha256:")[2]:
-        raise CheckpointError(
-            f"{folder}: the adapter belongs to base weights {stored}, but {here} were loaded. "
-            "Get the weights it was trained on, or pass force=True if you know that these fit."
-        )
 
 
 def _check_config(path: Path, stored: Mapping[str, object], built: Mapping[str, object]) -> None:

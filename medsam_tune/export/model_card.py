@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+# medsam_tune.tuners.bottleneck_peft.PEFT_TYPE; a card is written without importing peft.
+OWN_METHOD = "BOTTLENECK_ADAPTER"
+
 _CARD = """\
 ---
 library_name: peft
@@ -56,6 +59,18 @@ sam = sam_model_registry["vit_b"](checkpoint="...")  # the architecture and file
 sam = PeftModel.from_pretrained(sam, "FOLDER")
 ```"""
 
+_OWN_METHOD = """\
+The adapter alone also loads with peft, which learns of the method by the first line:
+
+```python
+import medsam_tune.tuners.bottleneck_peft
+from peft import PeftModel
+from segment_anything import sam_model_registry
+
+sam = sam_model_registry["vit_b"](checkpoint="...")  # the architecture and file of the base weights
+sam = PeftModel.from_pretrained(sam, "FOLDER")
+```"""
+
 
 def model_card(description: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """Return the model card as Markdown.
@@ -80,7 +95,7 @@ def model_card(description: Mapping[str, Any], config: Mapping[str, Any]) -> str
         dice=_dice(description["metrics"]),
         licence=description["licence"],
         files=" and ".join(f"`{name}`" for name in description["files"]),
-        stock=_STOCK,
+        stock=_OWN_METHOD if config["peft_type"] == OWN_METHOD else _STOCK,
         prediction=_prediction(description["model"]),
         data=json.dumps(description["data"], indent=2),
     )

@@ -64,6 +64,10 @@ class Predictor:
         batch = self._batch_of([image_tensor(image, intensity=intensity)])
         self._batch = self._encoded(batch if priors is None else _with_priors(batch, priors))
 
+    def reset_image(self) -> None:
+        """Forget the current image, as after the network's weights have changed."""
+        self._batch = None
+
     def predict(
         self, *, box: ArrayLike | None = None
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None, NDArray[np.float32]]:

@@ -16,28 +16,19 @@ Differs from the authors' code:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
-from torch import nn
-
 from medsam_tune.backbone.base import Backbone
-from medsam_tune.backbone.blocks import block_width, open_decoder_blocks, open_encoder_blocks
 from medsam_tune.errors import RecipeError
-from medsam_tune.tuners.base import InsertingTuner, decoder_names, names_below
-from medsam_tune.tuners.bottleneck import (
-    Activation,
-    Init,
-    ParallelAdapter,
-    SerialAdapter,
-    bottleneck_width,
-    check_bottleneck,
-)
-from medsam_tune.tuners.hyper_prompt import HyperPromptAdapter
-from medsam_tune.tuners.parts import BlockRange, encoder_blocks
+from medsam_tune.tuners.base import decoder_names
+from medsam_tune.tuners.bottleneck import Activation, Init, check_bottleneck
+from medsam_tune.tuners.bottleneck_peft import BottleneckConfig, place_names
+from medsam_tune.tuners.parts import BlockRange
+from medsam_tune.tuners.peft_tuner import PeftTuner
 
 
-class BottleneckAdapter(InsertingTuner):
+class BottleneckAdapter(PeftTuner):
     """Adapt SAM by small bottlenecks (Medical SAM Adapter).
 
     Encoder block: a' = a + Up(act(Down(a))) on the attention's output a before the residual add, and
@@ -76,75 +67,39 @@ class BottleneckAdapter(InsertingTuner):
         hyper_layers: int = 1,
         train_mask_decoder: bool = False,
     ) -> None:
-        super().__init__()
         if not placement and decoder == "none":
             raise RecipeError("model.tuner.placement: is empty and decoder is none, so no adapter is placed. Set one of them.")
         check_bottleneck(ratio=ratio, rank=rank)
-        self.ratio = ratio
-        self.rank = rank
-        self.activation: Activation = activation
-        self.mlp_scale = mlp_scale
-        self.mlp_input: Literal["normed", "residual"] = mlp_input
-        self.init: Init = init
-        self.placement = tuple(placement)
-        self.blocks = blocks
-        self.decoder = decoder
-        self.hyper_layers = hyper_layers
+        if hyper_layers < 1:
+            raise RecipeError(f"model.tuner.hyper_layers: {hyper_layers} is no number of layers. Set 1, or decoder: adapters.")
+        config = BottleneckConfig(
+            ratio=ratio,
+            rank=rank,
+            activation=activation,
+            mlp_scale=mlp_scale,
+            mlp_input=mlp_input,
+            init=init,
+            placement=placement,
+            blocks=blocks,
+            decoder=decoder,
+            hyper_layers=hyper_layers,
+        )
+        super().__init__(config, parts=(), blocks=blocks)
         self.train_mask_decoder = train_mask_decoder
         self.declares_identity = init == "identity"
         self.identity_note = "" if self.declares_identity else "init: repo starts the up-projections at random"
 
-    def insert(self, backbone: Backbone) -> Iterable[str]:
+    def insert(self, backbone: Backbone) -> list[str]:
         """Put the adapters into their places and return the names of what learns.
 
         Raises:
             RecipeError: If the block range does not fit the encoder.
         """
-        names = self._insert_into_encoder(backbone) if self.placement else []
-        if self.decoder != "none":
-            names += self._insert_into_decoder(backbone)
+        names = super().insert(backbone)
         if self.train_mask_decoder:
             names += [name for name in decoder_names(backbone) if name not in set(names)]
         return names
 
-    def _insert_into_encoder(self, backbone: Backbone) -> list[str]:
-        opened = open_encoder_blocks(backbone, encoder_blocks(backbone, self.blocks).values())
-        for block in opened.values():
-            if "attention" in self.placement:
-                block.attention_adapter = self._serial(block_width(block))
-            if "mlp" in self.placement:
-                block.mlp_adapter = self._parallel(block_width(block))
-        return names_below(backbone, [f"{name}.{place}_adapter" for name in opened for place in self.placement])
-
-    def _insert_into_decoder(self, backbone: Backbone) -> list[str]:
-        channels = backbone.embed_dim
-        opened = open_decoder_blocks(backbone)
-        for block in opened.values():
-            block.token_adapter = self._serial(channels) if self.decoder == "adapters" else self._hyper(channels)
-            block.mlp_adapter = self._parallel(channels)
-            block.image_adapter = self._serial(channels)
-        places = ("token_adapter", "mlp_adapter", "image_adapter")
-        return names_below(backbone, [f"{name}.{place}" for name in opened for place in places])
-
-    def _serial(self, channels: int) -> nn.Module:
-        width = bottleneck_width(channels, ratio=self.ratio, rank=self.rank)
-        return SerialAdapter(channels, width, activation=self.activation, init=self.init)
-
-    def _parallel(self, channels: int) -> nn.Module:
-        return ParallelAdapter(
-            channels,
-            bottleneck_width(channels, ratio=self.ratio, rank=self.rank),
-            scale=self.mlp_scale,
-            read=self.mlp_input,
-            activation=self.activation,
-            init=self.init,
-        )
-
-    def _hyper(self, channels: int) -> nn.Module:
-        return HyperPromptAdapter(
-            channels,
-            bottleneck_width(channels, ratio=self.ratio, rank=self.rank),
-            layers=self.hyper_layers,
-            activation=self.activation,
-            init=self.init,
-        )
+    def targets(self, backbone: Backbone) -> list[str]:
+        """Return the places of the adapters."""
+        return place_names(backbone, self.config)

@@ -45,7 +45,7 @@ PART_NAMES = (*_BLOCK_PARTS, *_WHOLE_PARTS)
 """All part names, encoder first."""
 
 
-def encoder_blocks(backbone: Backbone, blocks: BlockRange | None = None, *, key: str = "model.tuner.blocks") -> dict[int, str]:
+def encoder_blocks(backbone: nn.Module, blocks: BlockRange | None = None, *, key: str = "model.tuner.blocks") -> dict[int, str]:
     """Return the dotted names of the image encoder's attention blocks by their number.
 
     SAM's ViT has one block a number. TinyViT's blocks are numbered flat over its stages; 0 and 1 are convolutional and have no
@@ -114,7 +114,7 @@ def layer_names(
     return [name for name in layers if any(pattern.fullmatch(name) for pattern in patterns.values())]
 
 
-def _all_blocks(backbone: Backbone) -> list[str]:
+def _all_blocks(backbone: nn.Module) -> list[str]:
     """Return the names of all encoder blocks, convolutional ones among them, in the order of the forward pass."""
     pattern = re.compile(r"image_encoder\.(layers\.\d+\.)?blocks\.\d+")
     return [name for name, _ in backbone.named_modules() if pattern.fullmatch(name)]

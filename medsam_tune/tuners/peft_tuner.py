@@ -93,13 +93,15 @@ class PeftTuner(InsertingTuner):
         Raises:
             RecipeError: If a part is unknown, the method cannot be put on its layers, or peft refuses the settings.
         """
-        self.layers = tuple(self._targets(backbone))
+        self.layers = tuple(self.targets(backbone))
         self.config.target_modules = list(self.layers)
         self.config.base_model_name_or_path = f"{backbone.weights.name}@sha256:{backbone.weights.sha256}"
         learning = [p for p in backbone.parameters() if p.requires_grad]
         try:
             with _quiet():
                 self._peft = PeftModel(backbone, self.config, ADAPTER)
+        except RecipeError:
+            raise
         except (ValueError, TypeError, NotImplementedError, RuntimeError, AssertionError, ImportError) as error:
             raise RecipeError(f"{KEY}: peft {peft.__version__} refuses {type(self.config).__name__} here: {error}") from error
         owned = [name for name, p in backbone.named_parameters() if p.requires_grad]
@@ -110,6 +112,20 @@ class PeftTuner(InsertingTuner):
                 # Its dropout follows train mode although its base layer is frozen; read by backbone.freezing.
                 module.trains_with_tuner = True
         return owned
+
+    def targets(self, backbone: Backbone) -> list[str]:
+        """Return the dotted names of the layers that peft will wrap.
+
+        Raises:
+            RecipeError: If a part is unknown, or the method cannot be put on one of its layers.
+        """
+        kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+        if method_name(self.config) == "LN_TUNING":
+            kinds = (nn.LayerNorm,)
+        names = layer_names(backbone, self.parts, blocks=self.blocks, kinds=kinds)
+        tiny_vit = any(name.startswith("image_encoder.layers.") for name, _ in backbone.named_modules())
+        check_layers(self.config, {name: backbone.get_submodule(name) for name in names}, tiny_vit=tiny_vit)
+        return names
 
     def adapter_config(self) -> dict[str, object]:
         """Return peft's configuration as JSON values, the layers and the base weights' name and checksum among them."""
@@ -197,15 +213,6 @@ class PeftTuner(InsertingTuner):
     @property
     def _allocates(self) -> bool:
         return method_name(self.config) == "ADALORA"
-
-    def _targets(self, backbone: Backbone) -> list[str]:
-        kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-        if method_name(self.config) == "LN_TUNING":
-            kinds = (nn.LayerNorm,)
-        names = layer_names(backbone, self.parts, blocks=self.blocks, kinds=kinds)
-        tiny_vit = any(name.startswith("image_encoder.layers.") for name, _ in backbone.named_modules())
-        check_layers(self.config, {name: backbone.get_submodule(name) for name in names}, tiny_vit=tiny_vit)
-        return names
 
 
 @contextmanager

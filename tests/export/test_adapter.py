@@ -15,9 +15,11 @@ from medsam_tune.backbone.weights import sha256_of
 from medsam_tune.errors import CheckpointError
 from medsam_tune.export.adapter import has_adapter, load_adapter, save_adapter
 from medsam_tune.export.build import build_segmenter
+from medsam_tune.export.model_card import OWN_METHOD
 from medsam_tune.losses import SoftmaxDiceLoss
 from medsam_tune.prompts.none import NoPrompt
 from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.tuners.bottleneck_peft import PEFT_TYPE
 from tests.class_batches import make_class_batch
 from tests.factories import make_batch
 
@@ -45,6 +47,7 @@ ADALORA = {
         "config": {"class_path": "peft.AdaLoraConfig", "init_args": {"init_r": 4, "target_r": 2, "total_step": 3, "tfinal": 1}}
     },
 }
+BOTTLENECK = {"class_path": "medsam_tune.tuners.BottleneckAdapter", "init_args": {"rank": 2, "decoder": "adapters"}}
 SAMED = {"class_path": "medsam_tune.tuners.SamedTuner", "init_args": {"rank": 2}}
 
 
@@ -90,7 +93,7 @@ def folder(tmp_path):
     return tmp_path / "adapter"
 
 
-@pytest.mark.parametrize("tuner", [LORA, ADALORA, SAMED], ids=["lora", "adalora", "samed"])
+@pytest.mark.parametrize("tuner", [LORA, ADALORA, SAMED, BOTTLENECK], ids=["lora", "adalora", "samed", "bottleneck"])
 def test_loaded_predictor_gives_the_logits_of_the_trained_network(tmp_path, tuner):
     config = model_config(tuner, trainable=["mask_decoder"])
     segmenter = export(tmp_path / "adapter", config)
@@ -253,3 +256,15 @@ def test_another_number_of_classes_is_refused(tmp_path):
     edit(tmp_path / "a" / "extra.json", model=config)
     with pytest.raises(CheckpointError, match=r"tensors are missing, unexpected or of another shape"):
         load_adapter(tmp_path / "a")
+
+
+def test_the_bottleneck_adapters_folder_is_one_of_peft(tmp_path):
+    segmenter = export(tmp_path / "adapter", model_config(BOTTLENECK))
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "import medsam_tune.tuners.bottleneck_peft" in card
+    assert OWN_METHOD == PEFT_TYPE == json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["peft_type"]
+    stock = SamBackbone("random_tiny")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft.PeftModel.from_pretrained(stock, tmp_path / "adapter")
+    torch.testing.assert_close(logits(SamSegmenter(stock, NoPrompt())), logits(segmenter), atol=1e-6, rtol=0)
