@@ -29,8 +29,6 @@ from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
-
     from medsam_tune.tuners.peft_tuner import PeftTuner
 
 FORMAT_VERSION = 1
@@ -164,15 +162,6 @@ class AdapterFolder:
         config = _read_json(folder / CONFIG_FILE)
         adapter, extra = (_read_tensors(folder / name, description["files"]) for name in (ADAPTER_FILE, EXTRA_FILE))
         return cls(folder, description, config, adapter, extra)
-
-    def peft_config(self) -> PeftConfig:
-        """Return the configuration as peft's own class."""
-        import peft
-
-        import medsam_tune.tuners.bottleneck_peft  # noqa: F401 - registers the method
-
-        config: PeftConfig = peft.PeftConfig.from_pretrained(str(self.folder))
-        return config
 
     def check_base_weights(self, segmenter: Segmenter) -> None:
         """Check that the segmenter has the base weights the adapter was trained on.

@@ -69,19 +69,14 @@ class AdapterSwitch:
         Raises:
             CheckpointError: If the name is taken, a file is missing or corrupt, or the adapter belongs to another network.
         """
-        from peft import set_peft_model_state_dict
-
         if name in self._peft_names:
             raise CheckpointError(f"{name!r} is the name of a loaded adapter. Choose another name.")
         stored = AdapterFolder.read(folder)
         _check_start(stored)
         self._check_fits(stored)
-        model = self._tuner.peft_model
         # peft forbids dots and its own prefix in a name; a number of ours is always free.
         peft_name = f"added-{len(self._peft_names)}"
-        with torch.no_grad():
-            model.add_adapter(peft_name, stored.peft_config())
-            set_peft_model_state_dict(model, dict(stored.adapter), peft_name)
+        self._tuner.add_adapter(peft_name, stored.folder, stored.adapter)
         self._peft_names[name] = peft_name
         self._extras[name] = dict(stored.extra)
         self.predictor.segmenter.requires_grad_(False).eval()
@@ -95,7 +90,7 @@ class AdapterSwitch:
         """
         if name not in self._peft_names:
             raise CheckpointError(f"{name!r} is no loaded adapter; there are {', '.join(self._peft_names)}. Call add first.")
-        self._tuner.peft_model.set_adapter(self._peft_names[name], inference_mode=True)
+        self._tuner.use_adapter(self._peft_names[name])
         with torch.no_grad():
             self.predictor.segmenter.load_state_dict(self._extras[name], strict=False)
         self._active = name

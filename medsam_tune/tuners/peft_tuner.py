@@ -17,6 +17,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import peft
 import torch
@@ -170,6 +171,32 @@ class PeftTuner(InsertingTuner):
                 "Use the settings it was trained with."
             )
         set_peft_model_state_dict(self.peft_model, dict(tensors), ADAPTER)
+
+    def add_adapter(self, name: str, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Load another adapter of the same method beside the first, for inference.
+
+        Args:
+            name: peft's name for it.
+            folder: Holds its ``adapter_config.json``.
+            tensors: What ``adapter_state`` returned for it.
+
+        Raises:
+            CheckpointError: If the tensors are not those of the configuration.
+        """
+        with torch.no_grad(), _quiet():
+            self.peft_model.add_adapter(name, PeftConfig.from_pretrained(str(folder)))
+            found = set_peft_model_state_dict(self.peft_model, dict(tensors), name)
+        missing = [key for key in found.missing_keys if f".{name}." in key]
+        if missing or found.unexpected_keys:
+            self.peft_model.delete_adapter(name)
+            raise CheckpointError(
+                f"{folder}: tensors and adapter_config.json do not belong together (such as "
+                f"{(missing or found.unexpected_keys)[0]}). Export the run again."
+            )
+
+    def use_adapter(self, name: str) -> None:
+        """Make the adapter of this name, ``ADAPTER`` for the first, the active one, for inference."""
+        self.peft_model.set_adapter(name, inference_mode=True)
 
     def merge(self) -> None:
         """Add the update to the backbone's own weights and remove peft's layers; the output stays the same.

@@ -15,7 +15,7 @@ Differs from the authors' code:
 - One LoRA of rank 2r with structural zeros instead of two modules around the fused layer; the function is the same.
 - Works on TinyViT, where the rows of q, k and v alternate by head.
 - The authors train the mask decoder and the "no mask" embedding too; here the recipe's ``trainable`` says so.
-- One mask an object; the authors' decoder emits one mask a class.
+- The authors' decoder, with one mask a class, is ``segmenters.SemanticSegmenter``; this tuner goes under any segmenter.
 """
 
 from __future__ import annotations
