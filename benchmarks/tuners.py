@@ -4,11 +4,11 @@ Usage: python benchmarks/tuners.py fit [--folder runs/tuners] [--steps 40] [--ro
        python benchmarks/tuners.py cost [--rows ...]     seconds and memory of one step, each row in a process of its own
        python benchmarks/tuners.py table                 print what has been measured so far, as Markdown
 
-``fit`` runs each recipe through ``medsam-tune run`` with the same data, steps, order of images and prompt; one image and one box
-a step. The box is loose: in training and at test each of its sides is moved outward by up to 20 % of the box, the same draw for
-every row. Learning rate, schedule and width are each recipe's own. The test takes the weights after the last step; no row chooses
-on validation. A row that has been measured is not repeated, so a stopped command goes on; delete its folder to repeat it.
-The row ``no tuning`` is the untuned network under the same boxes.
+``fit`` runs each recipe through ``medsam-tune run`` with the same data, steps, order of images and prompt; one image and one
+box a step. The box is loose: in training and at test each of its sides is moved outward by up to 20 % of the box, the same draw
+for every row. Learning rate, schedule and width are each recipe's own. The test takes the weights after the last step; no row
+chooses on validation. A row that has been measured is not repeated, so a stopped command goes on; delete its folder to repeat
+it. The row ``no tuning`` is the untuned network under the same boxes.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ def words(row: Row, data: str, *, steps: int) -> list[str]:
         *DATA[data],
         "--data.batch_size=1",
         "--data.eval_batch_size=1",
+        "--model.prompt_source=medsam_tune.prompts.BoxPrompt",
         f"--model.prompt_source.init_args.jitter={LOOSE_BOX}",
         f"--model.prompt_source.init_args.eval_jitter={LOOSE_BOX}",
         f"--trainer.max_steps={steps}",
