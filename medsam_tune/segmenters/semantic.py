@@ -8,8 +8,8 @@ classes and return all 1 + K masks (``segment_anything/modeling/mask_decoder.py`
 and a softmax over them labels every pixel.
 
 Differs from the authors' code:
-- Tokens and hypernetworks start as copies of SAM's (``architectures.give_class_masks``). The authors leave SAM's out for any
-  number of classes but three, so theirs start at random (``build_sam.py``, ``load_from``).
+- Tokens and hypernetworks start as copies of SAM's (``architectures.give_class_masks``). The authors leave SAM's out, so theirs
+  start at random, but for three classes at 1024 px, where every shape fits (``build_sam.py``, ``load_from``).
 - The IoU head is not run and stays SAM's; theirs has 1 + K random outputs that no loss reaches.
 - A prompt is possible, one an image; the default is theirs, none.
 """
