@@ -10,16 +10,12 @@ Differs from the authors' code:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.backbone.blocks import LAYER_NORMS
-from medsam_tune.tuners.base import InsertingTuner
-from medsam_tune.tuners.bias import Scope, check_scope, scope_names
-from medsam_tune.tuners.parts import BlockRange
+from medsam_tune.tuners.scoped import ScopedTuner
 
 
-class NormTuning(InsertingTuner):
+class NormTuning(ScopedTuner):
     """Train the weights and biases of layer norms.
 
     Args:
@@ -30,17 +26,6 @@ class NormTuning(InsertingTuner):
         RecipeError: If ``scope`` is empty, or ``blocks`` is given without the encoder.
     """
 
-    def __init__(self, scope: Sequence[Scope] = ("image_encoder",), *, blocks: BlockRange | None = None) -> None:
-        super().__init__()
-        check_scope(scope, blocks)
-        self.scope = tuple(scope)
-        self.blocks = blocks
-
-    def insert(self, backbone: Backbone) -> Iterable[str]:
-        """Return the names of the norms' parameters.
-
-        Raises:
-            RecipeError: If the block range does not fit.
-        """
-        names = scope_names(backbone, self.scope, self.blocks)
-        return [name for name in names if isinstance(backbone.get_submodule(name.rpartition(".")[0]), LAYER_NORMS)]
+    def chosen(self, backbone: Backbone, name: str) -> bool:
+        """Choose the parameters of layer norms."""
+        return isinstance(backbone.get_submodule(name.rpartition(".")[0]), LAYER_NORMS)
