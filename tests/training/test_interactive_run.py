@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from medsam_tune.errors import RecipeError
 from medsam_tune.segmenters import InteractiveSegmenter, SamSegmenter
 from tests.training.tiny_runs import RECIPE, build, only_run, run, weights_of
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 HEAD = "mask_decoder.iou_prediction_head"
 SEGMENTER = """\
   segmenter:
@@ -102,3 +104,27 @@ def test_prediction_on_new_images_clicks_nowhere(recipe):
     with torch.no_grad():
         assert torch.equal(cli.model.predict_step(batch, 0).low_res_masks, cli.model.predict_step(turned, 0).low_res_masks)
         assert not torch.equal(cli.model(batch).low_res_masks, cli.model(turned).low_res_masks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["interactive", "paper/sam_med2d"])
+def test_shipped_recipe_steps_with_a_gradient_for_every_parameter_that_learns(name, workplace):
+    words = [
+        "--model.segmenter.init_args.backbone.init_args.weights=random_tiny",
+        "--model.segmenter.init_args.backbone.init_args.side=64",
+        "--data.source=medsam_tune.data.ImageFolder",
+        "--data.source.init_args.case_pattern=^([^_]+)_",
+        "--data.source.init_args.labels={disc: [255]}",
+        "--data.root=images",
+        "--data.num_workers=0",
+        "--data.batch_size=2",
+        "--trainer.accelerator=cpu",
+    ]
+    cli = build(*words, recipe=RECIPES / f"{name}.yaml")
+    (batch, *_) = cli.datamodule.train_dataloader()
+    losses = cli.model.segmenter.training_losses(batch, cli.model.loss)
+    torch.stack(list(losses.values())).sum().backward()
+    cli.model.on_after_backward()
+    learning = {key.split(".")[1] for key, p in cli.model.segmenter.named_parameters() if p.requires_grad}
+    assert {"prompt_encoder", "mask_decoder"} <= learning
+    assert ("image_encoder" in learning) is (name == "paper/sam_med2d")
