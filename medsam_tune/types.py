@@ -86,9 +86,7 @@ class SegmentationBatch:
         import torch
 
         moved: dict[str, Any] = {
-            f.name: value.to(device)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), torch.Tensor)
+            f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), torch.Tensor)
         }
         return replace(self, **moved, original_masks=tuple(m.to(device) for m in self.original_masks))
 

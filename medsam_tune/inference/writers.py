@@ -65,8 +65,9 @@ class PngWriter(MaskWriter):
 
 
 class VolumeWriter(MaskWriter):
-    """Put slices back into volumes and write ``<case_id>.nii.gz`` on the voxels of the source image: 1 object (or the class's
-    number), 0 elsewhere.
+    """Put slices back into volumes and write ``<case_id>.nii.gz`` on the voxels of the source image.
+
+    Voxels are 1 where the object is, or the number of their class, and 0 elsewhere.
 
     Slices that were not predicted stay 0. A volume is written as soon as all slices the source lists for it have come, the
     others by ``finish``. All slices of a volume must come to the same writer, so predict in one process.

@@ -2,13 +2,14 @@ from dataclasses import replace
 
 import torch
 
-from medsam_tune.evaluation.baselines import evaluate_inference, evaluate_prompts
+from medsam_tune.evaluation.baselines import evaluate_inference, evaluate_prompts, shown_objects
 from medsam_tune.evaluation.predict import update_metric
 from medsam_tune.fusion import AddRgb
 from medsam_tune.metrics.overlap import OverlapMetric
 from medsam_tune.prompts.box import BoxPrompt
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.segmenters.task import TaskSegmenter
+from tests.class_batches import make_class_batch
 from tests.factories import make_batch
 
 SOURCES = {"whole_image_box": "whole_image", "oracle_box": "tight"}
@@ -62,3 +63,16 @@ def test_every_kind_of_inference_scores_as_a_segmenter_set_to_it():
 
 def test_network_without_a_fusion_has_one_kind_of_inference():
     assert evaluate_inference(TaskSegmenter(side=64), [make_batch()]) == {}
+
+
+def test_a_class_that_an_image_does_not_show_gets_no_box_and_no_row(tiny_backbone):
+    batch = make_class_batch(2)
+    shown = shown_objects(batch)
+    assert shown.labels.tolist() == [1, 2, 2]
+    assert shown.image_index.tolist() == [0, 0, 1]
+    assert torch.equal(shown.masks, batch.masks[[0, 1, 3]])
+    assert [len(masks) for masks in shown.original_masks] == [2, 1]
+    found = evaluate_prompts(tiny_backbone, [batch, shown], {"oracle_box": BoxPrompt()})["oracle_box"]
+    assert list(zip(found.case_index.tolist(), found.label.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    without = evaluate_prompts(tiny_backbone, [shown], {"oracle_box": BoxPrompt()})["oracle_box"]
+    assert list(zip(without.case_index.tolist(), without.label.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 2)]

@@ -45,6 +45,21 @@ def test_slices_of_the_truth_give_back_the_label_file(tmp_path, axis):
     assert found.header.get_xyzt_units()[0] == "mm"
 
 
+def test_numbers_of_classes_are_written_as_they_are(tmp_path):
+    labels, _ = write_volume(tmp_path)
+    source = NiftiVolumes()
+    source.open(tmp_path)
+    volumes, images = mask_writer(source, tmp_path / "predicted"), PngWriter(tmp_path / "png")
+    for index in range(len(source)):
+        sample = source[index]
+        classes = sample.masks.any(0).numpy() * np.uint8(2)
+        volumes.add(sample.image_id, sample.case_id, classes)
+        images.add(sample.image_id, sample.case_id, classes)
+    (path,) = volumes.finish()
+    np.testing.assert_array_equal(np.asarray(nibabel.load(path).dataobj), 2 * labels)
+    assert {int(value) for file in images.finish() for value in np.unique(np.asarray(Image.open(file)))} == {0, 2}
+
+
 def test_volume_is_written_once_its_last_slice_has_come(tmp_path):
     write_volume(tmp_path)
     source = NiftiVolumes()
