@@ -25,12 +25,15 @@ class PriorSettings:
         stability_score_offset: Logits above and below the mask threshold between which stability is measured.
         box_nms_thresh: Of two masks whose boxes have an IoU above this the one of lower predicted IoU is dropped.
         low_res_stability: Measure stability on the decoder's own grid. Faster and approximate: other masks may be kept.
+        box_fractions: Prompt with boxes around the grid's points instead of the points, one mask a box; each number is a box
+            size as a fraction of the image's sides. For weights that were trained with boxes alone (MedSAM, LiteMedSAM): under
+            a point their masks pass no threshold. Empty, as released: points, three masks each.
 
     Raises:
         RecipeError: If a value cannot be; the message begins with ``data.priors.KEY``.
 
     Source: SAMAug (Zhang et al. 2023) @ yhydhx/SAMAug, the released generator: ``pred_iou_thresh`` 0.5,
-    ``box_nms_thresh`` 0.5 and segment-anything's defaults elsewhere.
+    ``box_nms_thresh`` 0.5 and segment-anything's defaults elsewhere. Boxes and low-resolution stability are ours.
     """
 
     weights: str = "lite_medsam"
@@ -41,6 +44,7 @@ class PriorSettings:
     stability_score_offset: float = 1.0
     box_nms_thresh: float = 0.5
     low_res_stability: bool = False
+    box_fractions: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.weights:
@@ -54,3 +58,5 @@ class PriorSettings:
         offset = self.stability_score_offset
         if not (math.isfinite(offset) and offset >= 0):
             raise RecipeError(f"data.priors.stability_score_offset: must be finite and not negative, got {offset}.")
+        if not all(0 < fraction <= 1 for fraction in self.box_fractions):
+            raise RecipeError(f"data.priors.box_fractions: must be above 0 and at most 1, got {list(self.box_fractions)}.")

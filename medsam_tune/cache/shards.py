@@ -1,4 +1,4 @@
-"""One shard: a safetensors file of fp16 embeddings with a checksum for each, written whole or not at all."""
+"""One shard: a safetensors file of tensors with a checksum for each, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ TEMPORARY_PREFIX = ".partial-"
 
 
 class CorruptShardError(Exception):
-    """Report a shard, or one embedding in it, that cannot be read or has another checksum than when it was written."""
+    """Report a shard, or one tensor in it, that cannot be read or has another checksum than when it was written."""
 
 
-def write_shard(folder: Path, embeddings: Mapping[str, Tensor]) -> Path:
-    """Write embeddings as one new shard: temporary file, fsync, rename.
+def write_shard(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
+    """Write tensors as one new shard: temporary file, fsync, rename.
 
     Its name is random, so two processes never write the same file.
 
     Args:
         folder: An existing folder.
-        embeddings: (C, g, g) fp16 by key.
+        tensors: By key, on the CPU.
 
     Raises:
         DataError: If the disk is full or the folder cannot be written; nothing half-written stays.
     """
     from safetensors.torch import save
 
-    tensors = {key: tensor.contiguous() for key, tensor in embeddings.items()}
-    payload = save(tensors, metadata={key: checksum(tensor) for key, tensor in tensors.items()})
+    packed = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    payload = save(packed, metadata={key: checksum(tensor) for key, tensor in packed.items()})
     path = folder / f"shard-{uuid.uuid4().hex[:16]}.safetensors"
     write_atomic(path, payload)
     return path
@@ -78,8 +78,8 @@ def shard_keys(path: Path) -> frozenset[str]:
         return frozenset(shard.keys())
 
 
-def read_embedding(path: Path, key: str, *, verify: bool) -> Tensor:
-    """Read one embedding (C, g, g) fp16 through a memory map.
+def read_tensor(path: Path, key: str, *, verify: bool) -> Tensor:
+    """Read one tensor through a memory map.
 
     Args:
         path: The shard.
@@ -93,16 +93,16 @@ def read_embedding(path: Path, key: str, *, verify: bool) -> Tensor:
     from safetensors import safe_open
 
     with _corruption(path), safe_open(path, framework="pt") as shard:
-        embedding: Tensor = shard.get_tensor(key)
+        tensor: Tensor = shard.get_tensor(key)
         expected = (shard.metadata() or {}).get(key) if verify else None
-    if verify and checksum(embedding) != expected:
-        raise CorruptShardError(f"{path}: the checksum of embedding {key} differs from the one written with it")
-    return embedding
+    if verify and checksum(tensor) != expected:
+        raise CorruptShardError(f"{path}: the checksum of entry {key} differs from the one written with it")
+    return tensor
 
 
-def checksum(embedding: Tensor) -> str:
+def checksum(tensor: Tensor) -> str:
     """Return the crc32 of a contiguous tensor's bytes as eight hexadecimal digits."""
-    return f"{zlib.crc32(embedding.numpy().data):08x}"
+    return f"{zlib.crc32(tensor.numpy().data):08x}"
 
 
 @contextmanager

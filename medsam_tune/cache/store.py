@@ -1,4 +1,4 @@
-"""A folder of shards as a mapping from key to embedding, safe under several processes without locks.
+"""A folder of shards as a mapping from key to tensor, safe under several processes without locks.
 
 Shards are written whole under random names and never changed, so readers and writers need no lock; the same key in two shards
 is harmless. A damaged shard is noticed, removed and thereby rebuilt by whoever fills the store.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from medsam_tune.cache.shards import (
     SHARD_PATTERN,
     TEMPORARY_PREFIX,
     CorruptShardError,
-    read_embedding,
+    read_tensor,
     shard_keys,
     write_shard,
 )
@@ -31,24 +31,22 @@ logger = logging.getLogger("medsam_tune")
 _ABANDONED_SECONDS = 3600.0
 
 
-class EmbeddingStore:
-    """Keep image embeddings in fp16 shards under one folder.
+class ShardStore:
+    """Keep tensors in shards under one folder; what a tensor means is its subclasses' business.
 
     It holds no open file, so it may be pickled and used in forked or spawned workers.
 
     Args:
-        folder: Created if missing; every embedding in it comes from the same weights and input rule.
+        folder: Created if missing.
+
+    Attributes:
+        remade: What becomes of an image whose tensor is damaged, for notices.
 
     Raises:
         DataError: If the folder cannot be made or read.
-
-    Example:
-        >>> import tempfile, torch
-        >>> store = EmbeddingStore(Path(tempfile.mkdtemp()))
-        >>> store.put(["a"], torch.ones(1, 2, 3, 3))
-        >>> store.get("a").sum()
-        tensor(18.)
     """
+
+    remade = "encoded again"
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -73,19 +71,145 @@ class EmbeddingStore:
         """Return the keys known since the last ``refresh`` or ``put``."""
         return set(self._index)
 
+    def refresh(self) -> None:
+        """Read the folder again: others' shards appear, removed ones vanish, damaged ones are removed with a notice."""
+        present = set(self.folder.glob(SHARD_PATTERN))
+        for path in sorted(self._shards.keys() - present):
+            self._forget(path)
+        for path in sorted(present - self._shards.keys()):
+            try:
+                self._add(path, shard_keys(path))
+            except FileNotFoundError:
+                continue  # another process replaced it in this moment
+            except CorruptShardError as error:
+                _notice(error, f"The shard is removed and its images are {self.remade}.")
+                path.unlink(missing_ok=True)
+
+    def discard_corrupt(self, keys: Iterable[str]) -> set[str]:
+        """Verify the checksums of ``keys`` that this process has not read yet and remove damaged tensors with a notice.
+
+        The sound tensors of a damaged shard are kept in a new one. Abandoned temporary files are removed too.
+
+        Returns:
+            The keys that were damaged.
+        """
+        self._remove_abandoned()
+        damaged = set()
+        for key in sorted((set(keys) & self._index.keys()) - self._verified):
+            try:
+                self._read(key)
+            except CorruptShardError as error:
+                _notice(error, f"It is removed and the image is {self.remade}.")
+                damaged.add(key)
+        self.discard(damaged)
+        return damaged
+
+    def discard(self, keys: Iterable[str]) -> None:
+        """Remove tensors; shards that also hold others are written again without them."""
+        unwanted = set(keys)
+        for path, held in list(self._shards.items()):
+            if held & unwanted:
+                self._rewrite(path, held - unwanted)
+
+    def read(self, key: str) -> Tensor:
+        """Return one tensor as it was written; its checksum is compared on the first read in a process.
+
+        Raises:
+            DataError: If no shard holds the key, or its shard is damaged.
+        """
+        try:
+            return self._read(key)
+        except CorruptShardError as error:
+            raise DataError(
+                f"{error}. Run the same command again: it removes and rebuilds what is damaged; or delete the folder."
+            ) from error
+
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors, at least one, as one shard.
+
+        Raises:
+            DataError: If the disk is full or the folder cannot be written.
+        """
+        self._add(write_shard(self.folder, tensors), frozenset(tensors))
+
+    def _read(self, key: str) -> Tensor:
+        verify = key not in self._verified
+        try:
+            tensor = read_tensor(self._path_of(key), key, verify=verify)
+        except FileNotFoundError:
+            self.refresh()
+            tensor = read_tensor(self._path_of(key), key, verify=verify)
+        self._verified.add(key)
+        return tensor
+
+    def _path_of(self, key: str) -> Path:
+        if key not in self._index:
+            self.refresh()
+        if key not in self._index:
+            raise DataError(
+                f"{self.folder}: holds no entry {key}. Run the same command again to fill the cache, and do not clear it "
+                "while a run is using it."
+            )
+        return self._index[key]
+
+    def _rewrite(self, path: Path, kept_keys: frozenset[str]) -> None:
+        kept = {}
+        for key in kept_keys:
+            try:
+                kept[key] = read_tensor(path, key, verify=True)
+            except (CorruptShardError, FileNotFoundError):
+                continue  # damaged too, or another process is rewriting the same shard
+        if kept:
+            self.write(kept)
+        path.unlink(missing_ok=True)
+        self._forget(path)
+
+    def _add(self, path: Path, keys: frozenset[str]) -> None:
+        self._shards[path] = keys
+        self._index.update(dict.fromkeys(keys, path))
+        self._verified -= keys
+
+    def _forget(self, path: Path) -> None:
+        lost = self._shards.pop(path, frozenset())
+        for key in lost:
+            if self._index.get(key) == path:
+                del self._index[key]
+        for other, keys in self._shards.items():
+            self._index.update(dict.fromkeys(keys & lost, other))
+
+    def _remove_abandoned(self) -> None:
+        for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
+            try:
+                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+
+
+class EmbeddingStore(ShardStore):
+    """Keep image embeddings in fp16 shards under one folder.
+
+    Args:
+        folder: Created if missing; every embedding in it comes from the same weights and input rule.
+
+    Raises:
+        DataError: If the folder cannot be made or read.
+
+    Example:
+        >>> import tempfile, torch
+        >>> store = EmbeddingStore(Path(tempfile.mkdtemp()))
+        >>> store.put(["a"], torch.ones(1, 2, 3, 3))
+        >>> store.get("a").sum()
+        tensor(18.)
+    """
+
     def get(self, key: str) -> Tensor:
         """Return one embedding (C, g, g) float32; its checksum is compared on the first read in a process.
 
         Raises:
             DataError: If no shard holds the key, or its shard is damaged.
         """
-        try:
-            return self._read(key).float()
-        except CorruptShardError as error:
-            raise DataError(
-                f"{error}. Run the same command again: it removes and rebuilds what is damaged, or remove all with "
-                "`medsam-tune cache clear`."
-            ) from error
+        return self.read(key).float()
 
     def put(self, keys: Sequence[str], embeddings: Tensor) -> None:
         """Write embeddings (n, C, g, g) as one shard.
@@ -110,101 +234,7 @@ class EmbeddingStore:
                 f"{self.folder}: the encoder returned NaN, infinity or more than fp16 holds (65504), which cannot be "
                 "cached. Set data.cache_embeddings: false, and check the weights and the images for NaN."
             )
-        path = write_shard(self.folder, dict(zip(keys, halves, strict=True)))
-        self._add(path, frozenset(keys))
-
-    def refresh(self) -> None:
-        """Read the folder again: others' shards appear, removed ones vanish, damaged ones are removed with a notice."""
-        present = set(self.folder.glob(SHARD_PATTERN))
-        for path in sorted(self._shards.keys() - present):
-            self._forget(path)
-        for path in sorted(present - self._shards.keys()):
-            try:
-                self._add(path, shard_keys(path))
-            except FileNotFoundError:
-                continue  # another process replaced it in this moment
-            except CorruptShardError as error:
-                _notice(error, "The shard is removed and its images are encoded again.")
-                path.unlink(missing_ok=True)
-
-    def discard_corrupt(self, keys: Iterable[str]) -> set[str]:
-        """Verify the checksums of ``keys`` that this process has not read yet and remove damaged embeddings with a notice.
-
-        The sound embeddings of a damaged shard are kept in a new one. Abandoned temporary files are removed too.
-
-        Returns:
-            The keys that were damaged.
-        """
-        self._remove_abandoned()
-        damaged = set()
-        for key in sorted((set(keys) & self._index.keys()) - self._verified):
-            try:
-                self._read(key)
-            except CorruptShardError as error:
-                _notice(error, "It is removed and the image is encoded again.")
-                damaged.add(key)
-        self.discard(damaged)
-        return damaged
-
-    def discard(self, keys: Iterable[str]) -> None:
-        """Remove embeddings; shards that also hold others are written again without them."""
-        unwanted = set(keys)
-        for path, held in list(self._shards.items()):
-            if held & unwanted:
-                self._rewrite(path, held - unwanted)
-
-    def _read(self, key: str) -> Tensor:
-        verify = key not in self._verified
-        try:
-            embedding = read_embedding(self._path_of(key), key, verify=verify)
-        except FileNotFoundError:
-            self.refresh()
-            embedding = read_embedding(self._path_of(key), key, verify=verify)
-        self._verified.add(key)
-        return embedding
-
-    def _path_of(self, key: str) -> Path:
-        if key not in self._index:
-            self.refresh()
-        if key not in self._index:
-            raise DataError(
-                f"{self.folder}: holds no embedding {key}. Run the same command again to fill the cache, and do not clear it "
-                "while a run is using it."
-            )
-        return self._index[key]
-
-    def _rewrite(self, path: Path, kept_keys: frozenset[str]) -> None:
-        kept = {}
-        for key in kept_keys:
-            try:
-                kept[key] = read_embedding(path, key, verify=True)
-            except (CorruptShardError, FileNotFoundError):
-                continue  # damaged too, or another process is rewriting the same shard
-        if kept:
-            self._add(write_shard(self.folder, kept), frozenset(kept))
-        path.unlink(missing_ok=True)
-        self._forget(path)
-
-    def _add(self, path: Path, keys: frozenset[str]) -> None:
-        self._shards[path] = keys
-        self._index.update(dict.fromkeys(keys, path))
-        self._verified -= keys
-
-    def _forget(self, path: Path) -> None:
-        lost = self._shards.pop(path, frozenset())
-        for key in lost:
-            if self._index.get(key) == path:
-                del self._index[key]
-        for other, keys in self._shards.items():
-            self._index.update(dict.fromkeys(keys & lost, other))
-
-    def _remove_abandoned(self) -> None:
-        for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
-            try:
-                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                    path.unlink()
-            except FileNotFoundError:
-                continue
+        self.write(dict(zip(keys, halves, strict=True)))
 
 
 def _notice(error: CorruptShardError, action: str) -> None:

@@ -5,17 +5,18 @@ https://github.com/facebookresearch/segment-anything @ dca509f, ``automatic_mask
 
 Differs from the authors' code:
 - Only the whole image is asked (``crop_n_layers`` 0) and small regions stay (``min_mask_region_area`` 0): their defaults.
-- Points are decoded a few at a time, and a mask whose predicted IoU is too low is dropped before it is upscaled. What the first
-  decoder layer computes of the image alone is computed once. The kept masks and scores are the same.
+- Prompts are decoded a few at a time, and a mask whose predicted IoU is too low is dropped before it is upscaled. What the
+  first decoder layer computes of the image alone is computed once. The kept masks and scores are the same.
 - A mask without a pixel is dropped. Theirs keeps it where ``stability_score_thresh`` is 0, with NaN for a score.
 - The image is not rounded to 8 bits, and is resized as the backbone's weights expect.
-- ``low_res_stability`` measures stability on the decoder's grid: an option, approximate.
+- Two options: ``low_res_stability`` measures stability on the decoder's grid, which is approximate; ``box_fractions`` asks with
+  boxes, one mask each, for weights that have learnt boxes alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,14 +27,14 @@ from torchvision.ops import nms
 
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.cache.prior_settings import PriorSettings
-from medsam_tune.geometry import Frame, image_to_input, points_to_input, to_original
-from medsam_tune.inference.automatic_decoding import Candidates, point_decoder
+from medsam_tune.geometry import Frame, boxes_to_input, image_to_input, points_to_input, to_original
+from medsam_tune.inference.automatic_decoding import Candidates, prompt_decoder
 from medsam_tune.types import AutomaticMasks
 
 MASK_THRESHOLD = 0.0
 # On CPU a larger batch leaves the caches; on GPU it is the authors'.
-CPU_POINTS_PER_BATCH = 4
-GPU_POINTS_PER_BATCH = 64
+CPU_PROMPTS_PER_BATCH = 4
+GPU_PROMPTS_PER_BATCH = 64
 
 
 class AutomaticMaskGenerator:
@@ -42,38 +43,43 @@ class AutomaticMaskGenerator:
     Args:
         backbone: Any backbone, on the device it works on; set it to ``eval()``.
         settings: Grid and thresholds; its ``weights`` and ``checkpoint`` are not read here.
-        points_per_batch: Points decoded at once; None takes 4 on CPU and 64 elsewhere. It changes no mask.
+        prompts_per_batch: Points or boxes decoded at once; None takes 4 on CPU and 64 elsewhere. It changes no mask.
 
     Raises:
-        ValueError: If ``points_per_batch`` is less than 1.
+        ValueError: If ``prompts_per_batch`` is less than 1.
     """
 
-    def __init__(self, backbone: Backbone, settings: PriorSettings, *, points_per_batch: int | None = None) -> None:
+    def __init__(self, backbone: Backbone, settings: PriorSettings, *, prompts_per_batch: int | None = None) -> None:
         self.backbone, self.settings = backbone, settings
         self.device = backbone.no_mask_embedding().device
-        default = CPU_POINTS_PER_BATCH if self.device.type == "cpu" else GPU_POINTS_PER_BATCH
-        self.points_per_batch = default if points_per_batch is None else points_per_batch
-        if self.points_per_batch < 1:
-            raise ValueError(f"points_per_batch must be at least 1, got {points_per_batch}.")
+        default = CPU_PROMPTS_PER_BATCH if self.device.type == "cpu" else GPU_PROMPTS_PER_BATCH
+        self.prompts_per_batch = default if prompts_per_batch is None else prompts_per_batch
+        if self.prompts_per_batch < 1:
+            raise ValueError(f"prompts_per_batch must be at least 1, got {prompts_per_batch}.")
 
     @torch.no_grad()
     def generate(self, image: Tensor) -> AutomaticMasks:
         """Return the masks of an image (3, H, W) in 0..255, on the CPU, by falling predicted IoU."""
         image_in, frame = image_to_input(image.to(self.device, torch.float32), self.backbone.input_rule)
         image_embeddings = self.backbone.encode(image_in[None], [frame])
-        decode = point_decoder(self.backbone, image_embeddings)
+        decode = prompt_decoder(self.backbone, image_embeddings, multimask_output=not self.settings.box_fractions)
         kept = [self._select(decode(sparse), frame) for sparse in self._prompts(frame)]
         return _without_duplicates(kept, frame.original_size, self.settings.box_nms_thresh)
 
     def _prompts(self, frame: Frame) -> Iterator[Tensor]:
-        """Yield the sparse embeddings (n, 2, C) of the grid's points, a batch at a time."""
+        """Yield the sparse embeddings (n, T, C) of the grid's points, or of the boxes around them, a batch at a time."""
         height, width = frame.original_size
         # The authors place points in double precision; Apple's GPUs have none.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        grid = torch.from_numpy(build_point_grid(self.settings.points_per_side) * np.array([[width, height]]))
-        for points in points_to_input(grid, frame).to(self.device, dtype).split(self.points_per_batch):
-            labels = torch.ones(len(points), 1, device=self.device)
-            yield self.backbone.embed_prompts(len(points), points=(points[:, None], labels)).sparse_embeddings
+        points = torch.from_numpy(build_point_grid(self.settings.points_per_side) * np.array([[width, height]]))
+        if self.settings.box_fractions:
+            boxes = boxes_to_input(boxes_around(points, frame.original_size, self.settings.box_fractions), frame)
+            for batch in boxes.to(self.device, dtype).split(self.prompts_per_batch):
+                yield self.backbone.embed_prompts(len(batch), boxes=batch).sparse_embeddings
+            return
+        for batch in points_to_input(points, frame).to(self.device, dtype).split(self.prompts_per_batch):
+            labels = torch.ones(len(batch), 1, device=self.device)
+            yield self.backbone.embed_prompts(len(batch), points=(batch[:, None], labels)).sparse_embeddings
 
     def _select(self, candidates: Candidates, frame: Frame) -> _Kept:
         """Drop masks by predicted IoU, then by stability, upscaling only what is left each time."""
@@ -90,6 +96,24 @@ class AutomaticMaskGenerator:
         stable = stability >= settings.stability_score_thresh
         logits = _upscaled(low_res[stable], frame, side) if settings.low_res_stability else measured[stable]
         return _kept(logits > MASK_THRESHOLD, ious[stable], stability[stable])
+
+
+def boxes_around(points: Tensor, size: tuple[int, int], fractions: Sequence[float]) -> Tensor:
+    """Return boxes (F * n, 4) XYXY around n points (x, y), cut at the image's border.
+
+    Args:
+        points: (n, 2) pixels of the original frame.
+        size: (H, W) of the image.
+        fractions: F box sizes as fractions of the image's sides.
+
+    Example:
+        >>> boxes_around(torch.tensor([[2.0, 5.0]]), (10, 20), [0.5])
+        tensor([[0.0000, 2.5000, 7.0000, 7.5000]])
+    """
+    sides = points.new_tensor([size[1], size[0]])
+    half = [fraction * sides / 2 for fraction in fractions]
+    corners = torch.stack([torch.cat([points - h for h in half]), torch.cat([points + h for h in half])], dim=1)
+    return corners.clamp(min=0).minimum(sides - 1).flatten(1)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""SAM's mask decoder for many points on one image: what does not depend on the point is computed once.
+"""SAM's mask decoder for many prompts on one image: what does not depend on the prompt is computed once.
 
 Source: segment-anything @ dca509f, ``modeling/transformer.py`` and ``modeling/mask_decoder.py``.
 
 Differs from the authors' code:
-- In the first layer the image tokens are the same for every point, so their queries, keys and values are projected once an image.
-- The predicted IoU comes before the masks, so that only masks that are kept are upscaled. The results are the same.
+- In the first layer the image tokens are the same for every prompt, so their queries, keys and values are projected once.
+- The predicted IoU is known before the masks, so only prompts with a mask to keep are upscaled. The results are the same.
 """
 
 from __future__ import annotations
@@ -21,17 +21,14 @@ from torch import Tensor
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.types import PromptEmbeddings
 
-# SAM's masks 1 to 3, whole, part and subpart; mask 0 is for prompts without ambiguity.
-MULTIMASK = slice(1, None)
-
 
 @dataclass(frozen=True)
 class Candidates:
-    """Hold three masks for each of n points, upscaled on demand.
+    """Hold M masks for each of n prompts, upscaled on demand.
 
     Attributes:
-        predicted_iou: (n, 3) float32.
-        logits_of: Maps a choice (n, 3) bool of k masks to their logits (k, 4g, 4g), row after row.
+        predicted_iou: (n, M) float32.
+        logits_of: Maps a choice (n, M) bool of k masks to their logits (k, 4g, 4g), row after row.
     """
 
     predicted_iou: Tensor
@@ -41,29 +38,30 @@ class Candidates:
 Decode = Callable[[Tensor], Candidates]
 
 
-def point_decoder(backbone: Backbone, image_embeddings: Tensor) -> Decode:
-    """Return what decodes sparse embeddings (n, T, C) of n points on one image.
+def prompt_decoder(backbone: Backbone, image_embeddings: Tensor, *, multimask_output: bool) -> Decode:
+    """Return what decodes sparse embeddings (n, T, C) of n prompts on one image.
 
     Args:
         backbone: One whose decoder is segment_anything's own is decoded with shared projections; another, or one with a
             tuner, by its ``decode``.
         image_embeddings: (1, C, g, g).
+        multimask_output: True gives M = 3 masks (whole, part, subpart), False gives the one for prompts without ambiguity.
     """
     decoder = backbone.parts()["mask_decoder"]
     own = type(decoder) is MaskDecoder and type(decoder.transformer) is TwoWayTransformer
     if own and backbone.attached_tuner is None:
-        return _SharedDecoder(backbone, image_embeddings)
-    return _plain_decoder(backbone, image_embeddings)
+        return _SharedDecoder(backbone, image_embeddings, multimask_output=multimask_output)
+    return _plain_decoder(backbone, image_embeddings, multimask_output=multimask_output)
 
 
-def _plain_decoder(backbone: Backbone, image_embeddings: Tensor) -> Decode:
+def _plain_decoder(backbone: Backbone, image_embeddings: Tensor, *, multimask_output: bool) -> Decode:
     dense = backbone.no_mask_embedding().expand_as(image_embeddings)
 
     def decode(sparse_embeddings: Tensor) -> Candidates:
-        n_points = len(sparse_embeddings)
-        prompts = PromptEmbeddings(sparse_embeddings, dense.expand(n_points, -1, -1, -1))
-        index = torch.zeros(n_points, dtype=torch.int64, device=image_embeddings.device)
-        prediction = backbone.decode(image_embeddings, index, prompts, multimask_output=True)
+        n_prompts = len(sparse_embeddings)
+        prompts = PromptEmbeddings(sparse_embeddings, dense.expand(n_prompts, -1, -1, -1))
+        index = torch.zeros(n_prompts, dtype=torch.int64, device=image_embeddings.device)
+        prediction = backbone.decode(image_embeddings, index, prompts, multimask_output=multimask_output)
         ious = cast(Tensor, prediction.iou_predictions)
         return Candidates(ious, lambda kept: prediction.low_res_masks[kept])
 
@@ -71,11 +69,12 @@ def _plain_decoder(backbone: Backbone, image_embeddings: Tensor) -> Decode:
 
 
 class _SharedDecoder:
-    """Decode points with the first layer's image projections computed once."""
+    """Decode prompts with the first layer's image projections computed once."""
 
-    def __init__(self, backbone: Backbone, image_embeddings: Tensor) -> None:
+    def __init__(self, backbone: Backbone, image_embeddings: Tensor, *, multimask_output: bool) -> None:
         # Any: segment_anything carries no types.
         self.decoder: Any = backbone.parts()["mask_decoder"]
+        self.wanted = slice(1, None) if multimask_output else slice(0, 1)
         self.grid = image_embeddings.shape[-2:]
         self.source = (image_embeddings + backbone.no_mask_embedding()).flatten(2).transpose(1, 2)
         self.image_pe = backbone.image_pe().flatten(2).transpose(1, 2)
@@ -90,7 +89,7 @@ class _SharedDecoder:
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         prompt_tokens = torch.cat([output_tokens.expand(len(sparse_embeddings), -1, -1), sparse_embeddings], dim=1)
         tokens, source = self._transform(prompt_tokens)
-        ious = decoder.iou_prediction_head(tokens[:, 0])[:, MULTIMASK]
+        ious = decoder.iou_prediction_head(tokens[:, 0])[:, self.wanted]
         return Candidates(ious, lambda kept: self._logits(tokens, source, kept))
 
     def _transform(self, prompt_tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +107,7 @@ class _SharedDecoder:
         tokens = layer.norm1(layer.self_attn(q=prompt_tokens, k=prompt_tokens, v=prompt_tokens))
         attention = layer.cross_attn_token_to_image
         queries = attention.q_proj(tokens + prompt_tokens)
-        # All tokens of all points read the same image, so they are one long row of queries.
+        # All tokens of all prompts read the same image, so they are one long row of queries.
         read = _attend(queries.flatten(0, 1)[None], self.read_keys, self.read_values, attention.num_heads)
         tokens = layer.norm2(tokens + attention.out_proj(read.view_as(queries)))
         tokens = layer.norm3(tokens + layer.mlp(tokens))
@@ -120,9 +119,10 @@ class _SharedDecoder:
     def _logits(self, tokens: Tensor, source: Tensor, kept: Tensor) -> Tensor:
         decoder, rows = self.decoder, kept.any(dim=1)
         upscaled = decoder.output_upscaling(source[rows].transpose(1, 2).unflatten(2, self.grid))
-        networks = decoder.output_hypernetworks_mlps[MULTIMASK]
-        # Token 0 predicts the IoU, token 1 is mask 0; masks 1 to 3 follow.
-        filters = torch.stack([network(tokens[rows, 2 + i]) for i, network in enumerate(networks)], dim=1)
+        # Token 0 predicts the IoU, those of the masks follow.
+        mask_tokens = tokens[rows, 1 : 1 + decoder.num_mask_tokens][:, self.wanted].unbind(dim=1)
+        networks = decoder.output_hypernetworks_mlps[self.wanted]
+        filters = torch.stack([network(token) for network, token in zip(networks, mask_tokens, strict=True)], dim=1)
         masks = (filters @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
         return masks[kept[rows]]
 

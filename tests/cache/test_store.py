@@ -98,7 +98,7 @@ def test_a_flipped_bit_costs_one_embedding_and_not_its_neighbours(tmp_path, capl
         (damaged,) = store.discard_corrupt(["a", "b", "c", "unknown"])
     assert store.keys() == {"a", "b", "c"} - {damaged} == EmbeddingStore(tmp_path).keys()
     assert len(caplog.messages) == 1
-    assert f"embedding {damaged}" in caplog.messages[0]
+    assert f"entry {damaged}" in caplog.messages[0]
     rows = dict(zip("abc", embeddings(3).half().float(), strict=True))
     for key in sorted(store.keys()):
         assert torch.equal(store.get(key), rows[key])
@@ -107,7 +107,7 @@ def test_a_flipped_bit_costs_one_embedding_and_not_its_neighbours(tmp_path, capl
 def test_a_flipped_bit_met_in_training_says_how_to_rebuild(tmp_path):
     store_of(tmp_path, "a")
     flip_last_byte(only_shard(tmp_path))
-    with pytest.raises(DataError, match=r"checksum of embedding a differs.*Run the same command again"):
+    with pytest.raises(DataError, match=r"checksum of entry a differs.*Run the same command again"):
         EmbeddingStore(tmp_path).get("a")
 
 

@@ -6,10 +6,10 @@ from segment_anything.modeling import Sam
 
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.cache.prior_settings import PriorSettings
-from medsam_tune.geometry import InputRule, image_to_input
+from medsam_tune.geometry import InputRule, image_to_input, to_original
 from medsam_tune.inference import automatic
 from medsam_tune.inference.automatic import AutomaticMaskGenerator
-from medsam_tune.inference.automatic_decoding import point_decoder
+from medsam_tune.inference.automatic_decoding import prompt_decoder
 from medsam_tune.types import PromptEmbeddings
 from tests.backbones import BACKBONES
 
@@ -102,7 +102,7 @@ def test_untouched_library_keeps_the_same_masks_to_the_pixel(backbone, changed):
 def test_both_encoders_keep_the_librarys_masks_of_resized_images(name, normalisation, size):
     backbone = with_small_masks(BACKBONES[name]())
     backbone.input_rule = InputRule(64, normalisation=normalisation)
-    image, settings = random_image(*size), settings_of(pred_iou_thresh=0.0, stability_score_thresh=0.5, box_nms_thresh=0.95)
+    image, settings = random_image(*size), settings_of(pred_iou_thresh=0.0, stability_score_thresh=0.5, box_nms_thresh=1.0)
     generator = library_generator(backbone, settings)
     read_as(backbone, generator.predictor)
     ours = AutomaticMaskGenerator(backbone, settings).generate(to_tensor(image))
@@ -112,16 +112,14 @@ def test_both_encoders_keep_the_librarys_masks_of_resized_images(name, normalisa
 
 def test_batch_size_changes_no_mask(backbone):
     image = to_tensor(random_image(48, 64))
-    one, all_points = (
-        AutomaticMaskGenerator(backbone, TINY, points_per_batch=points).generate(image) for points in (1, 25)
-    )
+    one, all_points = (AutomaticMaskGenerator(backbone, TINY, prompts_per_batch=points).generate(image) for points in (1, 25))
     assert torch.equal(one.masks, all_points.masks)
     assert torch.equal(one.stability_score, all_points.stability_score)
 
 
-def test_points_per_batch_below_one_is_refused(backbone):
-    with pytest.raises(ValueError, match="points_per_batch must be at least 1, got 0"):
-        AutomaticMaskGenerator(backbone, TINY, points_per_batch=0)
+def test_prompts_per_batch_below_one_is_refused(backbone):
+    with pytest.raises(ValueError, match="prompts_per_batch must be at least 1, got 0"):
+        AutomaticMaskGenerator(backbone, TINY, prompts_per_batch=0)
 
 
 def test_image_is_encoded_once(backbone, monkeypatch):
@@ -155,11 +153,11 @@ def test_stability_at_low_resolution_is_measured_on_the_decoders_grid(backbone):
     # At the network's side the decoder's 16 x 16 grid shows 12 rows of the image.
     image = to_tensor(random_image(48, 64))
     settings = settings_of(low_res_stability=True, stability_score_thresh=0.5)
-    ours = AutomaticMaskGenerator(backbone, settings, points_per_batch=25).generate(image)
+    ours = AutomaticMaskGenerator(backbone, settings, prompts_per_batch=25).generate(image)
     with torch.no_grad():
         image_in, frame = image_to_input(image, backbone.input_rule)
-        (sparse,) = AutomaticMaskGenerator(backbone, settings, points_per_batch=25)._prompts(frame)
-        candidates = point_decoder(backbone, backbone.encode(image_in[None], [frame]))(sparse)
+        (sparse,) = AutomaticMaskGenerator(backbone, settings, prompts_per_batch=25)._prompts(frame)
+        candidates = prompt_decoder(backbone, backbone.encode(image_in[None], [frame]), multimask_output=True)(sparse)
         low_res = candidates.logits_of(torch.ones(25, 3, dtype=torch.bool))[:, :12]
     by_iou = dict(zip(candidates.predicted_iou.flatten().tolist(), low_res, strict=True))
     assert len(ours.masks) >= 2
@@ -167,6 +165,27 @@ def test_stability_at_low_resolution_is_measured_on_the_decoders_grid(backbone):
         logits = by_iou[iou]
         assert stability == pytest.approx(((logits > 0.001).sum() / (logits > -0.001).sum()).item())
         assert stability >= 0.5
+
+
+def test_boxes_ask_for_one_mask_each_around_every_grid_point(backbone):
+    image = to_tensor(random_image(48, 64))
+    settings = settings_of(
+        points_per_side=2, pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0, box_fractions=(0.25, 1.0)
+    )
+    ours = AutomaticMaskGenerator(backbone, settings).generate(image)
+    # Centres (16, 12), (48, 12), (16, 36), (48, 36); a quarter is 16 x 12 pixels, the whole image is cut at its border.
+    quarter = [[8, 6, 24, 18], [40, 6, 56, 18], [8, 30, 24, 42], [40, 30, 56, 42]]
+    whole = [[0, 0, 48, 36], [16, 0, 63, 36], [0, 12, 48, 47], [16, 12, 63, 47]]
+    with torch.no_grad():
+        image_in, frame = image_to_input(image, backbone.input_rule)
+        prompts = backbone.embed_prompts(8, boxes=torch.tensor(quarter + whole, dtype=torch.float64))
+        expected = backbone.decode(backbone.encode(image_in[None], [frame]), torch.zeros(8, dtype=torch.int64), prompts)
+        masks = to_original(expected.low_res_masks, frame, 64)[:, 0] > 0
+    ious, order = expected.iou_predictions[:, 0].sort(descending=True)
+    found = masks[order].flatten(1).any(dim=1)
+    assert 2 <= found.sum()
+    assert torch.equal(ours.masks, masks[order][found])
+    torch.testing.assert_close(ours.predicted_iou, ious[found])
 
 
 def test_shared_projections_change_no_logit(backbone):
@@ -179,9 +198,9 @@ def test_shared_projections_change_no_logit(backbone):
         expected = backbone.decode(
             embeddings, torch.zeros(6, dtype=torch.int64), PromptEmbeddings(sparse, dense), multimask_output=True
         )
-        shared = point_decoder(backbone, embeddings)(sparse)
+        shared = prompt_decoder(backbone, embeddings, multimask_output=True)(sparse)
         backbone.attached_tuner = "SomeTuner"
-        plain = point_decoder(backbone, embeddings)(sparse)
+        plain = prompt_decoder(backbone, embeddings, multimask_output=True)(sparse)
         for candidates in (shared, plain):
             torch.testing.assert_close(candidates.predicted_iou, expected.iou_predictions, atol=1e-6, rtol=1e-5)
             torch.testing.assert_close(candidates.logits_of(kept), expected.low_res_masks[kept], atol=1e-6, rtol=1e-5)
@@ -195,6 +214,6 @@ def test_a_tuned_decoder_is_decoded_by_its_own_rules(backbone, monkeypatch):
     untuned = AutomaticMaskGenerator(backbone, TINY).generate(image)
     assert called == []
     backbone.attached_tuner = "SomeTuner"
-    tuned = AutomaticMaskGenerator(backbone, TINY, points_per_batch=10).generate(image)
+    tuned = AutomaticMaskGenerator(backbone, TINY, prompts_per_batch=10).generate(image)
     assert called == [10, 10, 5]
     assert torch.equal(tuned.masks, untuned.masks)
