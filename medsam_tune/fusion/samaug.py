@@ -100,7 +100,7 @@ class _SamAugFusion(InputFusion):
             came = "none" if priors is None else f"{priors.shape[1]}"
             raise RecipeError(
                 f"data.priors: {type(self).__name__} fuses {N_PRIORS} prior maps into each image, this batch has {came}. "
-                "Set data.priors in the recipe, or leave the fusion out."
+                "Set data.priors in the recipe; a predictor takes an image's automatic masks as priors=."
             )
         scale = 255.0 if self.space == "image" else 1.0
         return _normed(priors[:, 0], self.prior_norm) * scale, priors[:, 1] * scale
