@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.training.console import say
+from medsam_tune.training.loggers import RunCsvLogger
 from medsam_tune.training.module import tuned
 
 if TYPE_CHECKING:
@@ -55,6 +56,17 @@ class TrainableTable(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         say(trainable_report(tuned(pl_module).segmenter).table())
+
+
+class ContinueMetrics(Callback):
+    """Let each step stand once in metrics.csv, although a killed run had gone on after its last checkpoint."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step == 0:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, RunCsvLogger):
+                logger.forget_from(trainer.global_step)
 
 
 class StageClock(Callback):

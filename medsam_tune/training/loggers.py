@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from medsam_tune.training.run_folder import is_rank_zero
+from medsam_tune.training.run_folder import is_rank_zero, write_text_atomic
 
 
 class _ContinuedWriter(ExperimentWriter):
@@ -35,6 +36,22 @@ class RunCsvLogger(CSVLogger):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(save_dir=folder, name="", version="", flush_logs_every_n_steps=1)
+
+    def forget_from(self, step: int) -> None:
+        """Remove the rows of training and validation at ``step`` and later, which a continued run will write again."""
+        path = Path(self.save_dir) / "metrics.csv"
+        if not path.is_file() or not is_rank_zero():
+            return
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            header, rows = list(reader.fieldnames or ()), list(reader)
+        tested = [name for name in header if name.startswith("test/")]
+        kept = [row for row in rows if int(row["step"]) < step or any(row[name] for name in tested)]
+        buffer = io.StringIO(newline="")
+        writer = csv.DictWriter(buffer, header, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+        write_text_atomic(path, buffer.getvalue())
 
     @property
     def log_dir(self) -> str:

@@ -92,6 +92,18 @@ def test_resumed_run_keeps_its_folder_its_splits_and_its_earlier_rows(workplace,
     assert [row["epoch"] for row in after if row["val/dice"]] == ["0", "1"]
 
 
+def test_each_step_stands_once_in_the_metrics_of_a_run_that_was_killed_after_its_checkpoint(workplace, monkeypatch):
+    overrides = (*FAST, "--run.save_every_n_steps=2", "--trainer.log_every_n_steps=1")
+    assert run(*overrides, "--run.folder=whole") == 0
+    resumed, before, stopped_at = interrupted_and_resumed(monkeypatch, *overrides, batch=STEPS_PER_EPOCH + 3)
+    assert max(int(row["step"]) for row in before) >= stopped_at
+
+    def logged(run_folder):
+        return [(row["step"], name) for row in rows_of(run_folder) for name, value in row.items() if value and name != "epoch"]
+
+    assert sorted(logged(resumed)) == sorted(logged(only_run("whole")))
+
+
 def test_finished_run_goes_on_when_more_epochs_are_asked_for(workplace):
     assert run(*FAST) == 0
     assert run(*FAST, "--trainer.max_epochs=3", "--ckpt_path=last") == 0
