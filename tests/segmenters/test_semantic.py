@@ -1,5 +1,6 @@
 """One mask a class: the decoder against segment_anything's own, what learns, and who wins a pixel."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,8 @@ from medsam_tune.backbone import SamBackbone
 from medsam_tune.errors import RecipeError
 from medsam_tune.evaluation.predict import predict_original
 from medsam_tune.export.trained import trained_names
+from medsam_tune.losses import SoftmaxDiceLoss
+from medsam_tune.metrics import overlap_counts
 from medsam_tune.prompts import BoxPrompt, NoPrompt
 from medsam_tune.segmenters import SamSegmenter, SemanticSegmenter
 from medsam_tune.segmenters.semantic import check_classes, class_margins
@@ -146,3 +149,23 @@ def test_data_with_another_target_or_other_labels_is_refused_before_training():
     with pytest.raises(RecipeError, match=r"which are \['lumen', 'wall'\]\. Make them and data\.source\.labels agree"):
         check_classes(segmenter, SimpleNamespace(target="per_class", label_names={1: "lumen", 2: "wall"}))
     check_classes(SamSegmenter(SamBackbone("random_tiny"), NoPrompt()), SimpleNamespace(target="binary"))
+
+
+def test_the_heads_alone_learn_to_tell_two_regions_from_the_background():
+    batch = make_class_batch(2, sizes=((64, 64),))
+    masks = torch.zeros(2, 1, 64, 64, dtype=torch.bool)
+    masks[0, :, :, :32], masks[1, :, :32, 32:] = True, True
+    batch = replace(batch, masks=masks, original_masks=(masks[:, 0],))
+    segmenter = segmenter_of(trainable=["mask_decoder"])
+    with torch.no_grad():
+        batch = replace(batch, image_embeddings=segmenter.encode(batch.images, batch.frames))
+    optimizer = torch.optim.AdamW(learning(segmenter).values(), lr=1e-2)
+    for _ in range(20):
+        optimizer.zero_grad()
+        sum(segmenter.training_losses(batch, SoftmaxDiceLoss()).values()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        (logits,) = predict_original(segmenter.eval()(batch), batch, 64)
+    counts = overlap_counts(logits > 0, batch.original_masks[0]).double()
+    dice = 2 * counts[:, 0] / (2 * counts[:, 0] + counts[:, 1:].sum(dim=1))
+    assert (dice > 0.9).all(), dice
