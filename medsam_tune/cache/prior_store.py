@@ -107,6 +107,18 @@ class PriorStore(ShardStore):
         """
         return int(self.read(key)[2])
 
+    def pack(self, key: str, found: AutomaticMasks) -> Tensor:
+        """Return one image's entry for ``write``: its masks run-length coded, a few hundred bytes a mask.
+
+        Raises:
+            DataError: If a score is not finite.
+        """
+        import torch
+
+        if not bool(torch.isfinite(torch.cat([found.predicted_iou, found.stability_score])).all()):
+            raise DataError(f"{self.folder}: the scores of {key} hold NaN or infinity. Check data.priors.weights for NaN.")
+        return _pack(found)
+
     def put(self, keys: Sequence[str], found: Sequence[AutomaticMasks]) -> None:
         """Write the masks of n images as one shard.
 
@@ -114,15 +126,10 @@ class PriorStore(ShardStore):
             ValueError: If the numbers of keys and images differ.
             DataError: If a score is not finite, the disk is full or the folder cannot be written.
         """
-        import torch
-
         if len(keys) != len(found):
             raise ValueError(f"keys must name every image, got {len(keys)} keys for {len(found)} images.")
-        for key, masks in zip(keys, found, strict=True):
-            if not bool(torch.isfinite(torch.cat([masks.predicted_iou, masks.stability_score])).all()):
-                raise DataError(f"{self.folder}: the scores of {key} hold NaN or infinity. Check data.priors.weights for NaN.")
         if keys:
-            self.write({key: _pack(masks) for key, masks in zip(keys, found, strict=True)})
+            self.write({key: self.pack(key, masks) for key, masks in zip(keys, found, strict=True)})
 
     def _add(self, path: Path, keys: frozenset[str]) -> None:
         foreign = sorted(key for key in keys if not key.startswith(f"{self.identity}-"))
@@ -196,6 +203,6 @@ def _unpack(entry: Tensor) -> AutomaticMasks:
     n_runs = len(entry) - 3 - 3 * n_masks
     if n_masks < 0 or n_runs < 0:
         raise ValueError(f"{n_masks} masks cannot stand in {len(entry)} numbers.")
-    lengths, ious, stability, runs = entry[3:].split([n_masks, n_masks, n_masks, n_runs])
+    lengths, ious, stability, runs = torch.split(entry[3:], [n_masks, n_masks, n_masks, n_runs])
     masks = decode_masks(runs, lengths, (height, width))
     return AutomaticMasks(masks, ious.clone().view(torch.float32), stability.clone().view(torch.float32))

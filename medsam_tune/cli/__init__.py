@@ -19,6 +19,7 @@ OWN_COMMANDS = {
     "weights": "list or download the released weights",
     "prepare": "turn NIfTI, PNG, npz or npy data into a folder of 8-bit images, masks and splits",
     "cache": "build, list or clear the cached image embeddings",
+    "priors": "find the automatic masks that SAMAug adds to the images of a recipe",
     "sweep": "run a recipe over many values: a W&B sweep file, on W&B or here",
     "export": "merge a run into one plain SAM checkpoint",
     "doctor": "say what is installed and found here, and who owns the `lightning` command",

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from segment_anything.utils.amg import batched_mask_to_box, build_point_grid, calculate_stability_score
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import nms  # type: ignore[import-untyped]
 
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.cache.prior_settings import PriorSettings
@@ -74,10 +74,10 @@ class AutomaticMaskGenerator:
         points = torch.from_numpy(build_point_grid(self.settings.points_per_side) * np.array([[width, height]]))
         if self.settings.box_fractions:
             boxes = boxes_to_input(boxes_around(points, frame.original_size, self.settings.box_fractions), frame)
-            for batch in boxes.to(self.device, dtype).split(self.prompts_per_batch):
+            for batch in torch.split(boxes.to(self.device, dtype), self.prompts_per_batch):
                 yield self.backbone.embed_prompts(len(batch), boxes=batch).sparse_embeddings
             return
-        for batch in points_to_input(points, frame).to(self.device, dtype).split(self.prompts_per_batch):
+        for batch in torch.split(points_to_input(points, frame).to(self.device, dtype), self.prompts_per_batch):
             labels = torch.ones(len(batch), 1, device=self.device)
             yield self.backbone.embed_prompts(len(batch), points=(batch[:, None], labels)).sparse_embeddings
 
@@ -141,7 +141,7 @@ def _without_duplicates(kept: list[_Kept], size: tuple[int, int], box_nms_thresh
     )
     rows = nms(boxes, ious, box_nms_thresh)
     bits = np.unpackbits(packed[rows].numpy(), axis=1, count=math.prod(size))
-    return AutomaticMasks(torch.from_numpy(bits).bool().unflatten(1, size), ious[rows], stability[rows])
+    return AutomaticMasks(torch.from_numpy(bits).bool().reshape(-1, *size), ious[rows], stability[rows])
 
 
 def _upscaled(low_res: Tensor, frame: Frame, side: int) -> Tensor:

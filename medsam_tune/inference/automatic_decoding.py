@@ -47,7 +47,8 @@ def prompt_decoder(backbone: Backbone, image_embeddings: Tensor, *, multimask_ou
         image_embeddings: (1, C, g, g).
         multimask_output: True gives M = 3 masks (whole, part, subpart), False gives the one for prompts without ambiguity.
     """
-    decoder = backbone.parts()["mask_decoder"]
+    # Any: segment_anything carries no types.
+    decoder: Any = backbone.parts()["mask_decoder"]
     own = type(decoder) is MaskDecoder and type(decoder.transformer) is TwoWayTransformer
     if own and backbone.attached_tuner is None:
         return _SharedDecoder(backbone, image_embeddings, multimask_output=multimask_output)
@@ -72,14 +73,14 @@ class _SharedDecoder:
     """Decode prompts with the first layer's image projections computed once."""
 
     def __init__(self, backbone: Backbone, image_embeddings: Tensor, *, multimask_output: bool) -> None:
-        # Any: segment_anything carries no types.
-        self.decoder: Any = backbone.parts()["mask_decoder"]
+        decoder: Any = backbone.parts()["mask_decoder"]
         self.wanted = slice(1, None) if multimask_output else slice(0, 1)
         self.grid = image_embeddings.shape[-2:]
         self.source = (image_embeddings + backbone.no_mask_embedding()).flatten(2).transpose(1, 2)
         self.image_pe = backbone.image_pe().flatten(2).transpose(1, 2)
         positioned = self.source + self.image_pe
-        layer = self.decoder.transformer.layers[0]
+        self.decoder = decoder
+        layer = decoder.transformer.layers[0]
         reading, writing = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
         self.read_keys, self.read_values = reading.k_proj(positioned), reading.v_proj(self.source)
         self.write_queries = writing.q_proj(positioned)
@@ -118,17 +119,18 @@ class _SharedDecoder:
 
     def _logits(self, tokens: Tensor, source: Tensor, kept: Tensor) -> Tensor:
         decoder, rows = self.decoder, kept.any(dim=1)
-        upscaled = decoder.output_upscaling(source[rows].transpose(1, 2).unflatten(2, self.grid))
+        kept_source = source[rows].transpose(1, 2)
+        upscaled = decoder.output_upscaling(kept_source.reshape(*kept_source.shape[:2], *self.grid))
         # Token 0 predicts the IoU, those of the masks follow.
         mask_tokens = tokens[rows, 1 : 1 + decoder.num_mask_tokens][:, self.wanted].unbind(dim=1)
         networks = decoder.output_hypernetworks_mlps[self.wanted]
         filters = torch.stack([network(token) for network, token in zip(networks, mask_tokens, strict=True)], dim=1)
-        masks = (filters @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
-        return masks[kept[rows]]
+        masks: Tensor = filters @ upscaled.flatten(2)
+        return masks[kept[rows]].reshape(-1, *upscaled.shape[-2:])
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, num_heads: int) -> Tensor:
     """Attend with projected queries (n, Q, C), keys and values (m, K, C) where n or m may be 1; return (max(n, m), Q, C)."""
-    q, k, v = (x.unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (queries, keys, values))
+    q, k, v = (x.reshape(*x.shape[:2], num_heads, -1).transpose(1, 2) for x in (queries, keys, values))
     weights = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[-1]), dim=-1)
     return (weights @ v).transpose(1, 2).flatten(2)

@@ -86,9 +86,9 @@ def fill_store(
         ValueError: If ``load`` returns other pixels at its second call.
     """
     start = time.monotonic()
-    with _DelayedBar(shown=progress and rank == 0) as bar:
+    with DelayedBar(shown=progress and rank == 0) as bar:
         keys = {item: _key_of(item, load, bar) for item in bar.over("Reading images", items)}
-        share = _share(keys, rank=rank, world=world)
+        share = share_of(keys, rank=rank, world=world)
         store.refresh()
         store.discard_corrupt(share.values())
         verify_sample(store, share, load, encode, n=verify, seed=seed)
@@ -176,14 +176,14 @@ class _Buffer:
         self.keys, self.embeddings, self.since = [], [], time.monotonic()
 
 
-def _key_of(item: Item, load: Load[Item], bar: _DelayedBar) -> str:
+def _key_of(item: Item, load: Load[Item], bar: DelayedBar) -> str:
     image, frame = load(item)
     bar.advance(1)
     return embedding_key(image, frame)
 
 
-def _share(keys: Mapping[Item, str], *, rank: int, world: int) -> dict[Item, str]:
-    """Return this process's items, one for each different key."""
+def share_of(keys: Mapping[Item, str], *, rank: int, world: int) -> dict[Item, str]:
+    """Return the keys of this process's items: every world-th of the different keys, each by its first item."""
     first: dict[str, Item] = {}
     for item, key in keys.items():
         first.setdefault(key, item)
@@ -206,15 +206,19 @@ def _relative_error(cached: Tensor, fresh: Tensor) -> float:
     return float((cached - fresh).norm() / fresh.norm().clamp(min=torch.finfo(torch.float32).tiny))
 
 
-class _DelayedBar:
-    """A progress bar on standard error that appears only when the work takes longer than two seconds."""
+class DelayedBar:
+    """A progress bar on standard error that appears only when the work takes longer than two seconds.
+
+    Args:
+        shown: False never shows it.
+    """
 
     def __init__(self, *, shown: bool) -> None:
         self._start = time.monotonic()
         self._started = False
         self._progress = _make_progress() if shown else None
 
-    def __enter__(self) -> _DelayedBar:
+    def __enter__(self) -> DelayedBar:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

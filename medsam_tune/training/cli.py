@@ -19,7 +19,14 @@ from medsam_tune.data.splits import save_splits
 from medsam_tune.errors import RecipeError
 from medsam_tune.segmenters.semantic import check_classes
 from medsam_tune.training.cache_stage import CacheEmbeddings, check_cacheable
-from medsam_tune.training.callbacks import RandomState, ResumeHint, StageClock, TrainableTable, checkpoint_callbacks
+from medsam_tune.training.callbacks import (
+    ContinueMetrics,
+    RandomState,
+    ResumeHint,
+    StageClock,
+    TrainableTable,
+    checkpoint_callbacks,
+)
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
 from medsam_tune.training.console import quieten, say
 from medsam_tune.training.faults import one_fault, own_error
@@ -27,6 +34,7 @@ from medsam_tune.training.loggers import run_loggers
 from medsam_tune.training.module import TuningModule
 from medsam_tune.training.overlays import WandbOverlays
 from medsam_tune.training.predictions import PredictionFiles
+from medsam_tune.training.prior_stage import CachePriors
 from medsam_tune.training.run_folder import (
     RunFolder,
     is_rank_zero,
@@ -130,6 +138,7 @@ class MedsamCLI(LightningCLI):
         check_classes(self.model.segmenter, self.datamodule)
         if self.subcommand in (None, "fit"):
             self.model.trainable_parameters()
+            _check_length(self._get(self.config_init, "trainer"))
         section = self._section()
         if self.folder is None:
             self.folder = RunFolder(make_run_folder(Path(section.run.folder), self.recipe))
@@ -190,7 +199,9 @@ class MedsamCLI(LightningCLI):
         return [
             *checkpoint_callbacks(folder.checkpoints, self.settings),
             RandomState(),
+            ContinueMetrics(),
             TrainableTable(),
+            CachePriors(self.clock),
             CacheEmbeddings(self.clock),
             self.clock,
             _RecordRun(self),
@@ -246,6 +257,12 @@ def _recipe_file(argv: list[str]) -> Path | None:
         if word.startswith("--config="):
             return Path(word.partition("=")[2])
     return None
+
+
+def _check_length(trainer: Namespace) -> None:
+    for key in ("max_epochs", "max_steps"):
+        if trainer.get(key) == 0:
+            raise RecipeError(f"trainer.{key}: is 0, so nothing would be trained. Raise it, or use `medsam-tune test`.")
 
 
 def _seed_number(seed: bool | int) -> int:
