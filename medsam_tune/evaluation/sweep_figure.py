@@ -61,7 +61,20 @@ def _panel(axes: Axes, points: Sequence[SweepPoint], x: Sequence[float], xlabel:
         axes.annotate(point.label, (position, point.dice), textcoords="offset points", xytext=(5, 5), fontsize=8)
     axes.plot(x, [point.dice for point in points], "o", color=_BLUE)
     axes.set_xscale("log")
+    # One tick a point: on a short logarithmic axis matplotlib's own labels run into each other.
+    ticks = _apart(sorted(set(x)))
+    axes.set_xticks(ticks, [f"{tick:,.0f}" if tick < 10_000 else f"{tick / 1000:,.0f}k" for tick in ticks])
+    axes.minorticks_off()
     axes.set_xlabel(xlabel)
     axes.grid(alpha=0.3)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _apart(values: Sequence[float], *, factor: float = 1.3) -> list[float]:
+    """Return the values without those that lie within ``factor`` of the one before."""
+    kept: list[float] = []
+    for value in values:
+        if not kept or value >= factor * kept[-1]:
+            kept.append(value)
+    return kept
