@@ -77,7 +77,6 @@ ROWS = (
     Row("DoRA", "lora", (f"{LORA}use_dora=true",)),
     Row("SAMed's LoRA on q and v, decoder", "lora", SAMED),
     peft_row("AdaLoRA", "AdaLoraConfig", init_r=12, target_r=8, tinit=5, tfinal=10, total_step=40),
-    peft_row("LoKr", "LoKrConfig", r=8, alpha=16),
     peft_row("IA3", "IA3Config", feedforward_modules="[]"),
     Row("ladder network", "ladder"),
 )
