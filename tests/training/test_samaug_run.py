@@ -1,4 +1,4 @@
-"""SAMAug from data to report on tiny images, with automatic masks made by hand."""
+"""SAMAug from data to report on tiny images, with automatic masks made by hand and with those of a tiny network."""
 
 import json
 from contextlib import contextmanager
@@ -63,7 +63,7 @@ def use_masks_by_hand(patch):
 
 
 @contextmanager
-def workplace(folder):
+def workplace(folder, *, by_hand=True):
     """Hold a current folder with the recipe and its images; yield the recipe."""
     write_images(folder / "images")
     recipe = folder / "samaug.yaml"
@@ -71,7 +71,8 @@ def workplace(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDSAM_TUNE_CACHE", str(folder / "cache"))
         patch.chdir(folder)
-        use_masks_by_hand(patch)
+        if by_hand:
+            use_masks_by_hand(patch)
         yield recipe
 
 
@@ -118,21 +119,25 @@ def test_exported_network_segments_with_masks_as_the_data_gives_them(finished):
         assert np.array_equal(segmented, (expected[0] > 0).numpy())
 
 
-def test_same_recipe_runs_into_sam(samaug):
+def test_masks_of_a_network_reach_sam_through_a_whole_run(tmp_path):
     text = yaml.safe_load(RECIPE)
     text["model"] = {
         "backbone": {"class_path": "medsam_tune.backbone.SamBackbone", "init_args": {"weights": "random_tiny"}},
-        "prompt_source": {
-            "class_path": "medsam_tune.prompts.EmbeddingPromptGenerator",
-            "init_args": {"width": 8, "dilations": [1]},
-        },
+        "prompt_source": {"class_path": "medsam_tune.prompts.EmbeddingPromptGenerator", "init_args": {"width": 8}},
         "fusion": {"class_path": "medsam_tune.fusion.AddRgb", "init_args": {"space": "normalised"}},
     }
-    samaug.write_text(yaml.safe_dump(text))
-    assert run_recipe(samaug, ["--run.report=false"]) == 0
-    summary = json.loads(only_run().summary.read_text())
+    text["data"]["priors"] |= {"points_per_side": 2, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+    with workplace(tmp_path, by_hand=False) as recipe:
+        recipe.write_text(yaml.safe_dump(text))
+        assert run_recipe(recipe, ["--run.report=false"]) == 0
+        run, cli = only_run(tmp_path / "runs"), build(recipe)
+        cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
+        (batch, *_) = cli.datamodule.val_dataloader()
+    summary = json.loads(run.summary.read_text())
     assert "inference" not in summary
     assert set(summary["baselines"]) == {"whole_image_box", "oracle_box"}
+    assert "priors" in summary["seconds"]
+    assert batch.priors[:, 0].amax() > 0
 
 
 def test_fusion_without_priors_is_refused_before_a_folder_is_made(samaug):
