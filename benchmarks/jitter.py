@@ -33,7 +33,9 @@ DATA = {
     "hippocampus": (),
     "carotid": (
         "--data.source=medsam_tune.data.ImageFolder",
+        "--data.source.init_args.case_pattern=^(.+)_slice_",
         "--data.root=sample:carotid",
+        "--data.source.init_args.labels={artery: [255]}",
         "--data.split.test_fraction=0.5",
         "--trainer.max_epochs=40",
     ),

@@ -89,6 +89,7 @@ DATA = {
     ),
     "carotid": (
         "--data.source=medsam_tune.data.ImageFolder",
+        "--data.source.init_args.case_pattern=^(.+)_slice_",
         "--data.root=sample:carotid",
         "--data.split.val_fraction=0.13",
         "--data.split.test_fraction=0.5",
