@@ -144,6 +144,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
             axes.plot(x, [point.dice for point in curve], "o-", color=colour, label=network)
             axes.fill_between(x, [p.low for p in curve], [p.high for p in curve], color=colour, alpha=0.15, linewidth=0)
         axes.set_title(f"{data} ({curve[0].n_cases} test cases)", fontsize=11)
+        axes.set_xticks(x)
         axes.set_xlabel("each side of the box moved by (%)")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
