@@ -4,9 +4,13 @@ Seeds:  python benchmarks/repeat.py recipes/autosam.yaml --over seed_everything=
 Folds:  python benchmarks/repeat.py recipes/autosam_images.yaml --over data.split.fold=0,1,2,3,4 \
             --data.split.folds=5 --data.root=DIR
 
+Paired: python benchmarks/repeat.py recipes/samaug.yaml --over seed_everything=0,1,2 --against runs/repeat/samaug_raw
+
 Every run is a process of its own in FOLDER/<value>; one that has a summary.json is not repeated, so a stopped command goes on.
 Printed are each run's test Dice, their mean and standard deviation, and the mean over all test cases with its bootstrapped 95 %
 interval. Over folds every case is tested once; over seeds the same cases are tested again, and each case enters with its mean.
+``--against`` takes the folder of another recipe's finished runs over the same cases and adds the mean difference by case with
+its interval. Where a recipe scores several kinds of inference, the mean of each over the runs is printed too.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from medsam_tune.metrics.interval import bootstrap_interval
@@ -50,22 +55,50 @@ def case_scores(run: Path) -> dict[str, float]:
     return {case: statistics.mean(values) for case, values in rows.items()}
 
 
+def pooled_scores(runs: Iterable[Path]) -> dict[str, float]:
+    """Return each case's mean Dice over the runs that tested it."""
+    pooled = defaultdict(list)
+    for run in runs:
+        for case, dice in case_scores(run).items():
+            pooled[case].append(dice)
+    return {case: statistics.mean(values) for case, values in pooled.items()}
+
+
+def difference(runs: Iterable[Path], folder: Path) -> str:
+    """Return the mean difference by case from the finished runs in ``folder``."""
+    others = [found for value in sorted(folder.iterdir()) if (found := finished(value)) is not None]
+    ours, theirs = pooled_scores(runs), pooled_scores(others)
+    if ours.keys() != theirs.keys():
+        sys.exit(f"{folder}: its {len(theirs)} test cases are not these {len(ours)}, so nothing can be paired.")
+    gaps = [ours[case] - theirs[case] for case in ours]
+    low, high = bootstrap_interval(gaps) or (float("nan"), float("nan"))
+    gap = statistics.mean(gaps)
+    return f"minus {folder.name} ({len(others)} runs), by case: {gap:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
+
+
+def inference_lines(runs: Iterable[Path]) -> list[str]:
+    """Return the mean Dice of each kind of inference over the runs; nothing where there is one kind."""
+    found = defaultdict(list)
+    for run in runs:
+        summary = json.loads((run / "summary.json").read_text())
+        for kind, scores in (summary.get("inference") or {}).get("test", {}).items():
+            found[kind].append(scores["dice"]["mean"])
+    return [f"inference {kind:<12} {statistics.mean(values):.4f}" for kind, values in found.items()]
+
+
 def report(key: str, runs: dict[str, Path]) -> str:
     """Return the table."""
     lines, means = [f"{key:<20}  test Dice  cases  fit s"], []
-    pooled = defaultdict(list)
     for value, run in runs.items():
         summary = json.loads((run / "summary.json").read_text())
         means.append(summary["test"]["dice"]["mean"])
         lines.append(f"{value:<20}  {means[-1]:9.4f}  {summary['test']['n_cases']:5d}  {summary['seconds'].get('fit', 0):5.0f}")
-        for case, dice in case_scores(run).items():
-            pooled[case].append(dice)
-    cases = [statistics.mean(values) for values in pooled.values()]
+    cases = list(pooled_scores(runs.values()).values())
     low, high = bootstrap_interval(cases) or (float("nan"), float("nan"))
     spread = statistics.stdev(means) if len(means) > 1 else float("nan")
     lines.append(f"mean of {len(means)} runs {statistics.mean(means):.4f}, standard deviation {spread:.4f}")
     lines.append(f"mean of {len(cases)} cases {statistics.mean(cases):.4f}, 95 % interval {low:.4f} to {high:.4f}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *inference_lines(runs.values())])
 
 
 def main() -> int:
@@ -74,10 +107,14 @@ def main() -> int:
     parser.add_argument("recipe")
     parser.add_argument("--over", required=True, metavar="KEY=VALUE,VALUE,...")
     parser.add_argument("--folder", type=Path, default=Path("runs/repeat"), help="where the runs are kept")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another recipe's runs, to pair the cases with")
     arguments, overrides = parser.parse_known_args()
     key, _, values = arguments.over.partition("=")
     folder = arguments.folder / Path(arguments.recipe).stem
-    print(report(key, run_all(arguments.recipe, key, values.split(","), folder, overrides)))
+    runs = run_all(arguments.recipe, key, values.split(","), folder, overrides)
+    print(report(key, runs))
+    if arguments.against is not None:
+        print(difference(runs.values(), arguments.against))
     return 0
 
 
