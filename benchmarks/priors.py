@@ -95,11 +95,7 @@ def timed(work: Callable[[], Result]) -> tuple[Result, tuple[float, float]]:
 
 
 def compare(ours: AutomaticMasks, theirs: list[dict[str, Any]]) -> tuple[int | None, float]:
-    """Return the number of pixels that differ over all masks and the largest difference of a score; None if not as many.
-
-    The library's masks without a pixel, which we drop, are left aside.
-    """
-    theirs = [record for record in theirs if record["area"]]
+    """Return the number of pixels that differ over all masks and the largest difference of a score; None if not as many."""
     if len(ours.masks) != len(theirs):
         return None, float("nan")
     if not theirs:
@@ -119,6 +115,8 @@ def measure(image: Tensor, library: SamAutomaticMaskGenerator, generator: Automa
     theirs, library_seconds = timed(lambda: library.generate(array))
     if not ours_first:
         found, ours_seconds = timed(lambda: generator.generate(image))
+    # The library keeps masks without a pixel where the stability threshold is 0; we drop them.
+    theirs = [record for record in theirs if record["area"]]
     return Timed(library_seconds, ours_seconds, (len(theirs), len(found.masks)), *compare(found, theirs))
 
 

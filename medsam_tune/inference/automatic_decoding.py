@@ -121,11 +121,12 @@ class _SharedDecoder:
         decoder, rows = self.decoder, kept.any(dim=1)
         kept_source = source[rows].transpose(1, 2)
         upscaled = decoder.output_upscaling(kept_source.reshape(*kept_source.shape[:2], *self.grid))
-        # Token 0 predicts the IoU, those of the masks follow.
-        mask_tokens = tokens[rows, 1 : 1 + decoder.num_mask_tokens][:, self.wanted].unbind(dim=1)
-        networks = decoder.output_hypernetworks_mlps[self.wanted]
+        # Token 0 predicts the IoU, those of the masks follow. All masks are multiplied out, as the authors do: fewer would be
+        # rounded otherwise, and now and then a pixel would change sides.
+        mask_tokens = tokens[rows, 1 : 1 + decoder.num_mask_tokens].unbind(dim=1)
+        networks = decoder.output_hypernetworks_mlps
         filters = torch.stack([network(token) for network, token in zip(networks, mask_tokens, strict=True)], dim=1)
-        masks: Tensor = filters @ upscaled.flatten(2)
+        masks: Tensor = (filters @ upscaled.flatten(2))[:, self.wanted]
         return masks[kept[rows]].reshape(-1, *upscaled.shape[-2:])
 
 
