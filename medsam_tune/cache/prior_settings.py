@@ -32,7 +32,7 @@ class PriorSettings:
     Raises:
         RecipeError: If a value cannot be; the message begins with ``data.priors.KEY``.
 
-    Source: SAMAug (Zhang et al. 2023) @ yhydhx/SAMAug, the released generator: ``pred_iou_thresh`` 0.5,
+    Source: SAMAug (Zhang et al. 2023), yizhezhang2000/SAMAug @ 53d84a4, the released generator: ``pred_iou_thresh`` 0.5,
     ``box_nms_thresh`` 0.5 and segment-anything's defaults elsewhere. Boxes and low-resolution stability are ours.
     """
 
