@@ -85,7 +85,7 @@ class _SamAugFusion(InputFusion):
 
     reads_priors = True
 
-    def __init__(self, *, prior_norm: PriorNorm, space: FusionSpace, clip: bool) -> None:
+    def __init__(self, *, prior_norm: PriorNorm = "none", space: FusionSpace = "image", clip: bool = False) -> None:
         super().__init__()
         if clip and space == "normalised":
             raise RecipeError(
@@ -125,9 +125,6 @@ class AddRgb(_SamAugFusion):
         RecipeError: If ``clip`` is set in the normalised space.
     """
 
-    def __init__(self, *, prior_norm: PriorNorm = "none", space: FusionSpace = "image", clip: bool = False) -> None:
-        super().__init__(prior_norm=prior_norm, space=space, clip=clip)
-
     def forward(self, images: Tensor, priors: Tensor | None) -> Tensor:
         """Return (B, 3, S, S): red, green + segmentation prior, blue + boundary prior.
 
@@ -153,9 +150,6 @@ class StackGrey(_SamAugFusion):
     Raises:
         RecipeError: If ``clip`` is set in the normalised space.
     """
-
-    def __init__(self, *, prior_norm: PriorNorm = "none", space: FusionSpace = "image", clip: bool = False) -> None:
-        super().__init__(prior_norm=prior_norm, space=space, clip=clip)
 
     def forward(self, images: Tensor, priors: Tensor | None) -> Tensor:
         """Return (B, 3, S, S): grey, segmentation prior, boundary prior.
