@@ -104,7 +104,7 @@ def _opening(content: ReportContent) -> list[str]:
         values.append((str(content.test["n_cases"]), "test cases"))
     if content.trained:
         trained, total = sum(row[1] for row in content.trained), sum(row[2] for row in content.trained)
-        values.append((f"{100 * trained / max(1, total):.2g} %", f"of {total:,} parameters trained"))
+        values.append((_share(trained, total), f"of {total:,} parameters trained"))
     return [*parts, page.tiles(values)] if values else parts
 
 
@@ -208,3 +208,9 @@ def _costs(content: ReportContent) -> list[str]:
         if values
     ]
     return [page.heading("Costs and versions"), page.columns(blocks)] if blocks else []
+
+
+def _share(part: int, whole: int) -> str:
+    """Write a share in per cent with two digits, and whole numbers from 10 on."""
+    share = 100 * part / max(1, whole)
+    return f"{share:.0f} %" if share >= 10 else f"{share:.2g} %"

@@ -134,3 +134,8 @@ def test_kinds_of_inference_stand_side_by_side(tmp_path):
     other = TEST | {"dice": {"mean": 0.123, "std": 0.1, "ci95": None}}
     text = read(tmp_path, replace(CONTENT, inference={"raw": TEST, "min_entropy": other})).text
     assert {"By kind of inference", "raw", "min entropy", "0.123"} <= set(text)
+
+
+@pytest.mark.parametrize(("trained", "said"), [(1000, "100 %"), (250, "25 %"), (17, "1.7 %")])
+def test_share_of_trained_parameters_is_written_for_people(tmp_path, trained, said):
+    assert said in read(tmp_path, replace(CONTENT, trained=[("network", trained, 1000)])).text
