@@ -46,6 +46,10 @@ def save(pixels, path):
     ("override", "said"),
     [
         ("--trainer.max_epoch=3", "trainer.max_epoch: no such key. Did you mean trainer.max_epochs?"),
+        (
+            "--trainer.max_epochs=0",
+            "trainer.max_epochs: is 0, so nothing would be trained. Raise it, or use `medsam-tune test`.",
+        ),
         ("--modle.objects_per_decode=3", "modle.objects_per_decode: no such key. Did you mean model?"),
         ("--data.split.fraction=0.1", "data.split.fraction: no such key. Did you mean data.split.val_fraction?"),
         (
