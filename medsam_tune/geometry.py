@@ -1,9 +1,11 @@
 """Original frame, input frame and low-res frame: how pixels, boxes, points and masks move between them.
 
 The input rule belongs to the weights (side, resize, normalisation), so a backbone carries one and everything here reads it.
-Boxes are XYXY float32 pixels whose second corner is the last column and row, as ``torchvision.ops.masks_to_boxes`` returns.
+Boxes are XYXY float32 pixels whose second corner is the last column and row, as ``torchvision.ops.masks_to_boxes`` returns;
+points are (x, y) pixels and mean their centres. Training, prediction and automatic masks move both by the functions below.
 
-Source: segment-anything @ dca509f, ``utils/transforms.py`` and ``modeling/sam.py`` (preprocess, postprocess_masks);
+Source: segment-anything @ dca509f, ``utils/transforms.py`` and ``modeling/sam.py`` (preprocess, postprocess_masks), which
+multiplies corners and points by the scale, so that they name other pixels than a mask resized along; equal without a resize;
 MedSAM @ d71e8a1 and its LiteMedSAM branch for the min-max rules.
 """
 
@@ -141,23 +143,46 @@ def to_original(low_res_masks: Tensor, frame: Frame, side: int) -> Tensor:
 
 
 def points_to_input(points: Tensor, frame: Frame) -> Tensor:
-    """Scale points (..., 2) in (x, y) pixels from the original frame to the input frame."""
-    return points * _scale(frame, points)
+    """Move points (..., 2) in (x, y) pixels from the original frame to the input frame.
+
+    A point names a pixel and means its centre, as SAM's prompt encoder takes it: x' = (x + 0.5) s - 0.5 under a scale s. Stock
+    SAM multiplies by s, which pulls a click to the upper left where an image is enlarged; without a resize the two agree.
+
+    Example:
+        >>> points_to_input(torch.tensor([[0.0, 3.0]]), Frame(original_size=(4, 4), input_size=(16, 16)))
+        tensor([[ 1.5000, 13.5000]])
+    """
+    return (points + 0.5) * _scale(frame, points) - 0.5
 
 
 def points_to_original(points: Tensor, frame: Frame) -> Tensor:
-    """Scale points (..., 2) in (x, y) pixels from the input frame back to the original frame."""
-    return points / _scale(frame, points)
+    """Move points (..., 2) in (x, y) pixels from the input frame back to the original frame: x = (x' + 0.5) / s - 0.5."""
+    return (points + 0.5) / _scale(frame, points) - 0.5
 
 
 def boxes_to_input(boxes: Tensor, frame: Frame) -> Tensor:
-    """Scale boxes (..., 4) in XYXY pixels from the original frame to the input frame."""
-    return points_to_input(boxes.reshape(*boxes.shape[:-1], 2, 2), frame).reshape(boxes.shape)
+    """Move boxes (..., 4) in XYXY pixels from the original frame to the input frame.
+
+    Corners are the first and the last column and row, both inside: x1' = x1 s and x2' = (x2 + 1) s - 1 under a scale s. So the
+    moved box of an object is, to half a pixel, the box of the moved object. A box that shrinks below one pixel becomes a point.
+
+    Example:
+        >>> boxes_to_input(torch.tensor([12.0, 12.0, 22.0, 22.0]), Frame(original_size=(64, 64), input_size=(256, 256)))
+        tensor([48., 48., 91., 91.])
+    """
+    return _move_boxes(boxes, _scale(frame, boxes))
 
 
 def boxes_to_original(boxes: Tensor, frame: Frame) -> Tensor:
-    """Scale boxes (..., 4) in XYXY pixels from the input frame back to the original frame."""
-    return points_to_original(boxes.reshape(*boxes.shape[:-1], 2, 2), frame).reshape(boxes.shape)
+    """Move boxes (..., 4) in XYXY pixels from the input frame back to the original frame, as ``boxes_to_input`` there."""
+    return _move_boxes(boxes, 1 / _scale(frame, boxes))
+
+
+def _move_boxes(boxes: Tensor, scale: Tensor) -> Tensor:
+    first, last = boxes.unflatten(-1, (2, 2)).unbind(-2)
+    first, last = first * scale, (last + 1) * scale - 1
+    middle = (first + last) / 2
+    return torch.cat([first.minimum(middle), last.maximum(middle)], dim=-1)
 
 
 def _scale(frame: Frame, like: Tensor) -> Tensor:

@@ -1,9 +1,21 @@
-"""Masks on their way to the input frame."""
+"""Masks, boxes and points on their way between the original and the input frame."""
 
 import pytest
 import torch
+import torch.nn.functional as F
+from segment_anything.utils.transforms import ResizeLongestSide
+from torchvision.ops import masks_to_boxes
 
-from medsam_tune.geometry import InputRule, make_frame, masks_to_input
+from medsam_tune.geometry import (
+    Frame,
+    InputRule,
+    boxes_to_input,
+    boxes_to_original,
+    make_frame,
+    masks_to_input,
+    points_to_input,
+    points_to_original,
+)
 
 
 def _one_pixel(size, y, x):
@@ -40,3 +52,80 @@ def test_object_that_is_hit_is_the_nearest_neighbours_own():
     expected = torch.zeros(1, 10, 10, dtype=torch.bool)
     expected[0, 2:6, 3:5] = True
     assert torch.equal(masks_to_input(masks, make_frame((40, 40), InputRule(side=10)), 10), expected)
+
+
+def _frames():
+    """Frames that enlarge, shrink, keep, and stretch, with an object's first and last row and column."""
+    generator = torch.Generator().manual_seed(4)
+    for case in range(120):
+        height, width, side = (int(torch.randint(5, 160, (1,), generator=generator)) for _ in range(3))
+        rule = InputRule(height if case % 10 == 0 else side, "square" if case % 3 == 0 else "longest_side")
+        rows, columns = (torch.randint(0, n, (2,), generator=generator).sort().values.tolist() for n in (height, width))
+        yield make_frame((height, width), rule), rule.side, rows, columns
+
+
+def _box(rows, columns):
+    return torch.tensor([columns[0], rows[0], columns[1], rows[1]], dtype=torch.float64)
+
+
+def test_moved_box_of_an_object_is_the_box_of_the_moved_object_to_half_a_pixel():
+    seen = 0
+    for frame, side, rows, columns in _frames():
+        mask = torch.zeros(1, *frame.original_size, dtype=torch.bool)
+        mask[0, rows[0] : rows[1] + 1, columns[0] : columns[1] + 1] = True
+        # An object that no input pixel's centre hits is drawn as one pixel, whose box is another matter.
+        hit = F.interpolate(mask[None].float(), frame.input_size, mode="nearest-exact").any()
+        if hit:
+            expected = masks_to_boxes(masks_to_input(mask, frame, side))[0].double()
+            assert (boxes_to_input(_box(rows, columns), frame) - expected).abs().max() <= 0.5 + 1e-6
+            seen += 1
+    assert seen > 100
+
+
+def test_box_moved_there_and_back_is_the_same_box():
+    for frame, _, rows, columns in _frames():
+        box = _box(rows, columns)
+        moved = boxes_to_input(box, frame)
+        if (moved[2:] > moved[:2]).all():  # what shrinks below a pixel becomes a point
+            torch.testing.assert_close(boxes_to_original(moved, frame), box)
+
+
+def test_box_that_shrinks_below_a_pixel_stays_where_the_object_is_kept():
+    frame = make_frame((200, 200), InputRule(side=10))
+    masks = _one_pixel((200, 200), 61, 137)
+    moved = boxes_to_input(masks_to_boxes(masks), frame)
+    assert moved[0, :2].tolist() == moved[0, 2:].tolist()
+    assert (moved - masks_to_boxes(masks_to_input(masks, frame, 10))).abs().max() <= 0.5
+
+
+def test_point_moved_there_and_back_is_the_same_point():
+    for frame, _, rows, columns in _frames():
+        points = torch.tensor([[columns[0], rows[0]], [columns[1], rows[1]]], dtype=torch.float64)
+        torch.testing.assert_close(points_to_original(points_to_input(points, frame), frame), points)
+
+
+def test_point_moves_to_the_middle_of_the_input_pixels_that_show_its_pixel():
+    for frame, side, rows, columns in _frames():
+        scale = [to / of for to, of in zip(frame.input_size, frame.original_size, strict=True)]
+        mask = _one_pixel(frame.original_size, rows[0], columns[0])
+        shown = masks_to_input(mask, frame, side)[0].nonzero().double().mean(dim=0).flip(0)
+        moved = points_to_input(torch.tensor([columns[0], rows[0]], dtype=torch.float64), frame)
+        assert (moved - shown).abs().max() <= 0.5 * max(1, *scale) / min(1, *scale)
+    enlarged = Frame((4, 4), (16, 16))
+    assert points_to_input(torch.tensor([1.0, 3.0]), enlarged).tolist() == [5.5, 13.5]  # pixels 4 to 7 and 12 to 15
+
+
+def test_where_no_resize_happens_boxes_and_points_are_the_librarys():
+    frame = make_frame((48, 64), InputRule(side=64))
+    library = ResizeLongestSide(64)
+    corners = torch.tensor([[3, 5, 20, 30], [0, 0, 63, 47]], dtype=torch.float64)
+    assert torch.equal(boxes_to_input(corners, frame), library.apply_boxes_torch(corners, (48, 64)))
+    points = corners.reshape(-1, 2)
+    assert torch.equal(points_to_input(points, frame), library.apply_coords_torch(points, (48, 64)))
+
+
+def test_box_of_the_whole_image_becomes_the_box_of_the_valid_area():
+    for frame, *_ in _frames():
+        (height, width), (input_height, input_width) = frame.original_size, frame.input_size
+        moved = boxes_to_input(torch.tensor([0, 0, width - 1, height - 1], dtype=torch.float64), frame)
+        torch.testing.assert_close(moved, torch.tensor([0, 0, input_width - 1, input_height - 1], dtype=torch.float64))

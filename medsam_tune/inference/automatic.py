@@ -27,7 +27,7 @@ from torchvision.ops import nms  # type: ignore[import-untyped]
 
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.cache.prior_settings import PriorSettings
-from medsam_tune.geometry import Frame, boxes_to_input, image_to_input, points_to_input, to_original
+from medsam_tune.geometry import Frame, boxes_to_input, image_to_input, to_original
 from medsam_tune.inference.automatic_decoding import Candidates, prompt_decoder
 from medsam_tune.types import AutomaticMasks
 
@@ -68,16 +68,18 @@ class AutomaticMaskGenerator:
 
     def _prompts(self, frame: Frame) -> Iterator[Tensor]:
         """Yield the sparse embeddings (n, T, C) of the grid's points, or of the boxes around them, a batch at a time."""
-        height, width = frame.original_size
         # The authors place points in double precision; Apple's GPUs have none.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        points = torch.from_numpy(build_point_grid(self.settings.points_per_side) * np.array([[width, height]]))
+        grid = build_point_grid(self.settings.points_per_side)
         if self.settings.box_fractions:
+            points = torch.from_numpy(grid * np.array([frame.original_size[::-1]]))
             boxes = boxes_to_input(boxes_around(points, frame.original_size, self.settings.box_fractions), frame)
             for batch in torch.split(boxes.to(self.device, dtype), self.prompts_per_batch):
                 yield self.backbone.embed_prompts(len(batch), boxes=batch).sparse_embeddings
             return
-        for batch in torch.split(points_to_input(points, frame).to(self.device, dtype), self.prompts_per_batch):
+        # The authors' grid are fractions of the image, no pixels, so it lies in the input frame as it is.
+        points = torch.from_numpy(grid * np.array([frame.input_size[::-1]]))
+        for batch in torch.split(points.to(self.device, dtype), self.prompts_per_batch):
             labels = torch.ones(len(batch), 1, device=self.device)
             yield self.backbone.embed_prompts(len(batch), points=(batch[:, None], labels)).sparse_embeddings
 
@@ -99,20 +101,20 @@ class AutomaticMaskGenerator:
 
 
 def boxes_around(points: Tensor, size: tuple[int, int], fractions: Sequence[float]) -> Tensor:
-    """Return boxes (F * n, 4) XYXY around n points (x, y), cut at the image's border.
+    """Return boxes (F * n, 4) XYXY around n points (x, y), cut at the image's border; both corners are inside.
 
     Args:
-        points: (n, 2) pixels of the original frame.
+        points: (n, 2) positions in the original frame, (0, 0) and (W, H) being its corners.
         size: (H, W) of the image.
         fractions: F box sizes as fractions of the image's sides.
 
     Example:
         >>> boxes_around(torch.tensor([[2.0, 5.0]]), (10, 20), [0.5])
-        tensor([[0.0000, 2.5000, 7.0000, 7.5000]])
+        tensor([[0.0000, 2.5000, 6.0000, 6.5000]])
     """
     sides = points.new_tensor([size[1], size[0]])
     half = [fraction * sides / 2 for fraction in fractions]
-    corners = torch.stack([torch.cat([points - h for h in half]), torch.cat([points + h for h in half])], dim=1)
+    corners = torch.stack([torch.cat([points - h for h in half]), torch.cat([points + h - 1 for h in half])], dim=1)
     return corners.clamp(min=0).minimum(sides - 1).flatten(1)
 
 

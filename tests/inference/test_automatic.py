@@ -174,8 +174,8 @@ def test_boxes_ask_for_one_mask_each_around_every_grid_point(backbone):
     )
     ours = AutomaticMaskGenerator(backbone, settings).generate(image)
     # Centres (16, 12), (48, 12), (16, 36), (48, 36); a quarter is 16 x 12 pixels, the whole image is cut at its border.
-    quarter = [[8, 6, 24, 18], [40, 6, 56, 18], [8, 30, 24, 42], [40, 30, 56, 42]]
-    whole = [[0, 0, 48, 36], [16, 0, 63, 36], [0, 12, 48, 47], [16, 12, 63, 47]]
+    quarter = [[8, 6, 23, 17], [40, 6, 55, 17], [8, 30, 23, 41], [40, 30, 55, 41]]
+    whole = [[0, 0, 47, 35], [16, 0, 63, 35], [0, 12, 47, 47], [16, 12, 63, 47]]
     with torch.no_grad():
         image_in, frame = image_to_input(image, backbone.input_rule)
         prompts = backbone.embed_prompts(8, boxes=torch.tensor(quarter + whole, dtype=torch.float64))

@@ -54,15 +54,6 @@ def test_many_images_give_the_masks_of_one_by_one(predictor):
         np.testing.assert_array_equal(mask, predictor.segment(image))
 
 
-def test_users_box_is_scaled_to_the_input_frame(tiny_backbone, monkeypatch):
-    received = []
-    embed = tiny_backbone.embed_prompts
-    monkeypatch.setattr(tiny_backbone, "embed_prompts", lambda n, boxes: received.append(boxes) or embed(n, boxes=boxes))
-    predictor = Predictor(SamSegmenter(tiny_backbone, BoxPrompt("tight")))
-    predictor.segment(grey(32, 16), box=(2, 4, 10, 20))  # side 64: everything doubles
-    assert received[0].tolist() == [[4, 8, 20, 40]]
-
-
 def test_model_trained_with_user_boxes_asks_for_one(tiny_backbone):
     predictor = Predictor(SamSegmenter(tiny_backbone, BoxPrompt("tight")))
     with pytest.raises(ValueError, match=r"Pass box=\(x1, y1, x2, y2\)"):
