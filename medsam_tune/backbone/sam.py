@@ -33,8 +33,9 @@ from medsam_tune.backbone.architectures import (
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
 from medsam_tune.backbone.freezing import freeze, set_train_modes, set_trainable
 from medsam_tune.backbone.tiny_vit import TinyViT
-from medsam_tune.backbone.weights import WEIGHTS, fetch_weights, load_state_dict_file, load_strictly, sha256_of
+from medsam_tune.backbone.weights import WEIGHTS, fetch_weights, load_state_dict_file, load_strictly
 from medsam_tune.errors import RecipeError
+from medsam_tune.files import sha256_of
 from medsam_tune.geometry import Frame, InputRule, normalise
 from medsam_tune.types import MaskPrediction, PromptEmbeddings
 

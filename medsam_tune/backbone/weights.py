@@ -5,9 +5,7 @@ Importing this module loads no torch, so the table can be listed at once.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from medsam_tune.errors import CheckpointError, RecipeError
+from medsam_tune.files import digest_of, read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -168,11 +167,6 @@ def fetch_weights(name: str, folder: Path | None = None) -> Path:
     return found
 
 
-def sha256_of(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
-    return _digest(path, "sha256")
-
-
 def load_state_dict_file(path: Path) -> dict[str, Tensor]:
     """Read a file of weights without running any code it may hold.
 
@@ -188,7 +182,7 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: If the file is missing, cut off, corrupt, or holds something else than tensors by name.
     """
-    content = _read(path)
+    content = read_weights(path)
     for wrapper in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -271,7 +265,7 @@ def _download(entry: WeightsEntry, url: str, folder: Path) -> Path:
 
 def _verify(path: Path, entry: WeightsEntry) -> None:
     kind, _, expected = entry.checksum.partition(":")
-    found = _digest(path, kind)
+    found = digest_of(path, kind)
     if found != expected:
         remedy = (
             f"Delete the file and run `medsam-tune weights get {entry.name}`"
@@ -282,30 +276,6 @@ def _verify(path: Path, entry: WeightsEntry) -> None:
             f"{path}: {kind} is {found}, but the publisher's {entry.name} has {expected}. {remedy}, or name weights of your "
             f"own with model.backbone.checkpoint."
         )
-
-
-def _digest(path: Path, kind: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()
-
-
-def _read(path: Path) -> object:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{path}: cannot be read as weights ({reason}). Expected tensors saved by torch.save or safetensors; the file is "
-            f"cut off, corrupt, or holds Python objects, which are never loaded. Copy it again, or save its state_dict() alone."
-        ) from error
 
 
 def _tensors_by_name(content: object, path: Path) -> dict[str, Tensor]:

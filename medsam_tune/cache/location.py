@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsam_tune.cache.keys import store_name
-from medsam_tune.cache.shards import SHARD_PATTERN, TEMPORARY_PREFIX, CorruptShardError, shard_keys, write_atomic
+from medsam_tune.cache.shards import SHARD_PATTERN, WHEN_FULL, CorruptShardError, shard_keys
 from medsam_tune.cache.store import EmbeddingStore
 from medsam_tune.errors import DataError
+from medsam_tune.files import TEMPORARY_PREFIX, write_json
 
 if TYPE_CHECKING:
     from medsam_tune.geometry import InputRule
@@ -69,7 +70,7 @@ def open_store(*, weights_name: str, weights_sha256: str, rule: InputRule, root:
     if not path.exists():
         created = datetime.now(UTC).isoformat(timespec="seconds")
         info = {"weights": weights_name, "weights_sha256": weights_sha256, "input_rule": asdict(rule), "created": created}
-        write_atomic(path, (json.dumps(info, indent=2) + "\n").encode())
+        write_json(path, info, when_full=WHEN_FULL)
     return store
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from medsam_tune.cache.location import INFO_FILE, cache_root
 from medsam_tune.cache.prior_settings import PriorSettings
-from medsam_tune.cache.shards import write_atomic
+from medsam_tune.cache.shards import WHEN_FULL
 from medsam_tune.cache.store import ShardStore
 from medsam_tune.errors import DataError
+from medsam_tune.files import read_json, write_json
 from medsam_tune.types import AutomaticMasks
 
 if TYPE_CHECKING:
@@ -163,15 +164,12 @@ def open_prior_store(origin: PriorOrigin, root: Path | None = None) -> PriorStor
         _check_info(path, facts)
     else:
         info = facts | {"weights": origin.settings.weights, "created": datetime.now(UTC).isoformat(timespec="seconds")}
-        write_atomic(path, (json.dumps(info, indent=2) + "\n").encode())
+        write_json(path, info, when_full=WHEN_FULL)
     return store
 
 
 def _check_info(path: Path, facts: dict[str, Any]) -> None:
-    try:
-        info = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}). Delete the folder; its priors are made again.") from error
+    info = read_json(path, "Delete the folder; its priors are made again.")
     found = info if isinstance(info, dict) else {}
     for name, value in facts.items():
         if found.get(name) != value:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
@@ -13,12 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsam_tune.errors import DataError
+from medsam_tune.files import write_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SHARD_PATTERN = "shard-*.safetensors"
-TEMPORARY_PREFIX = ".partial-"
+WHEN_FULL = (
+    "What is cached stays usable: free some space and run again, run `medsam-tune cache clear`, or set data.cache_folder or "
+    "MEDSAM_TUNE_CACHE to a folder on another disk."
+)
 
 
 class CorruptShardError(Exception):
@@ -26,7 +27,7 @@ class CorruptShardError(Exception):
 
 
 def write_shard(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
-    """Write tensors as one new shard: temporary file, fsync, rename.
+    """Write tensors as one new shard.
 
     Its name is random, so two processes never write the same file.
 
@@ -37,32 +38,10 @@ def write_shard(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
     Raises:
         DataError: If the disk is full or the folder cannot be written; nothing half-written stays.
     """
-    from safetensors.torch import save
-
     packed = {key: tensor.contiguous() for key, tensor in tensors.items()}
-    payload = save(packed, metadata={key: checksum(tensor) for key, tensor in packed.items()})
+    checksums = {key: checksum(tensor) for key, tensor in packed.items()}
     path = folder / f"shard-{uuid.uuid4().hex[:16]}.safetensors"
-    write_atomic(path, payload)
-    return path
-
-
-def write_atomic(path: Path, payload: bytes) -> None:
-    """Write a file through a temporary file beside it, so that no reader ever sees half of it.
-
-    Raises:
-        DataError: If the disk is full or the folder cannot be written; the temporary file is removed.
-    """
-    temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-    try:
-        with temporary.open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(_write_error(path.parent, len(payload), error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    return write_safetensors(path, packed, checksums, error=DataError, when_full=WHEN_FULL)
 
 
 def shard_keys(path: Path) -> frozenset[str]:
@@ -113,14 +92,3 @@ def _corruption(path: Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise CorruptShardError(f"{path}: {error}") from error
-
-
-def _write_error(folder: Path, needed_bytes: int, error: OSError) -> str:
-    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-        return f"{folder}: the cache cannot be written: {error.strerror}. Check the folder's permissions or choose another."
-    free_bytes = shutil.disk_usage(folder).free
-    return (
-        f"{folder}: the disk is full while caching: {needed_bytes / 1e6:.1f} MB needed, {free_bytes / 1e6:.1f} MB free. "
-        "What is written stays usable: free some space and run again, run `medsam-tune cache clear`, "
-        "or set data.cache_folder or MEDSAM_TUNE_CACHE to a folder on another disk."
-    )

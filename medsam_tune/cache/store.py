@@ -7,28 +7,24 @@ is harmless. A damaged shard is noticed, removed and thereby rebuilt by whoever 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsam_tune.cache.shards import (
     SHARD_PATTERN,
-    TEMPORARY_PREFIX,
     CorruptShardError,
     read_tensor,
     shard_keys,
     write_shard,
 )
 from medsam_tune.errors import DataError
+from medsam_tune.files import remove_abandoned
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger("medsam_tune")
-
-# A temporary file this old was left by a killed process.
-_ABANDONED_SECONDS = 3600.0
 
 
 class ShardStore:
@@ -93,7 +89,7 @@ class ShardStore:
         Returns:
             The keys that were damaged.
         """
-        self._remove_abandoned()
+        remove_abandoned(self.folder)
         damaged = set()
         for key in sorted((set(keys) & self._index.keys()) - self._verified):
             try:
@@ -176,14 +172,6 @@ class ShardStore:
                 del self._index[key]
         for other, keys in self._shards.items():
             self._index.update(dict.fromkeys(keys & lost, other))
-
-    def _remove_abandoned(self) -> None:
-        for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
-            try:
-                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                    path.unlink()
-            except FileNotFoundError:
-                continue
 
 
 class EmbeddingStore(ShardStore):

@@ -39,7 +39,7 @@ def copy_recipe(name: str, destination: Path, *, force: bool = False) -> Path:
     Raises:
         RecipeError: If there is no such recipe or folder, or the file exists and ``force`` is not set.
     """
-    from medsam_tune.training.run_folder import write_text_atomic
+    from medsam_tune.files import write_text
 
     source = bundled_recipe(name)
     target = destination / source.name if destination.is_dir() else destination
@@ -47,7 +47,7 @@ def copy_recipe(name: str, destination: Path, *, force: bool = False) -> Path:
         raise RecipeError(f"{target}: exists already. Give another name, or --force to overwrite it.")
     if not target.parent.is_dir():
         raise RecipeError(f"{target.parent}: no such folder. Make it first, or give another destination.")
-    return write_text_atomic(target, source.read_text(encoding="utf-8"))
+    return write_text(target, source.read_text(encoding="utf-8"))
 
 
 def _parser() -> argparse.ArgumentParser:

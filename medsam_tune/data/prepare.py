@@ -9,13 +9,7 @@ Source of the windows: Ma et al. 2024, Nat. Commun. 15:654, methods (width and l
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +20,7 @@ from PIL import Image
 from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.splits import Splits, save_splits
 from medsam_tune.errors import DataError
+from medsam_tune.files import atomic_folder, write_json
 from medsam_tune.types import Sample
 
 CT_WINDOWS: dict[str, tuple[float, float]] = {
@@ -73,7 +68,7 @@ def prepare_folder(source: SegmentationSource, folder: Path, *, splits: Splits, 
     """
     if folder.exists():
         raise DataError(f"{folder}: exists already. Name a new folder, or remove this one.")
-    with _appearing(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         spacings, empty = _write_items(source, unfinished, keep_empty=keep_empty)
         _check_cases(source, spacings, folder)
         labels = source.label_names()
@@ -86,7 +81,7 @@ def prepare_folder(source: SegmentationSource, folder: Path, *, splits: Splits, 
             "images_without_object": empty,
             "spacing_mm": spacings,
         }
-        (unfinished / "prepared.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(unfinished / "prepared.json", record)
     return Prepared(folder, len(spacings), len({Path(name).parent for name in spacings}), empty, labels)
 
 
@@ -149,17 +144,3 @@ def _check_cases(source: SegmentationSource, written: dict[str, tuple[float, flo
         raise DataError(
             f"{folder}: {len(gone)} cases show no object on any image, such as {gone[0]}. Remove them, or keep empty images."
         )
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside ``folder`` that takes its name at the end, and goes away after an error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        yield unfinished
-        # mkdtemp makes folders for their owner alone.
-        unfinished.chmod(0o755)
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

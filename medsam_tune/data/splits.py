@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medsam_tune.data.pairing import first_names
 from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.files import read_json, write_json
 
 PARTS = ("train", "val", "test")
 
@@ -106,16 +104,8 @@ def check_settings(*, val_fraction: float, test_fraction: float, folds: int | No
 
 
 def save_splits(splits: Splits, path: Path) -> None:
-    """Write the splits as JSON, one case a line, by a temporary file that is renamed."""
-    content = {**{part: list(getattr(splits, part)) for part in PARTS}, "how": dict(splits.how)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    """Write the splits as JSON, one case a line."""
+    write_json(path, {**{part: getattr(splits, part) for part in PARTS}, "how": splits.how})
 
 
 def load_splits(path: Path, case_ids: Iterable[str]) -> Splits:
@@ -138,12 +128,7 @@ def load_splits(path: Path, case_ids: Iterable[str]) -> Splits:
 
 
 def _read_parts(path: Path) -> tuple[dict[str, list[str]], dict[str, object]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}). Correct data.split.file.") from error
-    except ValueError as error:
-        raise DataError(f"{path}: is no JSON ({error}). Repair the file.") from error
+    content = read_json(path, "Repair the file, or correct data.split.file.")
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected an object with the lists {', '.join(PARTS)}, got {type(content).__name__}.")
     parts: dict[str, list[str]] = {}

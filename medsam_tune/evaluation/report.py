@@ -9,7 +9,7 @@ from typing import Any
 
 from medsam_tune.evaluation import page
 from medsam_tune.evaluation.overlays import PREDICTION_COLOUR, TRUTH_COLOUR
-from medsam_tune.inference.writers import write_atomic
+from medsam_tune.files import write_text
 
 REPORT_FILE = "index.html"
 _ABSENT = "\N{EN DASH}"
@@ -88,7 +88,7 @@ def write_report(folder: Path, content: ReportContent) -> Path:
         *_costs(content),
     ]
     path = folder / REPORT_FILE
-    write_atomic(path, page.page(content.title, sections).encode("utf-8"))
+    write_text(path, page.page(content.title, sections))
     return path
 
 

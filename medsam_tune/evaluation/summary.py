@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam_tune.inference.writers import write_atomic
+from medsam_tune.files import write_text
 from medsam_tune.metrics.interval import bootstrap_interval
 from medsam_tune.metrics.overlap import CaseScores
 
@@ -67,7 +67,7 @@ def write_case_table(path: Path, scores: CaseScores, case_names: Sequence[str], 
                 str(excluded).lower(),
             ]
         )
-    write_atomic(path, buffer.getvalue().encode("utf-8"))
+    write_text(path, buffer.getvalue())
     return path
 
 

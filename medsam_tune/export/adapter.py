@@ -7,23 +7,21 @@ The folder holds ``adapter_config.json`` and ``adapter_model.safetensors`` as pe
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import torch
 from torch import Tensor
 
 from medsam_tune import __version__
-from medsam_tune.backbone.weights import load_state_dict_file, sha256_of
+from medsam_tune.backbone.weights import load_state_dict_file
 from medsam_tune.errors import CheckpointError
 from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.model_card import model_card
-from medsam_tune.export.trained import licence_note, replace_folder, trained_names, without_initial_weights
+from medsam_tune.export.trained import licence_note, trained_names, without_initial_weights
+from medsam_tune.files import atomic_folder, read_json, sha256_of, write_json, write_safetensors, write_text
 from medsam_tune.inference.predictor import Predictor
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
@@ -205,26 +203,15 @@ def _beside_adapter(segmenter: Segmenter, adapter: Mapping[str, Tensor]) -> dict
 def _write_folder(
     folder: Path, tuner: PeftTuner, adapter: dict[str, Tensor], extra: dict[str, Tensor], description: dict[str, Any]
 ) -> None:
-    """Write to a neighbouring folder and rename it, so that a reader never sees half an adapter."""
-    from safetensors.torch import save_file
-
-    partial = folder.with_name(f".{folder.name}-{uuid4().hex}")
-    try:
-        partial.mkdir(parents=True)
+    with atomic_folder(folder, replace=True, error=CheckpointError) as partial:
         for name, tensors in ((ADAPTER_FILE, adapter), (EXTRA_FILE, extra)):
             if tensors:
-                save_file(tensors, partial / name, metadata={"format": "pt"})
+                write_safetensors(partial / name, tensors, {"format": "pt"})
                 description["files"][name] = sha256_of(partial / name)
-        _write_json(partial / CONFIG_FILE, tuner.adapter_config())
-        _write_json(partial / DESCRIPTION_FILE, description)
-        (partial / CARD_FILE).write_text(model_card(description, tuner.adapter_config()), encoding="utf-8")
-        replace_folder(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _write_json(path: Path, value: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        config = dict(sorted(tuner.adapter_config().items()))
+        write_json(partial / CONFIG_FILE, config, error=CheckpointError)
+        write_json(partial / DESCRIPTION_FILE, description, error=CheckpointError)
+        write_text(partial / CARD_FILE, model_card(description, config), error=CheckpointError)
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -249,10 +236,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file. Give the folder that holds it, such as runs/NAME/TIME/export/adapter.")
-    try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is no JSON ({error}). Copy or export the adapter again.") from error
+    value: Any = read_json(path, "Copy or export the adapter again.", error=CheckpointError)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected an object, got {type(value).__name__}. Copy or export the adapter again.")
     return value

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from medsam_tune import __version__
 from medsam_tune.errors import CheckpointError
+from medsam_tune.files import read_json
 
 FORMAT_VERSION = 1
 DESCRIPTION_FILE = "export.json"
@@ -29,10 +29,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION_FILE
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file. Give the folder that holds it, such as runs/NAME/TIME/export.")
-    try:
-        description: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is no JSON ({error}). Export the run again.") from error
+    description: Any = read_json(path, "Export the run again.", error=CheckpointError)
     if not isinstance(description, dict):
         raise CheckpointError(
             f"{path}: expected an object with a model, got {type(description).__name__}. Export the run again."

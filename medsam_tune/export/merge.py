@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from medsam_tune.export.adapter import DESCRIPTION_FILE as ADAPTER_DESCRIPTION
 from medsam_tune.export.adapter import load_adapter
 from medsam_tune.export.description import DESCRIPTION_FILE as EXPORT_DESCRIPTION
 from medsam_tune.export.trained import load_export
+from medsam_tune.files import write_torch
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.segmenters.semantic import SemanticSegmenter
@@ -42,7 +42,7 @@ def merge_export(folder: str | Path, checkpoint: str | Path, *, force: bool = Fa
     """
     segmenter = _load(Path(folder), force=force, trusted=trusted)
     architecture = check_stock(segmenter)
-    _save(Path(checkpoint), merged_state(segmenter))
+    write_torch(Path(checkpoint), merged_state(segmenter))
     return architecture
 
 
@@ -133,15 +133,3 @@ def _load(folder: Path, *, force: bool, trusted: bool) -> Segmenter:
         f"{folder}: holds neither {EXPORT_DESCRIPTION} nor {ADAPTER_DESCRIPTION}. "
         "Give a run, its export or its export/adapter folder."
     )
-
-
-def _save(path: Path, state: dict[str, Tensor]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: could not be written ({error}). Free space there or choose another file.") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -6,14 +6,11 @@ The folder holds a safetensors file (``prompt_generator.safetensors`` when only 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +20,7 @@ from medsam_tune.backbone.base import Backbone, WeightsIdentity
 from medsam_tune.errors import CheckpointError
 from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.description import DESCRIPTION_FILE, FORMAT_VERSION, read_description
+from medsam_tune.files import atomic_folder, read_weights, sha256_of, write_json, write_safetensors
 from medsam_tune.inference.predictor import Predictor
 from medsam_tune.segmenters.base import Segmenter
 
@@ -164,55 +162,25 @@ def licence_note(weights: WeightsIdentity | None) -> str:
 
 
 def _write_folder(folder: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """Write to a neighbouring folder and rename it, so that a reader never sees half an export."""
-    from safetensors.torch import save_file
-
     only_prompts = all(name.startswith("prompt_source.") for name in tensors)
     file = "prompt_generator.safetensors" if only_prompts else "trained.safetensors"
-    partial = folder.with_name(f".{folder.name}-{uuid4().hex}")
-    try:
-        partial.mkdir(parents=True)
-        save_file(tensors, partial / file, metadata={"format": "pt", "medsam_tune": __version__})
-        description = {**description, "file": file, "sha256": _sha256(partial / file)}
-        (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        replace_folder(partial, folder)
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder}: could not be written ({error}). Free space there or choose another folder."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def replace_folder(partial: Path, folder: Path) -> None:
-    """Rename ``partial`` to ``folder``; what stood there is removed only afterwards."""
-    if not folder.exists():
-        partial.rename(folder)
-        return
-    old = folder.with_name(f".{folder.name}-{uuid4().hex}")
-    folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with atomic_folder(folder, replace=True, error=CheckpointError) as partial:
+        write_safetensors(partial / file, tensors, {"format": "pt", "medsam_tune": __version__})
+        description = {**description, "file": file, "sha256": sha256_of(partial / file)}
+        write_json(partial / DESCRIPTION_FILE, description, error=CheckpointError)
 
 
 def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file, although {DESCRIPTION_FILE} names it. Copy the whole export folder.")
     # The checksum comes first, so a truncated file never reaches the parser.
-    found = _sha256(path)
+    found = sha256_of(path)
     if found != sha256:
         raise CheckpointError(
             f"{path}: sha256 is {found[:12]}, {DESCRIPTION_FILE} says {str(sha256)[:12]}. "
             "The file is corrupt or another one; copy it again."
         )
-    return load_file(path)
+    return cast("dict[str, Tensor]", read_weights(path))
 
 
 def _check_base_weights(folder: Path, stored: Mapping[str, str] | None, found: Mapping[str, str] | None) -> None:

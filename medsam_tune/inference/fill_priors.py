@@ -13,9 +13,10 @@ from pathlib import Path
 from torch import Tensor
 
 from medsam_tune.backbone.sam import SamBackbone
-from medsam_tune.backbone.weights import WEIGHTS, fetch_weights, sha256_of
+from medsam_tune.backbone.weights import WEIGHTS, fetch_weights
 from medsam_tune.cache import PriorOrigin, PriorSettings, PriorStore
 from medsam_tune.errors import CheckpointError, RecipeError
+from medsam_tune.files import sha256_of
 from medsam_tune.inference.embed import DelayedBar, share_of
 from medsam_tune.types import AutomaticMasks
 

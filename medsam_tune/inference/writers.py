@@ -6,20 +6,18 @@ Every file appears whole or not at all.
 from __future__ import annotations
 
 import gzip
-import os
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import numpy as np
 
 from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.nifti import NiftiVolumes
 from medsam_tune.errors import DataError
+from medsam_tune.files import write_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,7 +54,7 @@ class PngWriter(MaskWriter):
         values = mask.astype(np.uint8) * 255 if mask.dtype == np.bool_ else mask.astype(np.uint8)
         Image.fromarray(values).save(buffer, format="PNG")
         path = self.folder / f"{image_id}.png"
-        write_atomic(path, buffer.getvalue())
+        write_bytes(path, buffer.getvalue())
         self._written.append(path)
 
     def finish(self) -> list[Path]:
@@ -115,27 +113,10 @@ class VolumeWriter(MaskWriter):
         source_header["cal_min"], source_header["cal_max"] = 0, 0
         image = nibabel.Nifti1Image(volume, header.affine, source_header)
         path = self.folder / f"{case_id}.nii.gz"
-        write_atomic(path, gzip.compress(image.to_bytes(), mtime=0))
+        write_bytes(path, gzip.compress(image.to_bytes(), mtime=0))
         self._written.append(path)
 
 
 def mask_writer(source: SegmentationSource, folder: Path) -> MaskWriter:
     """Return the writer that keeps the source's geometry: NIfTI for volumes, PNG for everything else."""
     return VolumeWriter(folder, source) if isinstance(source, NiftiVolumes) else PngWriter(folder)
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the whole new one; missing folders are made.
-
-    Raises:
-        DataError: If the disk is full or the folder cannot be written.
-    """
-    partial = path.with_name(f".{path.name}-{uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise DataError(f"{path}: could not be written ({error}). Free space there or choose another folder.") from error

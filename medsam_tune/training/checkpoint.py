@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
 from medsam_tune.errors import CheckpointError
 from medsam_tune.export.trained import trained_names
+from medsam_tune.files import read_weights, write_torch
 
 if TYPE_CHECKING:
     from medsam_tune.training.module import TuningModule
@@ -73,20 +71,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: If the disk is full or the folder cannot be written.
         """
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise CheckpointError(
-                f"{target}: could not be written ({error}). Free space there; the previous checkpoint is intact."
-            ) from error
+        write_torch(Path(path), checkpoint, when_full="Free space there; the previous checkpoint is intact.")
 
     def load_checkpoint(
         self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
@@ -107,12 +92,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint. --ckpt_path takes a file, or last for the recipe's newest run.")
-    try:
-        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{path}: is corrupt, or no checkpoint of medsam-tune ({type(error).__name__}). Use another file of the same run."
-        ) from error
+    checkpoint: Any = read_weights(path, "Use another file of the same run.")
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path}: holds no state_dict. Expected a file from a run's checkpoints folder.")
     return checkpoint

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.data.splits import save_splits
 from medsam_tune.errors import RecipeError
+from medsam_tune.files import write_text
 from medsam_tune.segmenters.semantic import check_classes
 from medsam_tune.training.cache_stage import CacheEmbeddings, check_cacheable
 from medsam_tune.training.callbacks import (
@@ -42,7 +43,6 @@ from medsam_tune.training.run_folder import (
     resolve_ckpt_path,
     run_folder_of,
     share_run_folder,
-    write_text_atomic,
 )
 from medsam_tune.training.settings import RunSettings
 from medsam_tune.training.test_results import TestResults
@@ -239,7 +239,7 @@ class _RecordRun(pl.Callback):
         folder = self.cli.run_folder
         folder.path.mkdir(parents=True, exist_ok=True)
         if not folder.config.is_file():
-            write_text_atomic(folder.config, self.cli.dump())
+            write_text(folder.config, self.cli.dump())
         if not folder.splits.is_file() and stage != "predict":
             save_splits(self.cli.datamodule.splits, folder.splits)
 

@@ -10,7 +10,8 @@ from typing import Any, cast
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from medsam_tune.training.run_folder import is_rank_zero, write_text_atomic
+from medsam_tune.files import write_text
+from medsam_tune.training.run_folder import is_rank_zero
 
 
 class _ContinuedWriter(ExperimentWriter):
@@ -51,7 +52,7 @@ class RunCsvLogger(CSVLogger):
         writer = csv.DictWriter(buffer, header, lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept)
-        write_text_atomic(path, buffer.getvalue())
+        write_text(path, buffer.getvalue())
 
     @property
     def log_dir(self) -> str:

@@ -7,8 +7,6 @@ they build the same name from the job and step id.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -161,43 +159,6 @@ def resolve_ckpt_path(value: str, root: Path, recipe: str) -> Path:
 def run_folder_of(checkpoint: Path) -> Path | None:
     """Return the run folder that holds ``checkpoint``, or None for a checkpoint that lies elsewhere."""
     return checkpoint.parent.parent if checkpoint.parent.name == RunFolder(Path()).checkpoints.name else None
-
-
-def write_text_atomic(path: Path, text: str) -> Path:
-    """Write ``text`` so that ``path`` holds either the old content or all of the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def write_json_atomic(path: Path, data: object) -> Path:
-    """Write ``data`` as JSON, atomically.
-
-    Paths become strings, one-element arrays and tensors numbers; NaN and infinity become null, because JSON has neither.
-
-    Raises:
-        TypeError: If a value has no JSON form.
-    """
-    return write_text_atomic(path, json.dumps(_jsonable(data), indent=2, allow_nan=False) + "\n")
-
-
-def _jsonable(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if callable(item := getattr(value, "item", None)):
-        value = item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _make_unique(parent: Path) -> Path:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from medsam_tune.errors import MedsamTuneError, RecipeError
 from medsam_tune.evaluation.curves import read_metrics
 from medsam_tune.evaluation.sweep_figure import SweepPoint, draw_sweep
-from medsam_tune.training.run_folder import RunFolder, write_text_atomic
+from medsam_tune.files import write_bytes, write_text
+from medsam_tune.training.run_folder import RunFolder
 from medsam_tune.training.sweep_file import Parameter, Sweep, expand_command
 
 if TYPE_CHECKING:
@@ -81,15 +82,13 @@ def write_results(trials: Sequence[optuna.trial.FrozenTrial], local: LocalSweep)
     writer = csv.DictWriter(buffer, header, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text_atomic(local.folder / "sweep.csv", buffer.getvalue())
+    write_text(local.folder / "sweep.csv", buffer.getvalue())
     text = _aligned(header, rows)
-    write_text_atomic(local.folder / "sweep.txt", text + "\n")
+    write_text(local.folder / "sweep.txt", text + "\n")
     points = [_point(trial) for trial in trials if trial.state.name == "COMPLETE"]
     if points:
         picture = draw_sweep(points, title=f"{local.sweep.name}: {', '.join(_varied(local.sweep))}")
-        partial = local.folder / f".sweep.png.{os.getpid()}"
-        partial.write_bytes(picture)
-        partial.replace(local.folder / "sweep.png")
+        write_bytes(local.folder / "sweep.png", picture)
     return text
 
 

@@ -13,8 +13,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from medsam_tune.evaluation.summary import summarise, write_case_table
+from medsam_tune.files import write_json
 from medsam_tune.training.module import TuningModule, tuned
-from medsam_tune.training.run_folder import RunFolder, write_json_atomic
+from medsam_tune.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from medsam_tune.data.datamodule import SegmentationDataModule
@@ -69,7 +70,7 @@ class TestResults(Callback):
         self.summary |= more
         self.summary["seconds"] = dict(self.clock.seconds) if self.clock else {}
         self.summary["peak_memory_gb"] = peak_memory_gb()
-        write_json_atomic(self.folder.summary, self.summary)
+        write_json(self.folder.summary, self.summary)
 
 
 def parameter_counts(module: TuningModule) -> dict[str, int]:

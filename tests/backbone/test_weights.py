@@ -23,9 +23,9 @@ from medsam_tune.backbone.weights import (
     find_weights,
     load_state_dict_file,
     load_strictly,
-    sha256_of,
 )
 from medsam_tune.errors import CheckpointError, RecipeError
+from medsam_tune.files import sha256_of
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -103,7 +103,7 @@ def test_folder_that_says_other_weights_is_refused(tmp_path):
 def test_folder_whose_header_is_damaged_is_refused(tmp_path):
     store, _ = filled(tmp_path, 1)
     (store.folder / "info.json").write_text("{")
-    with pytest.raises(DataError, match=r"info.json: cannot be read as JSON.*Delete the folder"):
+    with pytest.raises(DataError, match=r"info.json: is no JSON.*Delete the folder"):
         open_prior_store(ORIGIN, tmp_path)
 
 

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 import medsam_tune
 from medsam_tune.backbone import SamBackbone
-from medsam_tune.backbone.weights import sha256_of
 from medsam_tune.errors import CheckpointError
 from medsam_tune.export.adapter import has_adapter, load_adapter, save_adapter
 from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.model_card import OWN_METHOD
+from medsam_tune.files import sha256_of
 from medsam_tune.losses import SoftmaxDiceLoss
 from medsam_tune.prompts.none import NoPrompt
 from medsam_tune.segmenters.sam import SamSegmenter

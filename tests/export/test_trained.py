@@ -119,7 +119,7 @@ def test_failed_write_keeps_the_earlier_export(tmp_path, monkeypatch):
     def full(*arguments, **keywords):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save", full)
     with pytest.raises(CheckpointError, match=r"No space left on device.*Free space"):
         export(tmp_path / "export", DECODER)
     monkeypatch.undo()

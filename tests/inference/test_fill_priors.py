@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from medsam_tune.backbone import SamBackbone
-from medsam_tune.backbone.weights import WEIGHTS, sha256_of
+from medsam_tune.backbone.weights import WEIGHTS
 from medsam_tune.cache import PriorOrigin, PriorSettings, PriorStore
 from medsam_tune.errors import CheckpointError, RecipeError
+from medsam_tune.files import sha256_of
 from medsam_tune.inference import fill_priors as module
 from medsam_tune.inference.fill_priors import PriorLookup, build_prior_network, count_masks, fill_priors, prior_origin
 from medsam_tune.types import AutomaticMasks

@@ -7,7 +7,7 @@ from medsam_tune.data.image_folder import ImageFolder
 from medsam_tune.data.nifti import NiftiVolumes
 from medsam_tune.data.slices import SliceRule
 from medsam_tune.errors import DataError
-from medsam_tune.inference.writers import PngWriter, VolumeWriter, mask_writer, write_atomic
+from medsam_tune.inference.writers import PngWriter, VolumeWriter, mask_writer
 
 
 def write_volume(folder, name="case_1", *, flipped=True):
@@ -102,21 +102,3 @@ def test_png_holds_0_and_255_at_the_image_size(tmp_path):
     writer.add("image_1", "case_1", mask)
     assert writer.finish() == [tmp_path / "masks" / "image_1.png"]
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "masks" / "image_1.png")), mask * np.uint8(255))
-
-
-def test_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
-    write_atomic(tmp_path / "a.txt", b"old")
-
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.replace", full)
-    with pytest.raises(DataError, match=r"a\.txt: could not be written .*No space left.*Free space"):
-        write_atomic(tmp_path / "a.txt", b"new")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.txt": b"old"}
-
-
-def test_file_in_place_of_a_folder_is_one_clear_error(tmp_path):
-    (tmp_path / "masks").write_text("a file")
-    with pytest.raises(DataError, match="choose another folder"):
-        write_atomic(tmp_path / "masks" / "a.png", b"")

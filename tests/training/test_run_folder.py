@@ -1,4 +1,3 @@
-import json
 import os
 import threading
 from datetime import timedelta
@@ -16,8 +15,6 @@ from medsam_tune.training.run_folder import (
     resolve_ckpt_path,
     run_folder_of,
     share_run_folder,
-    write_json_atomic,
-    write_text_atomic,
 )
 
 LAUNCHERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE")
@@ -177,27 +174,6 @@ def test_file_in_the_place_of_the_recipes_folder_is_named(tmp_path):
     (tmp_path / "autosam").touch()
     with pytest.raises(RecipeError, match=r"Not a directory.*Choose a root"):
         make_run_folder(tmp_path, "autosam")
-
-
-def test_failed_write_leaves_the_old_content_and_no_rest(tmp_path, monkeypatch):
-    path = write_text_atomic(tmp_path / "summary.json", "old")
-
-    def full(_descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_text_atomic(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_json_holds_numbers_of_torch_and_null_for_nan(tmp_path):
-    import torch
-
-    data = {"mean": torch.tensor(0.5), "std": float("nan"), "cases": (1, 2), "folder": tmp_path, 3: True}
-    path = write_json_atomic(tmp_path / "summary.json", data)
-    assert json.loads(path.read_text()) == {"mean": 0.5, "std": None, "cases": [1, 2], "folder": str(tmp_path), "3": True}
 
 
 def test_files_lie_where_the_run_folder_says(tmp_path):
