@@ -14,7 +14,7 @@ PACKAGE = ROOT / "medsam_tune"
 MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 LEVELS = [
-    {"types", "geometry", "errors", "files"},
+    {"types", "geometry", "errors", "files", "yaml_files"},
     {"fusion", "losses", "metrics", "cache"},
     {"backbone", "data"},
     {"tuners", "prompts", "side"},
@@ -23,6 +23,7 @@ LEVELS = [
     {"evaluation"},
     {"export"},
     {"training"},
+    {"sweeps"},
     {"cli"},
     {"__main__"},
 ]
@@ -44,7 +45,7 @@ ROOMS = {
     "matplotlib": ("evaluation/",),
     "lightning": ("training/", "data/datamodule.py", "cli/"),
     "jsonargparse": ("training/", "cli/"),
-    "optuna": ("training/",),
+    "optuna": ("sweeps/",),
     "wandb": ("training/",),
     "tensorboard": (),
     "pytorch_lightning": (),

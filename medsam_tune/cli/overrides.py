@@ -33,15 +33,20 @@ def normalise_overrides(words: Sequence[str]) -> list[str]:
         following = words[position + 1] if position + 1 < len(words) else None
         position += 1
         if assignment := _ASSIGNMENT.fullmatch(word):
-            normal.append(f"--{assignment[1]}={assignment[2]}")
+            normal.append(f"--{assignment[1]}={_value(assignment[2])}")
         elif not _OPTION.fullmatch(word):
             raise RecipeError(f"{word}: expected an override, --key=value or key=value. A value with spaces needs quotes.")
         elif following is None or _begins_override(following):
             normal.append(word)
         else:
-            normal.append(f"{word}={following}")
+            normal.append(f"{word}={_value(following)}")
             position += 1
     return normal
+
+
+def _value(text: str) -> str:
+    # W&B's agent writes null as Python does.
+    return "null" if text == "None" else text
 
 
 def _begins_override(word: str) -> bool:

@@ -6,9 +6,14 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medsam_tune.cli.overrides import normalise_overrides
 from medsam_tune.cli.recipe_files import find_recipe
+from medsam_tune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from medsam_tune.sweeps import Sweep
 
 DESCRIPTION = """\
 Run a W&B sweep file. Without --local it is registered on W&B's server, which says how to start agents; it needs an account.
@@ -23,17 +28,27 @@ def main(arguments: list[str]) -> int:
         RecipeError: If the file, an override or an option cannot be used.
     """
     options, words = _parser().parse_known_args(arguments or ["--help"])
+    for name, least in (("trials", 1), ("jobs", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise RecipeError(f"--{name}: expected a number of at least {least}, got {value}.")
     path = find_recipe(options.file)
-    from medsam_tune.training.sweep_file import read_sweep
+    from medsam_tune.sweeps import read_sweep
 
     sweep = read_sweep(path)
+    find_recipe(sweep.recipe)
     if not options.local:
         # W&B's own command: the file is valid as it stands.
         return subprocess.call([sys.executable, "-m", "wandb", "sweep", str(path)])
-    from medsam_tune.training.sweep import LocalSweep, run_sweep
+    return _run_here(sweep, options, words)
 
-    folder = Path(options.folder or f"runs/sweeps/{sweep.name}")
-    table = run_sweep(
+
+def _run_here(sweep: Sweep, options: argparse.Namespace, words: list[str]) -> int:
+    """Run the sweep; the status is 1 where no run has finished."""
+    from medsam_tune.sweeps.local import LocalSweep, run_sweep
+
+    folder = Path(options.folder or f"runs/sweeps/{sweep.name}").expanduser()
+    ended = run_sweep(
         LocalSweep(
             sweep,
             folder,
@@ -44,7 +59,11 @@ def main(arguments: list[str]) -> int:
             report=lambda line: print(line, flush=True),
         )
     )
-    print(f"\n{table}\n\n{folder / 'sweep.csv'}\n{folder / 'sweep.png'}")
+    print(f"\n{ended.table}\n\n{folder / 'sweep.csv'}")
+    if not ended.finished:
+        print(f"error: {folder}: no run of the sweep has finished; the table says why, for each.", file=sys.stderr)
+        return 1
+    print(folder / "sweep.png")
     return 0
 
 

@@ -2,8 +2,14 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,18 +17,23 @@ import yaml
 from medsam_tune.cli import main
 from medsam_tune.cli.recipe_files import find_recipe
 from medsam_tune.errors import RecipeError
-from medsam_tune.training import sweep as sweep_module
-from medsam_tune.training.sweep import LocalSweep, run_sweep
-from medsam_tune.training.sweep_file import read_sweep
+from medsam_tune.sweeps import local as sweep_module
+from medsam_tune.sweeps import read_sweep
+from medsam_tune.sweeps.local import LocalSweep, run_sweep
+from medsam_tune.sweeps.trainings import locked
 
 pytest.importorskip("optuna")
 
 # Writes what a finished run leaves behind. Dice peaks at rank 4; rank 13 fails; one value of val/dice an epoch.
 STAND_IN = """
-import json, os, pathlib, sys, time
+import json, os, pathlib, subprocess, sys, time
 words = dict(word.lstrip("-").split("=", 1) for word in sys.argv[3:])
 rank = int(words["model.tuner.rank"])
 run = pathlib.Path(words["run.folder"]) / "recipe" / "now"
+if rank == 77:  # trains for a minute, with a process of its own
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    pathlib.Path(words["run.folder"], "pids").write_text(f"{os.getpid()} {child.pid}")
+    time.sleep(60)
 (run / "export").mkdir(parents=True)
 if rank == 13:
     sys.exit("error: rank 13 is unlucky")
@@ -71,7 +82,7 @@ def rows(tmp_path):
 
 def test_grid_runs_every_value_once_and_ends_in_one_table_and_one_plot(start, tmp_path):
     lines = []
-    text = start({"report": lines.append, "overrides": ["--trainer.max_steps=4"]})
+    ended = start({"report": lines.append, "overrides": ["--trainer.max_steps=4"]})
     table = rows(tmp_path)
     assert [(row["model.tuner.rank"], row["state"], row["trained"], row["bytes"]) for row in table] == [
         ("2", "complete", "2000", "200"),
@@ -81,7 +92,8 @@ def test_grid_runs_every_value_once_and_ends_in_one_table_and_one_plot(start, tm
     # The best of two epochs: 0.9 - 0.05 at rank 4.
     assert [row["val/dice"] for row in table] == ["0.83", "0.85", "0.81"]
     assert [row["test dice"] for row in table] == ["0.88", "0.9", "0.86"]
-    assert text == (tmp_path / "sweep" / "sweep.txt").read_text().rstrip("\n")
+    assert ended.finished == 3
+    assert ended.table == (tmp_path / "sweep" / "sweep.txt").read_text().rstrip("\n")
     assert (tmp_path / "sweep" / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert lines[1] == "run 1 (rank=4) val/dice 0.8500"
     words, environ = json.loads((tmp_path / "sweep/runs/0001/recipe/now/words.json").read_text())
@@ -129,6 +141,73 @@ def test_failed_run_is_named_and_the_sweep_goes_on(start, tmp_path):
     assert lines[0].startswith("run 0 (rank=13) failed: exit status 1")
 
 
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_signal_ends_every_training_with_all_it_started_and_then_the_sweep(start, tmp_path, number, raised, jobs):
+    places = [tmp_path / f"sweep/runs/{run:04d}/pids" for run in range(jobs)]
+
+    def send():
+        until = time.monotonic() + 20
+        while time.monotonic() < until and not all(place.is_file() and place.read_text() for place in places):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(raised) as caught:
+        start({"jobs": jobs}, parameters={"model.tuner.rank": {"value": 77}, "a": {"values": [1, 2, 3]}})
+    sender.join()
+    assert getattr(caught.value, "code", 143) == 143
+    pids = [int(pid) for place in places for pid in place.read_text().split()]
+    assert len(pids) == 2 * jobs
+    assert not any(is_alive(pid) for pid in pids)
+    assert not any(row["state"] == "complete" for row in rows(tmp_path))
+    assert len(list((tmp_path / "sweep/runs").iterdir())) == jobs
+
+
+def test_second_sweep_on_a_folder_is_refused_while_the_first_or_its_training_works(start, tmp_path):
+    with locked(tmp_path / "sweep") as lock:
+        with pytest.raises(RecipeError, match=rf"sweep: another sweep works here \(process {os.getpid()}, .*another --folder"):
+            start()
+        training = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=(lock,))
+    with pytest.raises(RecipeError, match="or a training that it started"):
+        start()
+    training.kill()
+    training.wait()
+    assert start({"trials": 1}).finished == 1
+
+
+def test_sweep_whose_runs_all_fail_has_none_finished(start, tmp_path):
+    assert start(parameters={"model.tuner.rank": {"values": [13]}}).finished == 0
+    assert not (tmp_path / "sweep" / "sweep.png").exists()
+
+
+def test_folder_of_another_sweep_is_refused(start):
+    start({"trials": 1})
+    with pytest.raises(RecipeError, match=r"sweep: was begun with another parameters than rank has now\. Give another"):
+        start(parameters={"model.tuner.rank": {"values": [2, 4]}})
+
+
+def test_damaged_journal_is_named(start, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "study.journal").write_bytes(b"\xaa\xbb garbage\n")
+    with pytest.raises(RecipeError, match=r"study\.journal: cannot be read as the journal of a sweep"):
+        start()
+
+
+def test_file_in_the_folders_place_is_named(start, tmp_path):
+    (tmp_path / "sweep").touch()
+    with pytest.raises(RecipeError, match=r"sweep: could not be written .*choose another folder"):
+        start()
+
+
 def test_two_jobs_do_the_same_grid(start, tmp_path):
     start({"jobs": 2})
     found = sorted((row["model.tuner.rank"], row["test dice"]) for row in rows(tmp_path))
@@ -166,6 +245,28 @@ def test_command_runs_a_file_with_overrides_in_all_spellings(start, tmp_path, mo
     words, _ = json.loads((tmp_path / "other/runs/0000/recipe/now/words.json").read_text())
     assert words[3:5] == ["--epochs=1", "--pause=0"]
     assert "model.tuner.rank" in capsys.readouterr().out
+
+
+def test_command_without_a_finished_run_ends_with_1(start, tmp_path, monkeypatch, capsys):
+    start({"trials": 1}, parameters={"model.tuner.rank": {"value": 13}})
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "rank.yaml", "--local", "--folder=sweep"]) == 1
+    assert "error: sweep: no run of the sweep has finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--trials=0", "--trials=-3", "--jobs=0", "--jobs=-1"])
+def test_numbers_that_run_nothing_are_refused(option, capsys):
+    assert main(["sweep", "lora_rank", "--local", option]) == 2
+    name, _, value = option.partition("=")
+    assert capsys.readouterr().err == f"error: {name}: expected a number of at least 1, got {value}.\n"
+
+
+def test_sweep_over_a_recipe_that_does_not_exist_is_refused_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text(yaml.safe_dump(FILE | {"command": ["medsam-tune", "run", "lorra.yaml", "${args}"]}))
+    assert main(["sweep", "a.yaml", "--local"]) == 2
+    assert capsys.readouterr().err.startswith("error: lorra.yaml: no such recipe. Did you mean lora")
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize("name", ["adapter_rank", "lora_rank"])

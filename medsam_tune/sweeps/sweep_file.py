@@ -10,42 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from medsam_tune.errors import RecipeError
+from medsam_tune.sweeps.parameters import Parameter, read_parameters, spell
+from medsam_tune.yaml_files import read_yaml
 
 METHODS = ("grid", "random", "bayes")
 _KEYS = {
     "program", "command", "method", "metric", "parameters", "name", "description", "project", "entity",
     "run_cap", "early_terminate", "controller", "imageuri", "job",
 }  # fmt: skip
-# W&B's distributions that run here too, with the keys each takes.
-_RANGES = {
-    "uniform": ("min", "max"),
-    "int_uniform": ("min", "max"),
-    "q_uniform": ("min", "max", "q"),
-    "log_uniform_values": ("min", "max"),
-}
 _HYPERBAND = {"type", "min_iter", "max_iter", "s", "eta", "strict"}
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """Say what values one dotted recipe key takes.
-
-    Attributes:
-        values: The choices; empty where a range is given.
-        distribution: Name in W&B's terms where a range is given.
-        low: Least value of a range.
-        high: Greatest value of a range.
-        step: Distance between the values of ``q_uniform``.
-    """
-
-    values: tuple[object, ...] = ()
-    distribution: str = "categorical"
-    low: float = 0.0
-    high: float = 0.0
-    step: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +46,11 @@ class Sweep:
     run_cap: int | None
     early_terminate: Mapping[str, Any] | None
 
+    @property
+    def recipe(self) -> str:
+        """Return the recipe that every run starts from, as the command names it."""
+        return expand_command(self.command, {})[2]
+
 
 def read_sweep(path: Path) -> Sweep:
     """Read a sweep file.
@@ -81,10 +60,7 @@ def read_sweep(path: Path) -> Sweep:
     """
     if not path.is_file():
         raise RecipeError(f"{path}: no such sweep file. `medsam-tune recipes list` shows the bundled ones.")
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: is no YAML ({' '.join(str(error).split())}).") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: expected keys such as method, metric and parameters, got {type(content).__name__}.")
     try:
@@ -108,15 +84,15 @@ def expand_command(command: Sequence[str], values: Mapping[str, object]) -> list
         "${env}": [],
         "${interpreter}": [],
         "${program}": ["medsam-tune"],
-        "${args}": [f"--{key}={value}" for key, value in values.items()],
-        "${args_no_hyphens}": [f"{key}={value}" for key, value in values.items()],
-        "${args_no_equals}": [word for key, value in values.items() for word in (f"--{key}", str(value))],
+        "${args}": [f"--{key}={spell(value)}" for key, value in values.items()],
+        "${args_no_hyphens}": [f"{key}={spell(value)}" for key, value in values.items()],
+        "${args_no_equals}": [word for key, value in values.items() for word in (f"--{key}", spell(value))],
     }
     return [expanded for word in command for expanded in spellings.get(word, [word])]
 
 
 def _sweep(name: str, content: Mapping[str, Any]) -> Sweep:
-    unknown = sorted(content.keys() - _KEYS)
+    unknown = sorted(str(key) for key in content.keys() - _KEYS)
     if unknown:
         raise RecipeError(f"{unknown[0]}: no key of a W&B sweep. Known: {', '.join(sorted(_KEYS))}.")
     method = content.get("method")
@@ -125,10 +101,7 @@ def _sweep(name: str, content: Mapping[str, Any]) -> Sweep:
     metric = content.get("metric")
     if not isinstance(metric, dict) or not metric.get("name") or metric.get("goal") not in ("maximize", "minimize"):
         raise RecipeError(f"metric: expected a name and a goal, maximize or minimize, got {metric!r}. Such as name: val/dice.")
-    parameters = content.get("parameters")
-    if not isinstance(parameters, dict) or not parameters:
-        raise RecipeError(f"parameters: expected recipe keys with values, got {parameters!r}.")
-    checked = {str(key): _parameter(str(key), value) for key, value in parameters.items()}
+    checked = read_parameters(content.get("parameters"))
     ranges = [key for key, value in checked.items() if not value.values]
     if method == "grid" and ranges:
         raise RecipeError(f"parameters.{ranges[0]}: a grid needs values, not a range. List them, or set method: random.")
@@ -144,35 +117,12 @@ def _sweep(name: str, content: Mapping[str, Any]) -> Sweep:
     )
 
 
-def _parameter(key: str, block: object) -> Parameter:
-    where = f"parameters.{key}"
-    if not isinstance(block, dict):
-        raise RecipeError(f"{where}: expected values, value, or min and max, got {block!r}.")
-    if "value" in block:
-        return Parameter(values=(block["value"],))
-    if "values" in block:
-        if not isinstance(block["values"], list) or not block["values"]:
-            raise RecipeError(f"{where}.values: expected a list, got {block['values']!r}.")
-        return Parameter(values=tuple(block["values"]))
-    whole = isinstance(block.get("min"), int) and isinstance(block.get("max"), int)
-    distribution = str(block.get("distribution", "int_uniform" if whole else "uniform"))
-    if distribution not in _RANGES:
-        known = ", ".join(_RANGES)
-        raise RecipeError(f"{where}.distribution: {distribution!r} does not run here. Use one of {known}, or values.")
-    missing = [name for name in _RANGES[distribution] if not isinstance(block.get(name), int | float)]
-    if missing:
-        raise RecipeError(f"{where}.{missing[0]}: {distribution} needs a number, got {block.get(missing[0])!r}.")
-    if not block["min"] < block["max"]:
-        raise RecipeError(f"{where}: min must be below max, got {block['min']} and {block['max']}.")
-    return Parameter((), distribution, block["min"], block["max"], block.get("q"))
-
-
 def _command(command: object) -> tuple[str, ...]:
     remedy = "Such as [${env}, medsam-tune, run, recipes/lora.yaml, ${args}]."
     if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
         raise RecipeError(f"command: expected a list of words, got {command!r}. {remedy}")
     words = expand_command(command, {})
-    if words[:2] != ["medsam-tune", "run"]:
+    if words[:2] != ["medsam-tune", "run"] or len(words) < 3:
         raise RecipeError(f"command: must start `medsam-tune run RECIPE`, got {' '.join(words)!r}. {remedy}")
     if not any(word.startswith("${args") for word in command):
         raise RecipeError(f"command: has no ${{args}}, so every run would be the same. {remedy}")
@@ -183,7 +133,7 @@ def _command(command: object) -> tuple[str, ...]:
 
 
 def _run_cap(value: object) -> int | None:
-    if value is not None and (not isinstance(value, int) or value < 1):
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise RecipeError(f"run_cap: expected a number of at least 1, got {value!r}.")
     return value
 
@@ -196,4 +146,8 @@ def _early_terminate(block: object) -> Mapping[str, Any] | None:
     unknown = sorted(block.keys() - _HYPERBAND)
     if unknown:
         raise RecipeError(f"early_terminate.{unknown[0]}: unknown. Known: {', '.join(sorted(_HYPERBAND))}.")
+    for name, least in (("min_iter", 1), ("max_iter", 1), ("eta", 2)):
+        value = block.get(name, least)
+        if not isinstance(value, int) or value < least:
+            raise RecipeError(f"early_terminate.{name}: expected a whole number of at least {least}, got {value!r}.")
     return block

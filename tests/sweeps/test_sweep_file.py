@@ -6,7 +6,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from medsam_tune.cli.overrides import normalise_overrides
 from medsam_tune.errors import RecipeError
-from medsam_tune.training.sweep_file import expand_command, read_sweep
+from medsam_tune.sweeps import expand_command, read_sweep
 
 COMMAND = ["${env}", "medsam-tune", "run", "recipes/lora.yaml", "${args}"]
 FILE = {
@@ -72,6 +72,16 @@ def test_ranges_take_the_distribution_of_their_bounds(tmp_path):
         ({"command": COMMAND[:4]}, r"command: has no \$\{args\}, so every run would be the same"),
         ({"command": [*COMMAND, "${args_json}"]}, r"command: \$\{args_json\} is not understood"),
         ({"command": None}, "command: expected a list of words, got None"),
+        ({"parameters": {"a": {"min": 0.0, "max": 1, "distribution": "log_uniform_values"}}}, r"a\.min: .* begins above 0"),
+        ({"parameters": {"a": {"min": 0, "max": 1, "q": 0, "distribution": "q_uniform"}}}, r"a\.q: expected a step above 0"),
+        ({"parameters": {"a": {"min": 0.0, "max": float("inf")}}}, r"a\.max: uniform needs a number, got inf"),
+        ({"parameters": {"a": {"min": 1.5, "max": 3.7, "distribution": "int_uniform"}}}, r"a\.min: int_uniform needs a whole"),
+        ({"parameters": {"a": {"min": False, "max": 2}}}, r"a\.min: int_uniform needs a number, got False"),
+        ({"parameters": {"a": {"value": float("nan")}}}, r"a\.value: nan has no form on a command line"),
+        ({"parameters": {"a": {"parameters": {}}}}, r"parameters\.a\.parameters: expected recipe keys"),
+        ({"parameters": {"a": {"parameters": {"b": {"value": 1}}}, "a.b": {"value": 2}}}, r"parameters\.a\.b: stands twice"),
+        ({"command": ["medsam-tune", "run", "${args}"]}, "command: must start `medsam-tune run RECIPE`"),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 0}}, r"early_terminate\.min_iter: expected a whole number"),
         ({"run_cap": 0}, "run_cap: expected a number of at least 1"),
         ({"early_terminate": {"type": "hyperband"}}, "early_terminate: expected type: hyperband with min_iter or max_iter"),
     ],
@@ -85,5 +95,46 @@ def test_missing_and_broken_files_are_named(tmp_path):
     with pytest.raises(RecipeError, match=r"none\.yaml: no such sweep file"):
         read_sweep(tmp_path / "none.yaml")
     (tmp_path / "broken.yaml").write_text("a: [")
-    with pytest.raises(RecipeError, match=r"broken\.yaml: is no YAML"):
+    with pytest.raises(RecipeError, match=r"broken\.yaml: line 1: is no YAML \(expected"):
         read_sweep(tmp_path / "broken.yaml")
+
+
+PEOPLE = """\
+command: ["${env}", medsam-tune, run, tiny.yaml, "${args}"]
+method: grid
+metric: {name: val/dice, goal: maximize}
+parameters:
+  model:
+    parameters:
+      prompt_encoder: {parameters: {width: {values: [4, 8]}}}
+  model.optimizer.lr: {values: [1e-5, 3.0e-4]}
+  data.augmentation: {value: null}
+  data.split.seed: {value: 2024-01-01}
+"""
+
+
+def test_file_as_people_write_it_is_understood(tmp_path):
+    path = tmp_path / "people.yaml"
+    path.write_text(PEOPLE)
+    parameters = {name: parameter.values for name, parameter in read_sweep(path).parameters.items()}
+    assert parameters == {
+        "model.prompt_encoder.width": (4, 8),
+        "model.optimizer.lr": (1e-5, 3e-4),
+        "data.augmentation": (None,),
+        "data.split.seed": ("2024-01-01",),
+    }
+    words = expand_command(["${args}"], {"data.augmentation": None, "model.x": [1, None]})
+    assert words == ["--data.augmentation=null", "--model.x=[1, null]"]
+
+
+def test_bounds_in_scientific_notation_are_numbers(tmp_path):
+    path = tmp_path / "people.yaml"
+    head = PEOPLE.partition("parameters:")[0].replace("grid", "random")
+    path.write_text(head + "parameters: {lr: {distribution: log_uniform_values, min: 1e-5, max: 1E-2}}\n")
+    parameter = read_sweep(path).parameters["lr"]
+    assert (parameter.low, parameter.high) == (1e-5, 1e-2)
+
+
+def test_null_of_the_agent_is_null_of_the_parser():
+    agent = create_sweep_command_args({"args": {"data.augmentation": {"value": None}}})
+    assert normalise_overrides(agent["args"]) == ["--data.augmentation=null"]

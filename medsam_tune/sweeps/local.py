@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import os
@@ -11,16 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medsam_tune.errors import MedsamTuneError, RecipeError
 from medsam_tune.evaluation.curves import read_metrics
-from medsam_tune.evaluation.sweep_figure import SweepPoint, draw_sweep
-from medsam_tune.files import write_bytes, write_text
+from medsam_tune.sweeps.parameters import Parameter
+from medsam_tune.sweeps.sweep_file import Sweep, expand_command
+from medsam_tune.sweeps.table import result_of, write_results
+from medsam_tune.sweeps.trainings import Trainings, locked
 from medsam_tune.training.run_folder import RunFolder
-from medsam_tune.training.sweep_file import Parameter, Sweep, expand_command
 
 if TYPE_CHECKING:
     import optuna
@@ -57,39 +56,43 @@ class RunFailed(MedsamTuneError):
     """Report a run of a sweep that did not reach its end; the sweep goes on."""
 
 
-def run_sweep(local: LocalSweep) -> str:
-    """Run what is left of a sweep, write ``sweep.csv``, ``sweep.txt`` and ``sweep.png``, and return the table.
+@dataclass(frozen=True)
+class SweepEnd:
+    """Say how a sweep ended.
+
+    Attributes:
+        table: One aligned row a run.
+        finished: Number of runs that have reached their end, in this call or an earlier one.
+    """
+
+    table: str
+    finished: int
+
+
+def run_sweep(local: LocalSweep) -> SweepEnd:
+    """Run what is left of a sweep and write ``sweep.csv``, ``sweep.txt`` and ``sweep.png``.
+
+    SIGTERM and Ctrl-C end its trainings, write the table of what is finished, and end this process.
 
     Raises:
-        RecipeError: If Optuna is missing, or random or bayes have no number of runs.
+        RecipeError: If Optuna is missing, random or bayes have no number of runs, the folder holds another sweep, or another
+            process runs a sweep there.
     """
-    study = _study(local)
-    n_left = _prepare(study, local)
+    with locked(local.folder) as lock:
+        trainings = Trainings(lock)
+        study = _study(local)
+        n_left = _prepare(study, local)
 
-    def objective(trial: optuna.Trial) -> float:
-        return _objective(trial, local)
+        def objective(trial: optuna.Trial) -> float:
+            return _objective(trial, local, trainings)
 
-    if n_left:
-        study.optimize(objective, n_trials=n_left, n_jobs=local.jobs, catch=(RunFailed,))
-    return write_results(study.get_trials(deepcopy=False), local)
-
-
-def write_results(trials: Sequence[optuna.trial.FrozenTrial], local: LocalSweep) -> str:
-    """Write the table as CSV and text and the plot of the finished runs; return the text."""
-    rows = [_row(trial, local.sweep) for trial in trials if trial.state.name != "WAITING"]
-    header = list(dict.fromkeys(name for row in rows for name in row))
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, header, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(local.folder / "sweep.csv", buffer.getvalue())
-    text = _aligned(header, rows)
-    write_text(local.folder / "sweep.txt", text + "\n")
-    points = [_point(trial) for trial in trials if trial.state.name == "COMPLETE"]
-    if points:
-        picture = draw_sweep(points, title=f"{local.sweep.name}: {', '.join(_varied(local.sweep))}")
-        write_bytes(local.folder / "sweep.png", picture)
-    return text
+        with trainings.ended_by_signals():
+            if n_left:
+                study.optimize(objective, n_trials=n_left, n_jobs=local.jobs, catch=(RunFailed,))
+        trials = study.get_trials(deepcopy=False)
+        table = write_results(trials, local.sweep, local.folder)
+        trainings.raise_if_ended()
+    return SweepEnd(table, sum(trial.state.name == "COMPLETE" for trial in trials))
 
 
 def _study(local: LocalSweep) -> optuna.Study:
@@ -99,18 +102,49 @@ def _study(local: LocalSweep) -> optuna.Study:
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
         raise RecipeError(f"--local: needs Optuna ({error}). Run: pip install 'medsam-tune[sweep]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    local.folder.mkdir(parents=True, exist_ok=True)
-    sweep = local.sweep
+    # A run that fails is reported in one line of our own.
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    sweep, journal = local.sweep, local.folder / "study.journal"
     sampler = optuna.samplers.TPESampler(seed=0) if sweep.method == "bayes" else optuna.samplers.RandomSampler(seed=0)
-    return optuna.create_study(
-        study_name=sweep.name,
-        storage=JournalStorage(JournalFileBackend(str(local.folder / "study.journal"))),
-        sampler=sampler,
-        pruner=_pruner(sweep),
-        direction="maximize" if sweep.maximise else "minimize",
-        load_if_exists=True,
-    )
+    try:
+        study = optuna.create_study(
+            study_name=sweep.name,
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            sampler=sampler,
+            pruner=_pruner(sweep),
+            direction="maximize" if sweep.maximise else "minimize",
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise RecipeError(
+            f"{journal}: cannot be read as the journal of a sweep ({' '.join(str(error).split())}). "
+            "Delete it, which forgets the finished runs, or give another --folder."
+        ) from error
+    _check_same(study, local)
+    return study
+
+
+def _check_same(study: optuna.Study, local: LocalSweep) -> None:
+    """Refuse to go on with another sweep's runs: their table would mix two questions."""
+    asked = json.loads(json.dumps({"method": local.sweep.method, **_facts(local.sweep)}))
+    begun = study.user_attrs.get("sweep")
+    if begun is None:
+        study.set_user_attr("sweep", asked)
+        return
+    other = sorted(key for key in asked.keys() | begun.keys() if asked.get(key) != begun.get(key))
+    if other:
+        raise RecipeError(
+            f"{local.folder}: was begun with another {', '.join(other)} than {local.sweep.name} has now. "
+            "Give another --folder, or the file as it was."
+        )
+
+
+def _facts(sweep: Sweep) -> dict[str, object]:
+    return {
+        "metric": [sweep.metric, sweep.maximise],
+        "parameters": {name: asdict(parameter) for name, parameter in sweep.parameters.items()},
+        "command": list(sweep.command),
+    }
 
 
 def _pruner(sweep: Sweep) -> optuna.pruners.BasePruner:
@@ -152,14 +186,17 @@ def _grid(parameters: Mapping[str, Parameter]) -> list[dict[str, str]]:
     return [dict(zip(names, combination, strict=True)) for combination in itertools.product(*choices)]
 
 
-def _objective(trial: optuna.Trial, local: LocalSweep) -> float:
+def _objective(trial: optuna.Trial, local: LocalSweep, trainings: Trainings) -> float:
     import optuna
+
+    if trainings.ended_by is not None:
+        raise RunFailed("the sweep was ended")
 
     values = {name: _suggest(trial, name, parameter) for name, parameter in local.sweep.parameters.items()}
     named = ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in values.items())
     place = local.folder / "runs" / f"{trial.number:04d}"
     try:
-        metric = _run_process(trial, local, values, place)
+        metric = _run_process(trial, local, trainings, values, place)
     except RunFailed as error:
         trial.set_user_attr("error", str(error))
         local.report(f"run {trial.number} ({named}) failed: {error}")
@@ -167,7 +204,7 @@ def _objective(trial: optuna.Trial, local: LocalSweep) -> float:
     except optuna.TrialPruned:
         local.report(f"run {trial.number} ({named}) stopped early")
         raise
-    trial.set_user_attr("result", _result(_run_of(place)))
+    trial.set_user_attr("result", result_of(_run_of(place)))
     local.report(f"run {trial.number} ({named}) {local.sweep.metric} {metric:.4f}")
     return metric
 
@@ -183,34 +220,40 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> object:
     return trial.suggest_float(name, parameter.low, parameter.high, step=parameter.step, log=log)
 
 
-def _run_process(trial: optuna.Trial, local: LocalSweep, values: Mapping[str, object], place: Path) -> float:
+def _run_process(
+    trial: optuna.Trial, local: LocalSweep, trainings: Trainings, values: Mapping[str, object], place: Path
+) -> float:
     """Run one process to its end or until the pruner stops it; return the best value of the metric."""
     place.mkdir(parents=True, exist_ok=True)
-    words = expand_command(local.sweep.command, values)[1:]
-    command = [*PROGRAM, *words, *local.overrides, f"--run.folder={place}"]
-    if any(word.startswith("--trainer.logger=") and word.endswith("WandbLogger") for word in words):
-        # The logger prefers its own default, the current folder, to WANDB_DIR.
-        command.append(f"--trainer.logger.init_args.save_dir={place}")
-    with (place / "log.txt").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment(local))
-        try:
-            _watch(process, trial, local, place)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-    if process.returncode in INTERRUPTED:
+    with (
+        (place / "log.txt").open("w", encoding="utf-8") as log,
+        trainings.start(_command(local, values, place), log, _environment(local)) as process,
+    ):
+        _watch(process, trial, local, trainings, place)
+    if trainings.ended_by is not None or process.returncode in INTERRUPTED:
         trial.study.stop()
     if process.returncode != 0:
         raise RunFailed(f"exit status {process.returncode}: {_last_line(place / 'log.txt')} ({place / 'log.txt'})")
     return _best(_values(place, local.sweep.metric), local.sweep)
 
 
-def _watch(process: subprocess.Popen[bytes], trial: optuna.Trial, local: LocalSweep, place: Path) -> None:
+def _command(local: LocalSweep, values: Mapping[str, object], place: Path) -> list[str]:
+    words = expand_command(local.sweep.command, values)[1:]
+    command = [*PROGRAM, *words, *local.overrides, f"--run.folder={place}"]
+    if any(word.startswith("--trainer.logger=") and word.endswith("WandbLogger") for word in words):
+        # The logger prefers its own default, the current folder, to WANDB_DIR.
+        command.append(f"--trainer.logger.init_args.save_dir={place}")
+    return command
+
+
+def _watch(
+    process: subprocess.Popen[bytes], trial: optuna.Trial, local: LocalSweep, trainings: Trainings, place: Path
+) -> None:
+    """Wait until the process or the sweep ends, and tell the pruner what is logged."""
     import optuna
 
     reported = 0
-    while process.poll() is None:
+    while process.poll() is None and trainings.ended_by is None:
         time.sleep(POLL_SECONDS)
         if local.sweep.early_terminate is None:
             continue
@@ -245,58 +288,6 @@ def _best(values: Sequence[float], sweep: Sweep) -> float:
     if not values:
         raise RunFailed(f"the run never logged {sweep.metric}, which metric.name asks for")
     return max(values) if sweep.maximise else min(values)
-
-
-def _result(run: RunFolder) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads(run.summary.read_text(encoding="utf-8"))
-    dice = summary["test"]["dice"]
-    return {
-        "test_dice": dice["mean"],
-        "ci95": dice["ci95"],
-        "trained": summary["parameters"]["trained"],
-        "n_bytes": sum(path.stat().st_size for path in run.export.glob("*.safetensors")),
-        "seconds": summary["seconds"].get("fit"),
-        "folder": str(run.path),
-    }
-
-
-def _row(trial: optuna.trial.FrozenTrial, sweep: Sweep) -> dict[str, object]:
-    result = trial.user_attrs.get("result", {})
-    interval = result.get("ci95") or (None, None)
-    return {
-        "run": trial.number,
-        "state": trial.state.name.lower(),
-        **{name: trial.params.get(name, "") for name in sweep.parameters},
-        sweep.metric: _rounded(trial.value),
-        "test dice": _rounded(result.get("test_dice")),
-        "ci95 low": _rounded(interval[0]),
-        "ci95 high": _rounded(interval[1]),
-        "trained": result.get("trained", ""),
-        "bytes": result.get("n_bytes", ""),
-        "fit seconds": result.get("seconds", ""),
-        "folder": result.get("folder", trial.user_attrs.get("error", "")),
-    }
-
-
-def _point(trial: optuna.trial.FrozenTrial) -> SweepPoint:
-    result = trial.user_attrs["result"]
-    interval = result["ci95"] and (result["ci95"][0], result["ci95"][1])
-    label = " ".join(str(value) for value in trial.params.values())
-    return SweepPoint(label, result["trained"], result["n_bytes"], result["test_dice"], interval)
-
-
-def _varied(sweep: Sweep) -> list[str]:
-    return [name for name, parameter in sweep.parameters.items() if len(parameter.values) != 1]
-
-
-def _rounded(value: float | None) -> object:
-    return "" if value is None else round(value, 4)
-
-
-def _aligned(header: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
-    cells = [list(header), *([str(row[name]) for name in header] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
 
 
 def _last_line(log: Path) -> str:
