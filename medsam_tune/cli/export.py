@@ -14,8 +14,10 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments or ["--help"])
     from medsam_tune.export.merge import merge_export
 
-    architecture = merge_export(options.run, options.checkpoint, force=options.force, trusted=options.trust)
-    print(f'segment_anything.sam_model_registry["{architecture}"](checkpoint="{options.checkpoint}") loads it')
+    architecture = merge_export(
+        options.run, options.merged, checkpoint=options.checkpoint, force=options.force, trusted=options.trust
+    )
+    print(f'segment_anything.sam_model_registry["{architecture}"](checkpoint="{options.merged}") loads it')
     return 0
 
 
@@ -24,7 +26,8 @@ def _parser() -> argparse.ArgumentParser:
     forms = parser.add_subparsers(dest="form", required=True)
     merge = forms.add_parser("merge", help="one plain SAM checkpoint that segment_anything loads")
     merge.add_argument("run", metavar="RUN", help="a run folder, its export folder, or its export/adapter folder")
-    merge.add_argument("checkpoint", metavar="OUT.pth", help="the file to write")
+    merge.add_argument("merged", metavar="OUT.pth", help="the file to write")
+    merge.add_argument("--checkpoint", metavar="FILE", help="where the base weights lie if they are a file of your own")
     merge.add_argument("--force", action="store_true", help="go on with other base weights than those of the training")
     merge.add_argument("--trust", action="store_true", help="import classes from outside medsam_tune that the run names")
     return parser

@@ -18,9 +18,9 @@ from torch import Tensor
 from medsam_tune import __version__
 from medsam_tune.backbone.weights import load_state_dict_file
 from medsam_tune.errors import CheckpointError
-from medsam_tune.export.build import build_segmenter
+from medsam_tune.export.build import without_folders
 from medsam_tune.export.model_card import model_card
-from medsam_tune.export.trained import licence_note, trained_names, without_initial_weights
+from medsam_tune.export.trained import build_described, licence_note, trained_names
 from medsam_tune.files import atomic_folder, read_json, sha256_of, write_json, write_safetensors, write_text
 from medsam_tune.inference.predictor import Predictor
 from medsam_tune.segmenters.base import Segmenter
@@ -78,7 +78,7 @@ def save_adapter(
     description = {
         "format_version": FORMAT_VERSION,
         "medsam_tune": __version__,
-        "model": without_initial_weights(model_config, weights),
+        "model": without_folders(model_config),
         "base_weights": asdict(weights),
         "input_rule": asdict(segmenter.input_rule),
         "metrics": dict(metrics),
@@ -95,12 +95,17 @@ def save_adapter(
     return folder
 
 
-def load_adapter(folder: str | Path, force: bool = False, *, trusted: bool = False) -> Predictor:
+def load_adapter(
+    folder: str | Path, force: bool = False, *, checkpoint: str | Path | None = None, trusted: bool = False
+) -> Predictor:
     """Build the network around an adapter and load exactly what was trained.
+
+    The description is read without being trusted, as by ``load_export``.
 
     Args:
         folder: What ``save_adapter`` wrote, such as ``runs/lora/2026-01-31_12-00-00/export/adapter``.
         force: Go on although the base weights at hand are not those the adapter was trained on.
+        checkpoint: Where the base weights lie if they are a file of your own; its checksum must be that of the training.
         trusted: Import classes from outside ``medsam_tune`` that the folder names; that runs their code.
 
     Returns:
@@ -115,15 +120,12 @@ def load_adapter(folder: str | Path, force: bool = False, *, trusted: bool = Fal
         >>> mask = predictor.segment(image, box=(10, 10, 80, 90))  # doctest: +SKIP
     """
     stored = AdapterFolder.read(folder)
-    with torch.enable_grad():
-        segmenter = build_segmenter(stored.description["model"], trusted=trusted)
+    segmenter = build_described(stored.folder, stored.description, checkpoint=checkpoint, force=force, trusted=trusted)
     tuner = tuner_of(segmenter)
     if tuner is None:
         raise CheckpointError(
             f"{stored.folder / DESCRIPTION_FILE}: its model has no tuner of the peft library. Export the run again."
         )
-    if not force:
-        stored.check_base_weights(segmenter)
     _check_config(stored.folder / CONFIG_FILE, stored.config, tuner.adapter_config())
     tuner.load_adapter_state(stored.adapter)
     _load_extra(stored.folder / EXTRA_FILE, stored.extra, segmenter, tuner)
@@ -155,7 +157,7 @@ class AdapterFolder:
         Raises:
             CheckpointError: If a file is missing, corrupt or of another version.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         description = _read_description(folder)
         config = _read_json(folder / CONFIG_FILE)
         adapter, extra = (_read_tensors(folder / name, description["files"]) for name in (ADAPTER_FILE, EXTRA_FILE))
@@ -228,8 +230,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"{path}: has format version {version}, medsam-tune {__version__} reads {FORMAT_VERSION}. "
             "Install the version that wrote it (key medsam_tune)."
         )
-    if not isinstance(description.get("model"), dict) or not isinstance(description.get("files"), dict):
-        raise CheckpointError(f"{path}: model or files missing or of the wrong type. Export the run again.")
+    wrong = [key for key in ("model", "base_weights", "files") if not isinstance(description.get(key), dict)]
+    if wrong:
+        raise CheckpointError(f"{path}: {', '.join(wrong)} missing or of the wrong type. Export the run again.")
     return description
 
 

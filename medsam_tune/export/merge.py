@@ -25,12 +25,20 @@ STOCK_SIDE = 1024
 STOCK_MASK_TOKENS = 4
 
 
-def merge_export(folder: str | Path, checkpoint: str | Path, *, force: bool = False, trusted: bool = False) -> str:
+def merge_export(
+    folder: str | Path,
+    merged: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    force: bool = False,
+    trusted: bool = False,
+) -> str:
     """Write a plain SAM checkpoint with the training merged in.
 
     Args:
         folder: A run, its ``export`` folder or its ``export/adapter`` folder.
-        checkpoint: The ``.pth`` file to write; it appears whole or not at all.
+        merged: The ``.pth`` file to write; it appears whole or not at all.
+        checkpoint: Where the base weights lie if they are a file of your own.
         force: Go on although the base weights at hand are not those of the training.
         trusted: Import classes from outside ``medsam_tune`` that the folder names; that runs their code.
 
@@ -40,9 +48,9 @@ def merge_export(folder: str | Path, checkpoint: str | Path, *, force: bool = Fa
     Raises:
         CheckpointError: If the folder cannot be loaded, the network cannot be a plain SAM, or the file cannot be written.
     """
-    segmenter = _load(Path(folder), force=force, trusted=trusted)
+    segmenter = _load(Path(folder).expanduser(), checkpoint=checkpoint, force=force, trusted=trusted)
     architecture = check_stock(segmenter)
-    write_torch(Path(checkpoint), merged_state(segmenter))
+    write_torch(Path(merged).expanduser(), merged_state(segmenter))
     return architecture
 
 
@@ -123,12 +131,12 @@ def _stock_names(state: dict[str, Tensor]) -> set[str]:
     return {f"{part}.{name}" for part, module in parts.items() for name in module.state_dict()}
 
 
-def _load(folder: Path, *, force: bool, trusted: bool) -> Segmenter:
+def _load(folder: Path, *, checkpoint: str | Path | None, force: bool, trusted: bool) -> Segmenter:
     for place in (folder / "export", folder):
         if (place / EXPORT_DESCRIPTION).is_file():
-            return load_export(place, force=force, trusted=trusted).segmenter
+            return load_export(place, checkpoint=checkpoint, force=force, trusted=trusted).segmenter
     if (folder / ADAPTER_DESCRIPTION).is_file():
-        return load_adapter(folder, force, trusted=trusted).segmenter
+        return load_adapter(folder, force, checkpoint=checkpoint, trusted=trusted).segmenter
     raise CheckpointError(
         f"{folder}: holds neither {EXPORT_DESCRIPTION} nor {ADAPTER_DESCRIPTION}. "
         "Give a run, its export or its export/adapter folder."

@@ -27,6 +27,7 @@ class AdapterSwitch:
     Args:
         name: A name for the first adapter.
         folder: Its folder, as ``save_adapter`` wrote it.
+        checkpoint: Where the base weights lie if they are a file of your own.
         force: Go on although the base weights at hand are not those it was trained on.
         trusted: Import classes from outside ``medsam_tune`` that the folder names; that runs their code.
 
@@ -42,12 +43,20 @@ class AdapterSwitch:
         >>> mask = adapters.use("lung").segment(image, box=box)  # doctest: +SKIP
     """
 
-    def __init__(self, name: str, folder: str | Path, *, force: bool = False, trusted: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: str | Path,
+        *,
+        checkpoint: str | Path | None = None,
+        force: bool = False,
+        trusted: bool = False,
+    ) -> None:
         from medsam_tune.tuners.peft_tuner import ADAPTER
 
         stored = AdapterFolder.read(folder)
         _check_start(stored)
-        self.predictor: Predictor = load_adapter(folder, force, trusted=trusted)
+        self.predictor: Predictor = load_adapter(folder, force, checkpoint=checkpoint, trusted=trusted)
         self._first, self._force = stored, force
         self._peft_names = {name: ADAPTER}
         self._extras = {name: dict(stored.extra)}
@@ -76,7 +85,7 @@ class AdapterSwitch:
         self._check_fits(stored)
         # peft forbids dots and its own prefix in a name; a number of ours is always free.
         peft_name = f"added-{len(self._peft_names)}"
-        self._tuner.add_adapter(peft_name, stored.folder, stored.adapter)
+        self._tuner.add_adapter(peft_name, stored.config, stored.adapter)
         self._peft_names[name] = peft_name
         self._extras[name] = dict(stored.extra)
         self.predictor.segmenter.requires_grad_(False).eval()

@@ -6,7 +6,6 @@ The folder holds a safetensors file (``prompt_generator.safetensors`` when only 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,14 +17,11 @@ from torch import Tensor
 from medsam_tune import __version__
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
 from medsam_tune.errors import CheckpointError
-from medsam_tune.export.build import build_segmenter
+from medsam_tune.export.build import build_segmenter, without_folders
 from medsam_tune.export.description import DESCRIPTION_FILE, FORMAT_VERSION, read_description
 from medsam_tune.files import atomic_folder, read_weights, sha256_of, write_json, write_safetensors
 from medsam_tune.inference.predictor import Predictor
 from medsam_tune.segmenters.base import Segmenter
-
-# Init args that name a file to start training from; an export holds what became of it, so the file is not needed again.
-_INITIAL_WEIGHTS = ("weights", "encoder_weights")
 
 
 def trained_names(segmenter: Segmenter) -> list[str]:
@@ -77,7 +73,7 @@ def save_export(
     description = {
         "format_version": FORMAT_VERSION,
         "medsam_tune": __version__,
-        "model": without_initial_weights(model_config, segmenter.base_weights()),
+        "model": without_folders(model_config),
         "base_weights": _identity(segmenter.base_weights()),
         "input_rule": asdict(segmenter.input_rule),
         "parameters": {
@@ -91,11 +87,17 @@ def save_export(
     return folder
 
 
-def load_export(folder: str | Path, *, force: bool = False, trusted: bool = False) -> Predictor:
+def load_export(
+    folder: str | Path, *, checkpoint: str | Path | None = None, force: bool = False, trusted: bool = False
+) -> Predictor:
     """Rebuild the model an export describes and load its trained weights strictly.
+
+    The description is read without being trusted: it may name classes only where a seam expects them, and no file that it
+    names is opened.
 
     Args:
         folder: What ``save_export`` wrote.
+        checkpoint: Where the base weights lie if they are a file of your own; its checksum must be that of the training.
         force: Go on although the base weights at hand are not those of the training.
         trusted: Import classes from outside ``medsam_tune`` that the description names; that runs their code.
 
@@ -104,22 +106,47 @@ def load_export(folder: str | Path, *, force: bool = False, trusted: bool = Fals
 
     Raises:
         CheckpointError: If a file is missing, corrupt or of a newer format, or the weights do not fit.
-        RecipeError: If the described model cannot be built.
+        RecipeError: If the described model cannot be built, or names a class that it may not.
 
     Example:
         >>> predictor = load_export("runs/autosam/2026-01-31_12-00-00/export")  # doctest: +SKIP
         >>> mask = predictor.segment(image)  # doctest: +SKIP
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     description = read_description(folder)
     tensors = _read_tensors(folder / description["file"], description["sha256"])
-    # A caller may be under no_grad, where a part that looks at its own gradients while it is built would fail.
-    with torch.enable_grad():
-        segmenter = build_segmenter(description["model"], trusted=trusted)
-    if not force:
-        _check_base_weights(folder, description["base_weights"], _identity(segmenter.base_weights()))
+    segmenter = build_described(folder, description, checkpoint=checkpoint, force=force, trusted=trusted)
     _load_strictly(segmenter, tensors, folder / description["file"])
     return Predictor(segmenter.requires_grad_(False))
+
+
+def build_described(
+    folder: Path, description: Mapping[str, Any], *, checkpoint: str | Path | None, force: bool, trusted: bool
+) -> Segmenter:
+    """Build the untrained network of a description, on the base weights it was trained on.
+
+    Args:
+        folder: Named in the message.
+        description: Has ``model`` and ``base_weights``.
+        checkpoint: As for ``load_export``.
+        force: As for ``load_export``.
+        trusted: As for ``load_export``.
+
+    Raises:
+        CheckpointError: If the base weights are others.
+        RecipeError: If the described model cannot be built.
+    """
+    wanted = description["base_weights"]
+    if checkpoint is None and _is_own_file(description["model"]) and not force:
+        raise CheckpointError(
+            f"{folder}: was trained on a file of base weights, {(wanted or {}).get('name')}. Say where it lies now: "
+            "checkpoint=FILE in Python, --checkpoint=FILE on the command line. Its checksum decides, not its name; wanted is "
+            f"sha256 {(wanted or {}).get('sha256')}."
+        )
+    segmenter = build_segmenter(description["model"], trusted=trusted, checkpoint=checkpoint)
+    if not force:
+        _check_base_weights(folder, wanted, _identity(segmenter.base_weights()))
+    return segmenter
 
 
 def _frozen_buffers(prefix: str, backbone: Backbone) -> set[str]:
@@ -131,17 +158,11 @@ def _frozen_buffers(prefix: str, backbone: Backbone) -> set[str]:
     }
 
 
-def without_initial_weights(model_config: Mapping[str, Any], base_weights: WeightsIdentity | None) -> dict[str, Any]:
-    """Clear the files that parts outside the backbone started from: the machine that loads may not have them."""
-    config: dict[str, Any] = json.loads(json.dumps(model_config))
-    stored_whole = ("prompt_source", "side", "fusion") + (("segmenter",) if base_weights is None else ())
-    inside = (config.get("segmenter") or {}).get("init_args") or {}
-    for part in (owner.get(key) for owner in (config, inside) for key in stored_whole):
-        arguments = (part.get("init_args") or {}) if isinstance(part, dict) else {}
-        for name in _INITIAL_WEIGHTS:
-            if name in arguments:
-                arguments[name] = None
-    return config
+def _is_own_file(model: object) -> bool:
+    """Tell whether any backbone of a described model was given a file of its own."""
+    if isinstance(model, Mapping):
+        return isinstance(model.get("checkpoint"), str) or any(_is_own_file(value) for value in model.values())
+    return isinstance(model, list) and any(_is_own_file(value) for value in model)
 
 
 def _identity(weights: WeightsIdentity | None) -> dict[str, str] | None:
@@ -186,8 +207,8 @@ def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
 def _check_base_weights(folder: Path, stored: Mapping[str, str] | None, found: Mapping[str, str] | None) -> None:
     if (stored and stored.get("sha256")) != (found and found["sha256"]):
         raise CheckpointError(
-            f"{folder}: was trained on base weights {_named(stored)}, but {_named(found)} were loaded. "
-            "Get the weights it was trained on, or pass force=True if you know that these fit."
+            f"{folder}: was trained on base weights {_named(stored)}, but {_named(found)} were loaded. Get the weights it was "
+            "trained on (checkpoint=FILE takes a file of your own), or pass force=True if you know that these fit."
         )
 
 

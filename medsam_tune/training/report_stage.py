@@ -152,7 +152,8 @@ def _untuned(cli: MedsamCLI, segmenter: SamSegmenter) -> Backbone:
         return segmenter.backbone
     config = model_config(cli)
     part = config["backbone"] or config["segmenter"]["init_args"]["backbone"]
-    fresh = build_segmenter({"backbone": part, "prompt_source": {"class_path": "medsam_tune.prompts.NoPrompt"}}, trusted=True)
+    described = {"backbone": part, "prompt_source": {"class_path": "medsam_tune.prompts.NoPrompt"}}
+    fresh = build_segmenter(described, trusted=True, opens_files=True)
     return cast("SamSegmenter", fresh).backbone
 
 

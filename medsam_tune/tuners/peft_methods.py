@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import peft
 from peft import PeftConfig
 from torch import nn
 
@@ -121,30 +120,6 @@ def method_name(config: PeftConfig) -> str:
     """Return peft's name of the method, such as ``LORA``."""
     kind = config.peft_type
     return str(getattr(kind, "value", kind))
-
-
-def build_config(class_name: str, settings: Mapping[str, object]) -> PeftConfig:
-    """Build a peft configuration from plain values, as an exported recipe stores it.
-
-    Args:
-        class_name: Such as ``LoraConfig``.
-        settings: Its fields; those that are None keep peft's default.
-
-    Raises:
-        RecipeError: If there is no such configuration, or it refuses a field.
-    """
-    kind = getattr(peft, class_name, None)
-    if not (isinstance(kind, type) and issubclass(kind, PeftConfig)):
-        raise RecipeError(f"{KEY}: peft {peft.__version__} has no configuration {class_name!r}. Such as: peft.LoraConfig.")
-    given = {name: value for name, value in settings.items() if value is not None}
-    # The parser writes these two out although they are peft's own defaults: a nested class, and a setting for quantised bases.
-    given.pop("runtime_config", None)
-    if given.get("init_lora_weights") != "loftq":
-        given.pop("loftq_config", None)
-    try:
-        return kind(**given)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"{KEY}: {class_name} of peft {peft.__version__} does not take these settings ({error}).") from error
 
 
 def _check_initial_weights(config: PeftConfig) -> None:

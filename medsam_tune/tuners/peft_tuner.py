@@ -17,7 +17,6 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import peft
 import torch
@@ -30,6 +29,7 @@ from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.tuners.base import InsertingTuner
 from medsam_tune.tuners.parts import layer_names
 from medsam_tune.tuners.peft_methods import KEY, check_config, check_layers, identity_note, method_name
+from medsam_tune.tuners.peft_settings import read_config
 
 ADAPTER = "default"
 
@@ -172,25 +172,27 @@ class PeftTuner(InsertingTuner):
             )
         set_peft_model_state_dict(self.peft_model, dict(tensors), ADAPTER)
 
-    def add_adapter(self, name: str, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    def add_adapter(self, name: str, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
         """Load another adapter of the same method beside the first, for inference.
 
         Args:
             name: peft's name for it.
-            folder: Holds its ``adapter_config.json``.
+            config: What ``adapter_config`` returned for it.
             tensors: What ``adapter_state`` returned for it.
 
         Raises:
             CheckpointError: If the tensors are not those of the configuration.
+            RecipeError: If the configuration is no plain data, or none of this method.
         """
+        read = read_config(type(self.config), config)
         with torch.no_grad(), _quiet():
-            self.peft_model.add_adapter(name, PeftConfig.from_pretrained(str(folder)))
+            self.peft_model.add_adapter(name, read)
             found = set_peft_model_state_dict(self.peft_model, dict(tensors), name)
         missing = [key for key in found.missing_keys if f".{name}." in key]
         if missing or found.unexpected_keys:
             self.peft_model.delete_adapter(name)
             raise CheckpointError(
-                f"{folder}: tensors and adapter_config.json do not belong together (such as "
+                f"adapter {name}: tensors and adapter_config.json do not belong together (such as "
                 f"{(missing or found.unexpected_keys)[0]}). Export the run again."
             )
 

@@ -143,7 +143,7 @@ def test_base_weights_stand_in_config_and_card(folder):
 
 def test_other_base_weights_are_refused_unless_forced(folder):
     edit(folder / "extra.json", model=model_config(seed=1))
-    with pytest.raises(CheckpointError, match=r"belongs to base weights random_tiny@sha256.* pass force=True"):
+    with pytest.raises(CheckpointError, match=r"trained on base weights random_tiny \(sha256 .* pass force=True"):
         load_adapter(folder)
     assert load_adapter(folder, force=True).segmenter.backbone.weights == SamBackbone("random_tiny", seed=1).weights
 

@@ -34,13 +34,14 @@ def test_segmenter_key_stands_alone_and_nested_parts_are_built():
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ("os.system", "os.system lies outside medsam_tune"),
-        # What a module imports for its own use is as foreign as the module it comes from.
-        ("medsam_tune.export.trained.Path", "pathlib.Path lies outside medsam_tune"),
+        ("os.system", "os.system lies outside medsam_tune, .* Pass trusted=True"),
         ("medsam_tune.prompts.NoSuch", "cannot be imported"),
-        ("medsam_tune.no_room.NoSuch", "cannot be imported"),
+        ("medsam_tune.prompts.no_module.NoSuch", "cannot be imported"),
         ("medsam_tune.prompts.box.whole_image_boxes", "is no class, got function"),
-        ("medsam_tune.tuners.NoTuner", "model.prompt_source: expected a class_path of a PromptSource, got NoTuner"),
+        ("medsam_tune.NoTuner", r"model\.prompt_source: medsam_tune.NoTuner cannot be imported"),
+        ("medsam_tune.SamBackbone", r"model\.prompt_source: expected a class_path of a PromptSource, got SamBackbone"),
+        ("medsam_tune.prompts.base.PromptSource", r"expected a class_path of a PromptSource, got PromptSource"),
+        ("medsam_tune.tuners.NoTuner", r"a PromptSource, which lie in medsam_tune\.prompts, got medsam_tune\.tuners\.NoTuner"),
     ],
 )
 def test_unfit_class_path_is_refused(part, message):
@@ -48,19 +49,10 @@ def test_unfit_class_path_is_refused(part, message):
         build_segmenter({"backbone": BACKBONE, "prompt_source": {"class_path": part}})
 
 
-def test_foreign_class_below_an_own_one_is_refused():
-    backbone = {
-        "class_path": BACKBONE["class_path"],
-        "init_args": {"weights": {"class_path": "subprocess.Popen", "init_args": {"args": ["true"]}}},
-    }
-    with pytest.raises(RecipeError, match=r"model.backbone.weights: subprocess.Popen lies outside medsam_tune"):
-        build_segmenter({"backbone": backbone, "prompt_source": NO_PROMPT})
-
-
 def test_missing_part_and_unknown_argument_are_named():
-    with pytest.raises(RecipeError, match=r"model\.prompt_source: expected a class_path of a PromptSource, got NoneType"):
+    with pytest.raises(RecipeError, match=r"model\.prompt_source: missing; expected a class_path of a PromptSource"):
         build_segmenter({"backbone": BACKBONE})
-    with pytest.raises(RecipeError, match="BoxPrompt does not take these init_args"):
+    with pytest.raises(RecipeError, match=r"prompt_source\.knd: BoxPrompt does not take .* It takes: kind, jitter"):
         build_segmenter(
             {"backbone": BACKBONE, "prompt_source": {"class_path": "medsam_tune.prompts.BoxPrompt", "init_args": {"knd": 1}}}
         )
@@ -72,5 +64,5 @@ def test_settings_of_a_part_become_its_dataclass_again():
     assert build_segmenter({"backbone": BACKBONE, "prompt_source": source}).prompt_source.jitter == BoxJitter(
         0.1, unit="fraction"
     )
-    with pytest.raises(RecipeError, match="BoxPrompt does not take these init_args"):
+    with pytest.raises(RecipeError, match=r"prompt_source\.jitter\.hgh: BoxJitter does not take these init_args"):
         build_segmenter({"backbone": BACKBONE, "prompt_source": {**source, "init_args": {"jitter": {"hgh": 1}}}})

@@ -196,6 +196,43 @@ def test_foreign_class_runs_only_where_it_is_trusted(tmp_path):
     assert isinstance(load_export(tmp_path / "e", trusted=True).segmenter.prompt_source, ForeignPrompt)
 
 
+def own_weights(folder, seed=3):
+    """A run on a file of base weights of one's own, and its export."""
+    file = folder / "base.pth"
+    torch.save(SamBackbone("random_tiny", seed=seed).state_dict(), file)
+    config = json.loads(json.dumps(DECODER))
+    config["backbone"]["init_args"]["checkpoint"] = str(file)
+    segmenter = build_segmenter(config, opens_files=True)
+    assert segmenter.base_weights().name == "base.pth"
+    save_export(folder / "export", segmenter=segmenter, model_config=config, metrics={}, data_description={})
+    return file, segmenter
+
+
+def test_own_base_weights_are_found_by_checksum_wherever_they_lie_now(tmp_path, monkeypatch):
+    file, segmenter = own_weights(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file.rename(tmp_path / "moved.pth")
+    loaded = load_export(tmp_path / "export", checkpoint="~/moved.pth").segmenter
+    batch = make_batch()
+    with torch.no_grad():
+        assert torch.equal(loaded(batch).low_res_masks, segmenter.eval()(batch).low_res_masks)
+
+
+def test_own_base_weights_that_are_not_given_are_named_by_checksum(tmp_path):
+    file, segmenter = own_weights(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"base\.pth\. .*checkpoint=FILE.* sha256 {segmenter.base_weights().sha256}"):
+        load_export(tmp_path / "export")
+    assert str(tmp_path) not in (tmp_path / "export" / "export.json").read_text()
+    assert file.is_file()
+
+
+def test_another_file_of_base_weights_is_refused(tmp_path):
+    own_weights(tmp_path)
+    torch.save(SamBackbone("random_tiny", seed=4).state_dict(), tmp_path / "base.pth")
+    with pytest.raises(CheckpointError, match=r"base weights base\.pth \(sha256 .*, but base\.pth \(sha256 .* were loaded"):
+        load_export(tmp_path / "export", checkpoint=tmp_path / "base.pth")
+
+
 def test_tuned_backbone_still_names_its_frozen_weights():
     segmenter = build_segmenter(DECODER)
     assert segmenter.base_weights() == SamBackbone("random_tiny").weights

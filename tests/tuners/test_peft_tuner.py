@@ -13,7 +13,7 @@ from medsam_tune.errors import RecipeError
 from medsam_tune.export.trained import trained_names
 from medsam_tune.prompts.none import NoPrompt
 from medsam_tune.segmenters.sam import SamSegmenter
-from medsam_tune.tuners.peft_methods import build_config
+from medsam_tune.tuners.peft_settings import build_config
 from medsam_tune.tuners.peft_tuner import PeftTuner
 from tests.factories import make_batch
 
