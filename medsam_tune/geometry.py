@@ -4,13 +4,18 @@ The input rule belongs to the weights (side, resize, normalisation), so a backbo
 Boxes are XYXY float32 pixels whose second corner is the last column and row, as ``torchvision.ops.masks_to_boxes`` returns;
 points are (x, y) pixels and mean their centres. Training, prediction and automatic masks move both by the functions below.
 
-Source: segment-anything @ dca509f, ``utils/transforms.py`` and ``modeling/sam.py`` (preprocess, postprocess_masks), which
-multiplies corners and points by the scale, so that they name other pixels than a mask resized along; equal without a resize;
-MedSAM @ d71e8a1 and its LiteMedSAM branch for the min-max rules.
+Source: segment-anything @ dca509f, ``utils/transforms.py`` and ``modeling/sam.py`` (preprocess, postprocess_masks);
+MedSAM @ d71e8a1 and its LiteMedSAM branch @ 0c044e9, ``CVPR24_LiteMedSAM_infer.py``, for the min-max rules.
+
+Differs from the authors' code:
+- Theirs multiply corners and points by the scale, so that they name other pixels than a mask resized along; equal without a
+  resize. LiteMedSAM's also cut box corners to whole pixels.
+- How images are resampled is said where the weights' rules stand, ``backbone/input_rules.py``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,21 +29,45 @@ SAM_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
+class Resampling:
+    """State how the pixels of a resized image follow from those of the stored one.
+
+    Attributes:
+        filter: ``area``: the mean over the area that a pixel covers, as OpenCV's ``INTER_AREA`` shrinks; ``bilinear``: a
+            triangle, widened where it shrinks, as Pillow's; ``bicubic``: Keys' cubic with a = -0.5, widened likewise.
+        eight_bit: Round to whole grey levels, as libraries that work on 8 bits do: ``area`` its result, the others the
+            result of each axis.
+    """
+
+    filter: Literal["bilinear", "bicubic", "area"] = "bilinear"
+    eight_bit: bool = False
+
+
+@dataclass(frozen=True)
 class InputRule:
-    """State what a set of weights expects of its input.
+    """State what a set of weights expects of its input, in numbers; the defaults are SAM's but for its 8 bits.
 
     Attributes:
         side: S, the side of the square network input in pixels.
         resize: ``longest_side`` keeps the aspect ratio and pads right and bottom; ``square`` stretches.
-        interpolation: How images are resampled; always antialiased.
-        normalisation: ``sam``: SAM's mean and standard deviation on 0..255 (the same numbers as ImageNet's times 255);
-            ``min_max``: each image's valid area to 0..1.
+        shrink: How an image is resampled that has more pixels than the input.
+        enlarge: How one is resampled that has fewer.
+        min_max: Whether each image's valid area is brought to 0..1 first.
+        scale: Factor of the grey levels, 0..255 or 0..1, before the mean is taken off; 1 / 255 where it is meant for 0..1.
+        mean: Taken off each channel.
+        std: Divides each channel.
+        grid: g, the side of the embedding grid, a number of its own; None where the network has no such grid.
     """
 
     side: int
     resize: Literal["longest_side", "square"] = "longest_side"
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    normalisation: Literal["sam", "min_max"] = "sam"
+    shrink: Resampling = Resampling()
+    enlarge: Resampling = Resampling()
+    min_max: bool = False
+    scale: float = 1.0
+    mean: tuple[float, float, float] = SAM_MEAN
+    std: tuple[float, float, float] = SAM_STD
+    grid: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,8 +96,51 @@ def pad_to_side(tensor: Tensor, side: int) -> Tensor:
 def image_to_input(image: Tensor, rule: InputRule) -> tuple[Tensor, Frame]:
     """Resize an image (3, H, W) in 0..255 and pad it to (3, S, S); the values stay in 0..255."""
     frame = make_frame((int(image.shape[-2]), int(image.shape[-1])), rule)
-    resized = F.interpolate(image[None], frame.input_size, mode=rule.interpolation, antialias=True, align_corners=False)[0]
-    return pad_to_side(resized.clamp(0, 255), rule.side), frame
+    resampling = rule.shrink if math.prod(frame.input_size) < math.prod(frame.original_size) else rule.enlarge
+    return pad_to_side(resample(image, frame.input_size, resampling), rule.side), frame
+
+
+def resample(image: Tensor, size: tuple[int, int], resampling: Resampling) -> Tensor:
+    """Resize an image (C, H, W) in 0..255 to ``size`` (h, w); of its own size it stays as it is.
+
+    Example:
+        >>> resample(torch.tensor([[[0.0, 3.0, 8.0]]]), (1, 2), Resampling("area"))
+        tensor([[[1.0000, 6.3333]]])
+    """
+    if image.shape[-2:] == size:
+        return image
+    if resampling.filter == "area":
+        return _mean_over_areas(image, size, eight_bit=resampling.eight_bit)
+    if not resampling.eight_bit:
+        return _interpolate(image, size, resampling.filter)
+    for step in ((int(image.shape[-2]), size[1]), size):
+        image = (_interpolate(image, step, resampling.filter) + 0.5).floor()
+    return image
+
+
+def areas_covered(n: int, to: int) -> Tensor:
+    """Return (to, n) float64: how much of input pixel j output pixel i covers, when n pixels in a row become ``to``.
+
+    Example:
+        >>> areas_covered(3, 2)
+        tensor([[1.0000, 0.5000, 0.0000],
+                [0.0000, 0.5000, 1.0000]], dtype=torch.float64)
+    """
+    edges = torch.arange(to + 1, dtype=torch.float64) * n / to
+    pixels = torch.arange(n, dtype=torch.float64)
+    covered = edges[1:, None].minimum(pixels + 1) - edges[:-1, None].maximum(pixels)
+    return covered.clamp(min=0)
+
+
+def _mean_over_areas(image: Tensor, size: tuple[int, int], *, eight_bit: bool) -> Tensor:
+    rows, columns = (areas_covered(n, to).to(image) for n, to in zip(image.shape[-2:], size, strict=True))
+    # Whole factors have weights of one, so their sums, and with them the halves that are rounded, are exact.
+    area = math.prod(image.shape[-2:]) / math.prod(size)
+    mean: Tensor = rows @ image @ columns.T / area
+    if not eight_bit:
+        return mean
+    # OpenCV rounds halves up where it joins two by two pixels, and to even elsewhere.
+    return (mean + 0.5).floor() if image.shape[-2:] == (2 * size[0], 2 * size[1]) else mean.round()
 
 
 def masks_to_input(masks: Tensor, frame: Frame, side: int) -> Tensor:
@@ -117,17 +189,20 @@ def resize_region(region: Tensor, size: tuple[int, int]) -> Tensor:
 def normalise(images: Tensor, frames: Sequence[Frame], rule: InputRule) -> Tensor:
     """Normalise (B, 3, S, S) in 0..255 over the valid area, then set the padding to zero, as SAM does.
 
-    A constant image under ``min_max`` becomes all zeros, never NaN.
+    A constant image under ``min_max`` becomes the same everywhere, never NaN.
     """
     region = valid_region(frames, rule.side, images.device)
-    if rule.normalisation == "sam":
-        mean = images.new_tensor(SAM_MEAN)[:, None, None]
-        std = images.new_tensor(SAM_STD)[:, None, None]
-        return torch.where(region, (images - mean) / std, 0.0)
+    levels = _unit_range(images, region) if rule.min_max else images
+    mean, std = (images.new_tensor(numbers)[:, None, None] for numbers in (rule.mean, rule.std))
+    return torch.where(region, (levels * rule.scale - mean) / std, 0.0)
+
+
+def _unit_range(images: Tensor, region: Tensor) -> Tensor:
+    """Bring what lies in the region to 0..1, image by image."""
     low = torch.where(region, images, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
     high = torch.where(region, images, -torch.inf).amax(dim=(1, 2, 3), keepdim=True)
     # 1e-8 as in LiteMedSAM's pre-processing; the span is 0 or at least one grey level in practice.
-    return torch.where(region, (images - low) / (high - low).clamp(min=1e-8), 0.0)
+    return (images - low) / (high - low).clamp(min=1e-8)
 
 
 def to_original(low_res_masks: Tensor, frame: Frame, side: int) -> Tensor:
@@ -183,6 +258,10 @@ def _move_boxes(boxes: Tensor, scale: Tensor) -> Tensor:
     first, last = first * scale, (last + 1) * scale - 1
     middle = (first + last) / 2
     return torch.cat([first.minimum(middle), last.maximum(middle)], dim=-1)
+
+
+def _interpolate(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    return F.interpolate(image[None], size, mode=mode, antialias=True, align_corners=False)[0].clamp(0, 255)
 
 
 def _scale(frame: Frame, like: Tensor) -> Tensor:

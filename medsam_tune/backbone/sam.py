@@ -70,9 +70,10 @@ class SamBackbone(Backbone):
     ) -> None:
         super().__init__()
         architecture, rule = _named(weights)
-        self.input_rule = rule if side is None else replace(rule, side=side)
-        check_side(architecture, self.input_rule.side)
-        self.embedding_size = self.input_rule.side // architecture.patch
+        side = rule.side if side is None else side
+        check_side(architecture, side)
+        self.embedding_size = side // architecture.patch
+        self.input_rule = replace(rule, side=side, grid=self.embedding_size)
         self.embed_dim = architecture.embed_dim
         # Any: segment_anything carries no types, and nn.Module hands attributes out as Tensor | Module.
         self.image_encoder: Any

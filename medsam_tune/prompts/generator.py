@@ -40,7 +40,7 @@ def generator_images(images: Tensor, frames: Sequence[Frame], size: int) -> Tens
     ImageNet's mean and standard deviation over the valid area, zeros in the padding, then bilinear from corner to corner
     without antialiasing, as in the authors' train.py. The backbone's own normalisation plays no part.
     """
-    normalised = normalise(images, frames, InputRule(side=int(images.shape[-1]), normalisation="sam"))
+    normalised = normalise(images, frames, InputRule(int(images.shape[-1])))
     if normalised.shape[-2:] == (size, size):
         return normalised
     return F.interpolate(normalised, (size, size), mode="bilinear", align_corners=True)

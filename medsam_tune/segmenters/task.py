@@ -78,7 +78,7 @@ class TaskSegmenter(Segmenter):
         if side < _LARGEST_STRIDE or side % _LARGEST_STRIDE:
             raise RecipeError(f"model.segmenter.side: expected a multiple of {_LARGEST_STRIDE}, got {side}.")
         _check_blending(fusion, raw_weight=raw_weight, augmented_weight=augmented_weight, inference=inference)
-        self._rule = InputRule(side=side, resize="longest_side", normalisation="sam")
+        self._rule = InputRule(side)
         self.fusion = fusion
         self.branch_weights: Mapping[Branch, float] = {"raw": raw_weight, "augmented": augmented_weight}
         self.inference: Inference = inference or ("raw" if fusion is None else "augmented")

@@ -7,6 +7,7 @@ import torch
 from segment_anything.modeling import Sam
 
 from medsam_tune.backbone import SamBackbone
+from medsam_tune.backbone.input_rules import LITE_MEDSAM, SAM
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.geometry import Frame, InputRule
 from medsam_tune.types import PromptEmbeddings
@@ -101,9 +102,9 @@ def test_frozen_batch_norm_statistics_do_not_move_in_training():
 @pytest.mark.parametrize(
     ("weights", "rule", "grid"),
     [
-        ("random_lite_medsam", InputRule(256, normalisation="min_max"), 64),
-        ("random_mobile_sam", InputRule(1024), 64),
-        ("random_vit_b", InputRule(1024), 64),
+        ("random_lite_medsam", LITE_MEDSAM, 64),
+        ("random_mobile_sam", SAM, 64),
+        ("random_vit_b", InputRule(1024, grid=64), 64),
     ],
 )
 def test_the_input_rule_and_the_grid_come_with_the_weights(weights, rule, grid):
@@ -113,12 +114,9 @@ def test_the_input_rule_and_the_grid_come_with_the_weights(weights, rule, grid):
     assert backbone.embedding_size == grid
 
 
-def test_medsam_weights_take_a_square_min_max_image(tmp_path):
-    from medsam_tune.backbone.sam import _named
-
-    architecture, rule = _named("medsam_vit_b")
-    assert rule == InputRule(1024, "square", "bicubic", "min_max")
-    assert architecture.name == "vit_b"
+def test_another_side_changes_the_rules_side_and_grid_alone():
+    rule = SamBackbone("random_tiny", side=96).input_rule
+    assert rule == InputRule(96, grid=6)
 
 
 def test_box_prompts_are_sams_two_corner_tokens(tiny_backbone):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medsam_tune.cache import embedding_key, store_name
-from medsam_tune.geometry import Frame, InputRule
+from medsam_tune.geometry import Frame, InputRule, Resampling
 
 FRAME = Frame(original_size=(40, 64), input_size=(10, 16))
 RULE = InputRule(side=16)
@@ -42,8 +42,13 @@ def test_key_of_a_known_image_is_the_same_in_every_process_and_release():
     [
         {"side": 32},
         {"resize": "square"},
-        {"interpolation": "bicubic"},
-        {"normalisation": "min_max"},
+        {"shrink": Resampling("area")},
+        {"enlarge": Resampling("bicubic")},
+        {"shrink": Resampling(eight_bit=True)},
+        {"min_max": True},
+        {"scale": 1 / 255},
+        {"mean": (0.0, 0.0, 0.0)},
+        {"std": (1.0, 1.0, 1.0)},
     ],
 )
 def test_every_part_of_the_input_rule_changes_the_store(changed):

@@ -12,7 +12,7 @@ from medsam_tune.errors import DataError
 from medsam_tune.geometry import InputRule
 from medsam_tune.types import AutomaticMasks
 
-ORIGIN = PriorOrigin(PriorSettings(), "a" * 64, InputRule(256, normalisation="min_max"))
+ORIGIN = PriorOrigin(PriorSettings(), "a" * 64, InputRule(256, min_max=True))
 
 
 def some_masks(n, seed=0, size=(21, 34)):

@@ -97,11 +97,11 @@ def test_untouched_library_keeps_the_same_masks_to_the_pixel(backbone, changed):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize("normalisation", ["sam", "min_max"])
+@pytest.mark.parametrize("min_max", [False, True])
 @pytest.mark.parametrize("size", [(50, 90), (100, 37)])
-def test_both_encoders_keep_the_librarys_masks_of_resized_images(name, normalisation, size):
+def test_both_encoders_keep_the_librarys_masks_of_resized_images(name, min_max, size):
     backbone = with_small_masks(BACKBONES[name]())
-    backbone.input_rule = InputRule(64, normalisation=normalisation)
+    backbone.input_rule = InputRule(64, min_max=min_max)
     image, settings = random_image(*size), settings_of(pred_iou_thresh=0.0, stability_score_thresh=0.5, box_nms_thresh=1.0)
     generator = library_generator(backbone, settings)
     read_as(backbone, generator.predictor)
