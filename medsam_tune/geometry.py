@@ -151,13 +151,20 @@ def masks_to_input(masks: Tensor, frame: Frame, side: int) -> Tensor:
     """
     if masks.shape[0] == 0:
         return masks.new_zeros((0, side, side))
-    resized = F.interpolate(masks[:, None].float(), frame.input_size, mode="nearest-exact")[:, 0] > 0.5
+    rows, columns = (_nearest(length, to) for length, to in zip(masks.shape[-2:], frame.input_size, strict=True))
+    # By index, not as numbers: hundreds of objects at 4 bytes a pixel would fill the memory.
+    resized = masks[:, rows[:, None], columns]
     for row in (~resized.flatten(1).any(dim=1)).nonzero()[:, 0].tolist():
         pixels = masks[row].nonzero()
         if len(pixels):
             y, x = pixel_to_input(pixels[len(pixels) // 2], frame)
             resized[row, y, x] = True
     return pad_to_side(resized, side)
+
+
+def _nearest(length: int, to: int) -> Tensor:
+    """Return the pixel (``to``,) int64, of ``length``, that nearest-neighbour resampling takes for each new one."""
+    return F.interpolate(torch.arange(length, dtype=torch.float32)[None, None], to, mode="nearest-exact")[0, 0].long()
 
 
 def pixel_to_input(pixel: Tensor, frame: Frame) -> tuple[int, int]:

@@ -1,4 +1,8 @@
-"""Ground truth and prediction drawn as contours over the image, readable from 35 pixels upwards."""
+"""Ground truth and prediction drawn as contours over the image, readable from 35 pixels upwards.
+
+A large image and its masks are reduced to about a panel's pixels before anything is drawn, and each mask is cut to its bounding
+box: matplotlib takes some 50 bytes a pixel for a contour.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,12 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.path import Path
     from numpy.typing import NDArray
 
 # Two of the eight colours that Okabe and Ito (2008, "Color Universal Design") chose for every kind of colour vision.
@@ -22,32 +29,66 @@ _PANEL_INCHES = 3.2
 _TITLE_INCHES = 0.26
 _GAP_INCHES = 0.07
 _DPI = 150
+_WIDEST = 3  # width by height
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Hold one mask that is not empty, cut to its bounding box.
+
+    Attributes:
+        top: Row of the box in the panel's image.
+        left: Column of it.
+        mask: (h, w) bool.
+    """
+
+    top: int
+    left: int
+    mask: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class OverlaySlice:
-    """Hold what one panel shows.
+    """Hold what one panel shows, all of it reduced by the same step.
 
     Attributes:
         image: (H, W, 3) uint8.
-        masks: (N, H, W) bool ground truth.
-        prediction: (N, H, W) bool, the objects in the same order.
-        title: Short text above the panel; may be empty.
+        truth: Objects of the ground truth.
+        prediction: Predicted objects.
+        title: Short text above the panel, drawn literally; may be empty.
         spacing_mm: Row and column spacing; a panel keeps the true proportions.
     """
 
     image: NDArray[np.uint8]
-    masks: NDArray[np.bool_]
-    prediction: NDArray[np.bool_]
+    truth: Sequence[Shape]
+    prediction: Sequence[Shape]
     title: str = ""
     spacing_mm: tuple[float, float] = (1.0, 1.0)
 
 
-def pick_slices(slices: Sequence[OverlaySlice], *, count: int = 4) -> list[OverlaySlice]:
-    """Return up to ``count`` slices of a case with most foreground (true or predicted), in their original order."""
-    pixels = [int(s.masks.sum()) + int(s.prediction.sum()) for s in slices]
-    largest = sorted(range(len(slices)), key=lambda index: -pixels[index])[:count]
-    return [slices[index] for index in sorted(largest)]
+def panel_step(height: int, width: int) -> int:
+    """Return how many pixels of an image become one, so that as many are left as a panel has, or up to twice as many."""
+    panel = int(_PANEL_INCHES * _DPI)
+    return max(1, height // panel, width // (_WIDEST * panel))
+
+
+def panel_image(image: Tensor, step: int) -> NDArray[np.uint8]:
+    """Average ``step`` x ``step`` pixels of an image (3, H, W) in 0..255 into (h, w, 3) uint8."""
+    reduced = F.avg_pool2d(image, step, ceil_mode=True, count_include_pad=False) if step > 1 else image
+    pixels: NDArray[np.uint8] = reduced.clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return pixels
+
+
+def panel_shapes(masks: Tensor, step: int) -> list[Shape]:
+    """Reduce masks (N, H, W) bool and cut them out; a reduced pixel belongs to an object that touches it, so none is lost."""
+    shapes = []
+    for mask in masks:
+        reduced = _touched(mask, step).cpu().numpy()
+        rows, columns = np.flatnonzero(reduced.any(axis=1)), np.flatnonzero(reduced.any(axis=0))
+        if rows.size:
+            cut = reduced[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            shapes.append(Shape(int(rows[0]), int(columns[0]), cut.copy()))
+    return shapes
 
 
 def draw_overlays(slices: Sequence[OverlaySlice]) -> bytes:
@@ -82,20 +123,21 @@ def draw_overlays(slices: Sequence[OverlaySlice]) -> bytes:
 def _proportion(overlay: OverlaySlice) -> float:
     height, width = overlay.image.shape[:2]
     row_mm, column_mm = overlay.spacing_mm
-    # Beyond 3 to 1 a panel would be a thin line; such a slice is squeezed.
-    return float(np.clip(width * column_mm / (height * row_mm), 1 / 3, 3.0))
+    # Beyond that a panel would be a thin line; such a slice is squeezed.
+    return float(np.clip(width * column_mm / (height * row_mm), 1 / _WIDEST, _WIDEST))
 
 
 def _draw_panel(axes: Axes, overlay: OverlaySlice, *, width_inches: float) -> None:
     axes.imshow(overlay.image, interpolation="bicubic", aspect="auto")
-    for mask in overlay.masks:
-        _draw_contour(axes, mask, TRUTH_COLOUR, "solid")
-    for mask in overlay.prediction:
-        _draw_contour(axes, mask, PREDICTION_COLOUR, "dashed")
+    _draw_outlines(axes, overlay.truth, TRUTH_COLOUR, "solid")
+    _draw_outlines(axes, overlay.prediction, PREDICTION_COLOUR, "dashed")
+    height, width = overlay.image.shape[:2]
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(height - 0.5, -0.5)
     axes.set_axis_off()
     if overlay.title:
-        # Mid grey reads on the light and on the dark page.
-        axes.set_title(_shorten(overlay.title, width_inches), fontsize=9, color="#7d8590", pad=4)
+        # Mid grey reads on the light and on the dark page. A name may hold the signs that begin a formula.
+        axes.set_title(_shorten(overlay.title, width_inches), fontsize=9, color="#7d8590", pad=4, parse_math=False)
 
 
 def _shorten(title: str, width_inches: float) -> str:
@@ -105,14 +147,33 @@ def _shorten(title: str, width_inches: float) -> str:
     return title if len(title) <= letters else f"...{title[3 - letters :]}"
 
 
-def _draw_contour(axes: Axes, mask: NDArray[np.bool_], colour: str, style: str) -> None:
-    if not mask.any():
-        return
-    # A rim of background closes the contour of an object that touches the border.
-    framed = np.pad(mask, 1).astype(np.float32)
+def _draw_outlines(axes: Axes, shapes: Sequence[Shape], colour: str, style: str) -> None:
+    from matplotlib.collections import PathCollection
+
+    paths = [path for shape in shapes for path in _outline(axes, shape)]
+    for line_colour, width, line_style, alpha in (("black", 2.6, "solid", 0.45), (colour, 1.5, style, 1.0)):
+        lines = PathCollection(
+            paths, facecolors="none", edgecolors=line_colour, linewidths=width, linestyles=line_style, alpha=alpha
+        )
+        axes.add_collection(lines, autolim=False)
+
+
+def _outline(axes: Axes, shape: Shape) -> Sequence[Path]:
+    """Return the lines around a mask in pixels of the panel's image."""
+    # A rim of background closes the contour, also of an object that touches the border.
+    framed = np.pad(shape.mask, 1).astype(np.float32)
+    height, width = shape.mask.shape
+    columns, rows = shape.left + np.arange(-1, width + 1), shape.top + np.arange(-1, height + 1)
+    contours = axes.contour(columns, rows, framed, levels=[0.5])
+    # It would keep its grids until the picture is written: of a few hundred objects, gigabytes.
+    contours.remove()
+    return contours.get_paths()
+
+
+def _touched(mask: Tensor, step: int) -> Tensor:
+    """Return (h, w) bool: whether any of ``step`` x ``step`` pixels of (H, W) is set."""
+    if step == 1:
+        return mask
     height, width = mask.shape
-    columns, rows = np.arange(-1, width + 1), np.arange(-1, height + 1)
-    axes.contour(columns, rows, framed, levels=[0.5], colors="black", linewidths=2.6, alpha=0.45)
-    axes.contour(columns, rows, framed, levels=[0.5], colors=colour, linewidths=1.5, linestyles=style)
-    axes.set_xlim(-0.5, width - 0.5)
-    axes.set_ylim(height - 0.5, -0.5)
+    padded = F.pad(mask, (0, -width % step, 0, -height % step))
+    return padded.unflatten(1, (-1, step)).any(dim=2).unflatten(0, (-1, step)).any(dim=1)

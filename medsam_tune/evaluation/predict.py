@@ -1,18 +1,26 @@
-"""From low-res logits to masks of the original frame and their pixel counts; validation and test share it."""
+"""From low-res logits to masks of the original frame and their pixel counts; validation, test and prediction share it.
+
+An object of the original frame takes 4 bytes a pixel as logits, so a few are brought there at a time, thresholded once, and
+kept as bool, or counted and forgotten.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from medsam_tune.geometry import to_original
+from medsam_tune.geometry import Frame, to_original
 from medsam_tune.metrics.overlap import OverlapMetric, overlap_counts
 from medsam_tune.segmenters.semantic import class_rows
 from medsam_tune.types import MaskPrediction, SegmentationBatch
 
+_PIXELS_AT_ONCE = 2**24  # 64 MB of float32
 
-def predict_original(prediction: MaskPrediction, batch: SegmentationBatch, side: int) -> list[Tensor]:
-    """Bring the first mask of every object to its image's original frame.
+
+def predict_masks(prediction: MaskPrediction, batch: SegmentationBatch, side: int) -> list[Tensor]:
+    """Bring the first mask of every object to its image's original frame and threshold it once, at logit 0.
 
     Where the network labels pixels, the scores of the classes are brought there and compared there, so that each pixel goes to
     the class with the largest score at the original resolution.
@@ -23,29 +31,47 @@ def predict_original(prediction: MaskPrediction, batch: SegmentationBatch, side:
         side: S, the side of the input frame in pixels.
 
     Returns:
-        B tensors (n_b, H, W) of float32 logits, in the order of ``batch.original_masks``.
+        B tensors (n_b, H, W) bool, in the order of ``batch.original_masks``.
     """
+    return [torch.cat(list(mask_chunks(prediction, batch, row, side))) for row in range(batch.n_images)]
+
+
+def mask_chunks(prediction: MaskPrediction, batch: SegmentationBatch, row: int, side: int) -> Iterator[Tensor]:
+    """Yield what ``predict_masks`` returns for image ``row``, a few objects at a time: (c, H, W) bool, at least one tensor."""
+    frame = batch.frames[row]
     if prediction.class_logits is not None:
-        return [class_rows(prediction.class_logits[row], frame, side) for row, frame in enumerate(batch.frames)]
-    return [_first_mask(prediction.low_res_masks[batch.image_index == row], batch, row, side) for row in range(batch.n_images)]
+        yield class_rows(prediction.class_logits[row], frame, side)
+        return
+    low_res_masks = prediction.low_res_masks[batch.image_index == row, :1]
+    step = _objects_at_once(frame, side)
+    for start in range(0, max(1, len(low_res_masks)), step):
+        yield _thresholded(low_res_masks[start : start + step], frame, side)
 
 
 def update_metric(metric: OverlapMetric, batch: SegmentationBatch, prediction: MaskPrediction, side: int) -> None:
-    """Threshold once, at logit 0 in the original frame, and add the batch's pixel counts to ``metric``."""
-    logits = predict_original(prediction, batch, side)
-    for row, (image_logits, masks) in enumerate(zip(logits, batch.original_masks, strict=True)):
+    """Add the pixel counts of the batch's predicted masks to ``metric``."""
+    for row, masks in enumerate(batch.original_masks):
+        counts, start = [], 0
+        for predicted in mask_chunks(prediction, batch, row, side):
+            true = masks[start : start + len(predicted)].to(predicted.device)
+            counts.append(overlap_counts(predicted, true))
+            start += len(predicted)
         n_objects = masks.shape[0]
         metric.update(
             batch.sample_index[row].expand(n_objects),
             batch.case_index[row].expand(n_objects),
             batch.labels[batch.image_index == row],
-            torch.arange(n_objects, device=masks.device),
-            overlap_counts(image_logits > 0, masks),
+            torch.arange(n_objects, device=batch.labels.device),
+            torch.cat(counts),
         )
 
 
-def _first_mask(low_res_masks: Tensor, batch: SegmentationBatch, row: int, side: int) -> Tensor:
-    frame = batch.frames[row]
+def _objects_at_once(frame: Frame, side: int) -> int:
+    height, width = frame.original_size
+    return max(1, _PIXELS_AT_ONCE // max(height * width, side * side))
+
+
+def _thresholded(low_res_masks: Tensor, frame: Frame, side: int) -> Tensor:
     if low_res_masks.shape[0] == 0:
-        return low_res_masks.new_zeros((0, *frame.original_size), dtype=torch.float32)
-    return to_original(low_res_masks[:, :1].float(), frame, side)[:, 0]
+        return low_res_masks.new_zeros((0, *frame.original_size), dtype=torch.bool)
+    return to_original(low_res_masks.float(), frame, side)[:, 0] > 0

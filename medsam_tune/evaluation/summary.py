@@ -79,6 +79,15 @@ def pick_cases(scores: CaseScores) -> list[tuple[str, int]]:
     return [(name, int(cases[places[name]])) for name in wanted]
 
 
+def pick_slices(scores: CaseScores, case: int, *, count: int = 4) -> list[int]:
+    """Return the sample indices of up to ``count`` slices of a case with most foreground (true or predicted), in order."""
+    slices = scores.slices
+    rows = slices.case_index == case
+    samples, which = np.unique(slices.sample_index[rows], return_inverse=True)
+    pixels = np.bincount(which, weights=(2 * slices.tp + slices.fp + slices.fn)[rows], minlength=len(samples))
+    return sorted(samples[np.argsort(-pixels, kind="stable")[:count]].tolist())
+
+
 def _figures(values: NDArray[np.float64]) -> dict[str, Any]:
     interval = bootstrap_interval(values)
     return {**_mean_and_std(values), "ci95": None if interval is None else list(interval)}

@@ -48,7 +48,8 @@ def draw_sweep(points: Sequence[SweepPoint], *, title: str) -> bytes:
     _panel(left, points, [point.trained for point in points], "trained parameters")
     _panel(right, points, [point.n_bytes / 1000 for point in points], "exported weights (kB)")
     left.set_ylabel("test Dice")
-    figure.suptitle(title, fontsize=11)
+    # The names of values and files may hold the signs that begin a formula.
+    figure.suptitle(title, fontsize=11, parse_math=False)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", facecolor="white")
     return buffer.getvalue()
@@ -58,7 +59,7 @@ def _panel(axes: Axes, points: Sequence[SweepPoint], x: Sequence[float], xlabel:
     for point, position in zip(points, x, strict=True):
         if point.interval is not None:
             axes.plot([position, position], point.interval, color=_GREY, linewidth=1)
-        axes.annotate(point.label, (position, point.dice), textcoords="offset points", xytext=(5, 5), fontsize=8)
+        axes.annotate(point.label, (position, point.dice), textcoords="offset points", xytext=(5, 5), fontsize=8, parse_math=False)
     axes.plot(x, [point.dice for point in points], "o", color=_BLUE)
     axes.set_xscale("log")
     # One tick a point: on a short logarithmic axis matplotlib's own labels run into each other.

@@ -92,7 +92,7 @@ class Predictor:
         frame, side = self._batch.frames[0], self.segmenter.input_rule.side
         if prediction.class_logits is not None:
             rows = class_rows(prediction.class_logits[0], frame, side)
-            return (rows > 0).cpu().numpy(), None, prediction.low_res_masks[:, 0].float().cpu().numpy()
+            return rows.cpu().numpy(), None, prediction.low_res_masks[:, 0].float().cpu().numpy()
         logits = to_original(prediction.low_res_masks.float(), frame, side)[0]
         ious = prediction.iou_predictions
         scores = None if ious is None else ious[0].float().cpu().numpy()

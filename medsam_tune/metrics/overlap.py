@@ -41,9 +41,15 @@ def overlap_counts(prediction: Tensor, masks: Tensor) -> Tensor:
             "prediction and masks must be bool tensors (N, H, W) of one shape, got "
             f"{prediction.dtype} {tuple(prediction.shape)} and {masks.dtype} {tuple(masks.shape)}. Threshold logits at 0 first."
         )
-    pixels = (-2, -1)
-    both = (prediction & masks, prediction & ~masks, ~prediction & masks)
-    return torch.stack([part.sum(dim=pixels) for part in both], dim=-1)
+    both, predicted, true = _areas(prediction & masks), _areas(prediction), _areas(masks)
+    return torch.stack([both, predicted - both, true - both], dim=-1)
+
+
+def _areas(masks: Tensor) -> Tensor:
+    """Return the pixels (N,) int64 of masks (N, H, W) bool."""
+    # Not sum: on the CPU it turns every pixel into 8 bytes first.
+    counts = [mask.count_nonzero() for mask in masks]
+    return torch.stack(counts) if counts else torch.zeros(0, dtype=torch.int64, device=masks.device)
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def class_margins(class_logits: Tensor) -> Tensor:
 
 
 def class_rows(class_logits: Tensor, frame: Frame, side: int) -> Tensor:
-    """Bring the scores of one image to its original frame and compare them there.
+    """Bring the scores of one image to its original frame, class by class, and compare them there.
 
     Args:
         class_logits: (1 + K, h, w) scores over the padded input frame, background first.
@@ -137,9 +137,24 @@ def class_rows(class_logits: Tensor, frame: Frame, side: int) -> Tensor:
         side: S, the side of the input frame in pixels.
 
     Returns:
-        (K, H, W) float32, above 0 where the class has the largest score: each pixel belongs to one class at most.
+        (K, H, W) bool: True where the class has the largest score. Each pixel belongs to one class at most; where two share
+        the largest score it belongs to none.
     """
-    return class_margins(to_original(class_logits[None].float(), frame, side))[0, 1:]
+    best = _upsampled(class_logits[:1], frame, side)
+    second = torch.full_like(best, -torch.inf)
+    winner = torch.zeros_like(best, dtype=torch.int16)
+    for number in range(1, len(class_logits)):
+        scores = _upsampled(class_logits[number : number + 1], frame, side)
+        second = torch.maximum(second, torch.minimum(best, scores))
+        winner[scores > best] = number
+        best = torch.maximum(best, scores)
+    winner[best == second] = 0
+    return torch.stack([winner == number for number in range(1, len(class_logits))])
+
+
+def _upsampled(class_logits: Tensor, frame: Frame, side: int) -> Tensor:
+    """Return scores (H, W) of one class (1, h, w)."""
+    return to_original(class_logits[None].float(), frame, side)[0, 0]
 
 
 def check_classes(segmenter: Segmenter, data: SegmentationDataModule) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from medsam_tune.evaluation.predict import predict_original
+from medsam_tune.evaluation.predict import mask_chunks
 from medsam_tune.training.module import tuned
 from medsam_tune.types import SegmentationBatch
 
@@ -42,9 +44,9 @@ class WandbOverlays(Callback):
         wanted = self.n_images - len(self._images)
         if not trainer.is_global_zero or trainer.sanity_checking or _wandb(trainer) is None or wanted <= 0:
             return
-        logits = predict_original(outputs["prediction"], batch, tuned(pl_module).side_px)
         for row in range(min(batch.n_images, wanted)):
-            self._images.append(_overlay(batch, row, logits[row]))
+            chunks = mask_chunks(outputs["prediction"], batch, row, tuned(pl_module).side_px)
+            self._images.append(_overlay(batch, row, _union(chunks)))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         logger = _wandb(trainer)
@@ -57,12 +59,17 @@ def _wandb(trainer: pl.Trainer) -> WandbLogger | None:
     return next((logger for logger in trainer.loggers if isinstance(logger, WandbLogger)), None)
 
 
-def _overlay(batch: SegmentationBatch, row: int, logits: Tensor) -> Any:  # noqa: ANN401 - wandb is not typed
+def _union(chunks: Iterable[Tensor]) -> Tensor:
+    """Join chunks of masks (c, H, W) into one (H, W)."""
+    return torch.stack([masks.any(dim=0) for masks in chunks]).any(dim=0)
+
+
+def _overlay(batch: SegmentationBatch, row: int, predicted: Tensor) -> Any:  # noqa: ANN401 - wandb is not typed
     import wandb
 
     frame = batch.frames[row]
     image = batch.images[row, :, : frame.input_size[0], : frame.input_size[1]]
-    truth, predicted = batch.original_masks[row].any(0), (logits > 0).any(0)
+    truth = batch.original_masks[row].any(0)
     return wandb.Image(
         _to_size(image, frame.original_size),
         masks={

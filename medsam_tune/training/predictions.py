@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from medsam_tune.errors import RecipeError
-from medsam_tune.evaluation.predict import predict_original
+from medsam_tune.evaluation.predict import predict_masks
 from medsam_tune.inference.writers import MaskWriter, mask_writer
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.training.console import say
@@ -57,8 +57,8 @@ class PredictionFiles(Callback):
         if self._writer is None:
             return
         join = _numbered if outputs.class_logits is not None else _union
-        for row, logits in enumerate(predict_original(outputs, batch, tuned(pl_module).side_px)):
-            self._writer.add(batch.image_ids[row], batch.case_ids[row], join(logits > 0).cpu().numpy())
+        for row, masks in enumerate(predict_masks(outputs, batch, tuned(pl_module).side_px)):
+            self._writer.add(batch.image_ids[row], batch.case_ids[row], join(masks).cpu().numpy())
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._writer is not None:

@@ -14,10 +14,10 @@ from medsam_tune.data.dataset import collate
 from medsam_tune.data.splits import PARTS
 from medsam_tune.evaluation.baselines import evaluate_inference, evaluate_prompts, shown_objects
 from medsam_tune.evaluation.curves import draw_curves
-from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, pick_slices
-from medsam_tune.evaluation.predict import predict_original
+from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, panel_image, panel_shapes, panel_step
+from medsam_tune.evaluation.predict import mask_chunks
 from medsam_tune.evaluation.report import CaseFigure, ReportContent, write_report
-from medsam_tune.evaluation.summary import pick_cases, summarise
+from medsam_tune.evaluation.summary import pick_cases, pick_slices, summarise
 from medsam_tune.export.adapter import has_adapter, save_adapter
 from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.trained import save_export
@@ -157,12 +157,10 @@ def _untuned(cli: MedsamCLI, segmenter: SamSegmenter) -> Backbone:
     return cast("SamSegmenter", fresh).backbone
 
 
-def _test_batches(cli: MedsamCLI, positions: list[int] | None = None) -> Iterator[SegmentationBatch]:
-    dataset = cli.datamodule.dataset("test")
-    chosen = list(range(len(dataset))) if positions is None else positions
-    size = cli.datamodule.eval_batch_size
-    for start in range(0, len(chosen), size):
-        yield collate([dataset[position] for position in chosen[start : start + size]])
+def _test_batches(cli: MedsamCLI) -> Iterator[SegmentationBatch]:
+    dataset, size = cli.datamodule.dataset("test"), cli.datamodule.eval_batch_size
+    for start in range(0, len(dataset), size):
+        yield collate([dataset[position] for position in range(start, min(start + size, len(dataset)))])
 
 
 def _case_figures(cli: MedsamCLI) -> list[CaseFigure]:
@@ -172,28 +170,27 @@ def _case_figures(cli: MedsamCLI) -> list[CaseFigure]:
     dice = dict(zip(scores.scored_cases().tolist(), scores.case_dice().tolist(), strict=True))
     figures = []
     for place, number in pick_cases(scores):
-        case = cli.datamodule.case_names[number]
-        png = draw_overlays(pick_slices(list(_overlay_slices(cli, case))))
-        figures.append(CaseFigure(f"{place.capitalize()}: {case}", f"Dice {dice[number]:.3f}", png))
+        name = cli.datamodule.case_names[number]
+        png = draw_overlays([_overlay_slice(cli, index) for index in pick_slices(scores, number)])
+        figures.append(CaseFigure(f"{place.capitalize()}: {name}", f"Dice {dice[number]:.3f}", png))
     return figures
 
 
-def _overlay_slices(cli: MedsamCLI, case: str) -> Iterator[OverlaySlice]:
-    module, dataset = cli.model, cli.datamodule.dataset("test")
-    cases = cli.datamodule.source.case_ids()
-    positions = [position for position, index in enumerate(dataset.indices) if cases[index] == case]
-    device = next(module.parameters()).device
-    module.eval()
-    for batch in _test_batches(cli, positions):
-        with torch.no_grad():
-            predicted = predict_original(module(batch.to(device)), batch, module.side_px)
-        for row, logits in enumerate(predicted):
-            # The dataset's own image is padded and resized; the source's is what the eye should see.
-            sample = cli.datamodule.source[int(batch.sample_index[row])]
-            yield OverlaySlice(
-                image=sample.image.clamp(0, 255).byte().permute(1, 2, 0).numpy(),
-                masks=batch.original_masks[row].numpy(),
-                prediction=(logits > 0).cpu().numpy(),
-                title=batch.image_ids[row],
-                spacing_mm=batch.spacing_mm[row],
-            )
+def _overlay_slice(cli: MedsamCLI, index: int) -> OverlaySlice:
+    """Predict image ``index`` of the source once more and keep no more of it than a panel shows."""
+    module, dataset = cli.model.eval(), cli.datamodule.dataset("test")
+    item = dataset[dataset.indices.index(index)]
+    step = panel_step(*item.frame.original_size)
+    # The batch's own image is padded and resized; the source's is what the eye should see.
+    image, batch = panel_image(item.sample.image, step), collate([item])
+    with torch.no_grad():
+        prediction = module(batch.to(next(module.parameters()).device))
+    return OverlaySlice(
+        image,
+        truth=panel_shapes(batch.original_masks[0], step),
+        prediction=[
+            shape for masks in mask_chunks(prediction, batch, 0, module.side_px) for shape in panel_shapes(masks, step)
+        ],
+        title=batch.image_ids[0],
+        spacing_mm=batch.spacing_mm[0],
+    )

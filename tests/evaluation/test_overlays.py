@@ -2,9 +2,10 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, pick_slices
+from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, panel_image, panel_shapes, panel_step
 
 BLUE, ORANGE = (86, 180, 233), (230, 159, 0)
 
@@ -16,7 +17,8 @@ def square(first, last, size=36):
 
 
 def panel(masks, prediction, **more):
-    return OverlaySlice(np.full((*masks.shape[1:], 3), 40, np.uint8), masks, prediction, **more)
+    truth, predicted = (panel_shapes(torch.from_numpy(rows), 1) for rows in (masks, prediction))
+    return OverlaySlice(np.full((*masks.shape[1:], 3), 40, np.uint8), truth, predicted, **more)
 
 
 def drawn(slices):
@@ -48,10 +50,42 @@ def test_panel_keeps_the_true_proportions():
     assert width / height == pytest.approx(2, abs=0.02)
 
 
-def test_slices_with_most_foreground_are_kept_in_order():
-    empty = np.zeros((1, 36, 36), bool)
-    slices = [panel(empty, square(0, side), title=str(side)) for side in (3, 9, 1, 7, 5)]
-    assert [s.title for s in pick_slices(slices, count=3)] == ["9", "7", "5"]
+@pytest.mark.parametrize(
+    ("size", "step"), [((36, 36), 1), ((959, 959), 1), ((960, 700), 2), ((6000, 8000), 12), ((100, 14400), 10)]
+)
+def test_as_many_pixels_stay_as_a_panel_has(size, step):
+    assert panel_step(*size) == step
+
+
+def test_reduced_pixels_are_averages_and_keep_the_last_rows():
+    image = torch.arange(15.0).view(1, 3, 5).expand(3, 3, 5)
+    assert panel_image(image, 2)[..., 0].tolist() == [[3, 5, 6], [10, 12, 14]]  # (0+1+5+6)/4, (2+3+7+8)/4, (4+9)/2, ...
+    assert panel_image(image, 1)[..., 1].tolist() == image[0].tolist()
+
+
+def test_reduced_masks_keep_every_object_where_it_is():
+    masks = torch.zeros(3, 25, 30, dtype=torch.bool)
+    masks[0, 24, 29] = True
+    masks[1, 3:12, 5] = True
+    first, second = panel_shapes(masks, 4)
+    assert (first.top, first.left, first.mask.tolist()) == (6, 7, [[True]])
+    assert (second.top, second.left, second.mask.tolist()) == (0, 1, [[True]] * 3)
+
+
+def test_a_large_slice_looks_as_the_small_one_it_is_an_enlargement_of():
+    small = panel(square(9, 18), square(18, 27))
+    large = [torch.from_numpy(np.kron(mask, np.ones((1, 40, 40), bool))) for mask in (square(9, 18), square(18, 27))]
+    step = panel_step(1440, 1440)
+    shapes = [panel_shapes(mask, step) for mask in large]
+    pixels = drawn([OverlaySlice(panel_image(torch.full((3, 1440, 1440), 40.0), step), *shapes)])
+    for colour in (BLUE, ORANGE):
+        expected, found = where(drawn([small]), colour), where(pixels, colour)
+        np.testing.assert_allclose([found.min(), found.max()], [expected.min(), expected.max()], atol=0.01)
+
+
+def test_signs_of_a_formula_in_a_name_are_drawn_as_they_are():
+    name = r"$\frac{1}$_a^b"
+    assert draw_overlays([panel(square(9, 18), square(9, 18), title=name)])
 
 
 def test_long_title_keeps_its_end_within_the_panel(monkeypatch):

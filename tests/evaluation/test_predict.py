@@ -1,6 +1,7 @@
 import torch
 
-from medsam_tune.evaluation.predict import predict_original, update_metric
+from medsam_tune.evaluation import predict
+from medsam_tune.evaluation.predict import mask_chunks, predict_masks, update_metric
 from medsam_tune.metrics.overlap import OverlapMetric
 from medsam_tune.types import MaskPrediction
 from tests.factories import make_batch
@@ -21,12 +22,12 @@ def test_ground_truth_as_logits_scores_one_where_no_resampling_is_needed():
     assert scores.tp.tolist() == [sum(int(m.sum()) for m in batch.original_masks[:1]), int(batch.original_masks[1].sum())]
 
 
-def test_logits_come_back_at_each_images_own_size_and_in_the_order_of_its_objects():
+def test_masks_come_back_at_each_images_own_size_and_in_the_order_of_its_objects():
     batch = make_batch(sizes=((100, 80), (30, 64)), objects=(2, 0))
-    first, second = predict_original(perfect(batch), batch, 64)
+    first, second = predict_masks(perfect(batch), batch, 64)
     assert second.shape == (0, 30, 64)
     truth = batch.original_masks[0]
-    overlap = [[int(((first[i] > 0) & truth[j]).sum()) for j in range(2)] for i in range(2)]
+    overlap = [[int((first[i] & truth[j]).sum()) for j in range(2)] for i in range(2)]
     assert overlap[0][0] > 0.9 * int(truth[0].sum())
     assert overlap[1][1] > 0.9 * int(truth[1].sum())
 
@@ -35,8 +36,8 @@ def test_threshold_is_taken_once_after_resampling():
     # Two low-res columns +1 and -3: the zero crossing lies a quarter of the way between their centres.
     batch = make_batch(sizes=((64, 64),))
     logits = torch.tensor([1.0, -3.0]).expand(1, 1, 2, 2)
-    (resampled,) = predict_original(MaskPrediction(logits), batch, 64)
-    assert int((resampled[0, 0] > 0).sum()) == 24  # centres at columns 15.5 and 47.5; 15.5 + 32 / 4 = 23.5
+    (resampled,) = predict_masks(MaskPrediction(logits), batch, 64)
+    assert int(resampled[0, 0].sum()) == 24  # centres at columns 15.5 and 47.5; 15.5 + 32 / 4 = 23.5
 
 
 def test_counts_keep_sample_case_and_label():
@@ -50,3 +51,21 @@ def test_counts_keep_sample_case_and_label():
     assert slices.sample_index.tolist() == [20, 21]
     assert slices.case_index.tolist() == [7, 7]
     assert slices.label.tolist() == [3, 5]
+
+
+def test_a_few_objects_at_a_time_give_the_same_masks_and_counts(monkeypatch):
+    batch = make_batch(sizes=((100, 80), (64, 64)), objects=(5, 3))
+    together, metric = predict_masks(perfect(batch), batch, 64), OverlapMetric()
+    update_metric(metric, batch, perfect(batch), 64)
+    monkeypatch.setattr(predict, "_PIXELS_AT_ONCE", 2 * 100 * 80)
+    assert [len(masks) for masks in mask_chunks(perfect(batch), batch, 0, 64)] == [2, 2, 1]
+    assert all(map(torch.equal, predict_masks(perfect(batch), batch, 64), together))
+    apart = OverlapMetric()
+    update_metric(apart, batch, perfect(batch), 64)
+    assert torch.equal(torch.cat(apart.rows), torch.cat(metric.rows))
+
+
+def test_one_object_larger_than_the_limit_is_brought_back_alone(monkeypatch):
+    monkeypatch.setattr(predict, "_PIXELS_AT_ONCE", 1)
+    batch = make_batch(sizes=((64, 64),), objects=(2,))
+    assert [len(masks) for masks in mask_chunks(perfect(batch), batch, 0, 64)] == [1, 1]

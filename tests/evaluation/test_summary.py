@@ -5,7 +5,7 @@ import statistics
 import pytest
 import torch
 
-from medsam_tune.evaluation.summary import pick_cases, summarise, write_case_table
+from medsam_tune.evaluation.summary import pick_cases, pick_slices, summarise, write_case_table
 from medsam_tune.metrics.overlap import OverlapMetric
 
 NAMES = ("a", "b", "c", "d")
@@ -79,3 +79,16 @@ def test_best_median_and_worst_case_are_picked_by_dice():
     assert pick_cases(scores_of(ROWS[3:4])) == [("best", 1)]
     assert pick_cases(scores_of([ROWS[5], ROWS[3]])) == [("best", 1), ("worst", 3)]
     assert pick_cases(scores_of(ROWS[4:5])) == []
+
+
+def test_slices_with_most_foreground_are_kept_in_order():
+    rows = [(sample, 0, 1, 0, 0, area, 0) for sample, area in enumerate((3, 9, 1, 7, 5))]
+    other_case = (9, 1, 1, 0, 50, 0, 0)
+    assert pick_slices(scores_of([*rows, other_case]), 0, count=3) == [1, 3, 4]
+
+
+def test_foreground_of_a_slice_is_true_and_predicted_pixels_over_its_labels():
+    # Sample 5: truth 4 + 4, prediction 4; sample 6: truth 5, prediction 5; sample 7: truth 6, prediction 5.
+    rows = [(5, 0, 1, 0, 4, 0, 0), (5, 0, 2, 1, 0, 0, 4), (6, 0, 1, 0, 5, 0, 0), (7, 0, 1, 0, 5, 0, 1)]
+    assert pick_slices(scores_of(rows), 0, count=2) == [5, 7]
+    assert pick_slices(scores_of(rows), 0, count=1) == [5]

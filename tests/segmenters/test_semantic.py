@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.errors import RecipeError
-from medsam_tune.evaluation.predict import predict_original
+from medsam_tune.evaluation.predict import predict_masks
 from medsam_tune.export.trained import trained_names
 from medsam_tune.losses import SoftmaxDiceLoss
 from medsam_tune.metrics import overlap_counts
@@ -116,10 +116,10 @@ def test_each_pixel_of_the_original_image_goes_to_the_largest_interpolated_score
     batch = make_class_batch(3, sizes=((37, 64),))
     scores = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     rows = class_margins(scores)[:, 1:].flatten(0, 1)[:, None]
-    (logits,) = predict_original(MaskPrediction(rows, class_logits=scores), batch, 64)
+    (masks,) = predict_masks(MaskPrediction(rows, class_logits=scores), batch, 64)
     upsampled = F.interpolate(scores, (64, 64), mode="bilinear", align_corners=False)[0, :, :37]
     winner = upsampled.argmax(dim=0)
-    assert torch.equal(logits > 0, torch.stack([winner == number for number in (1, 2, 3)]))
+    assert torch.equal(masks, torch.stack([winner == number for number in (1, 2, 3)]))
 
 
 def test_classes_that_share_the_largest_score_lose_both():
@@ -165,7 +165,7 @@ def test_the_heads_alone_learn_to_tell_two_regions_from_the_background():
         sum(segmenter.training_losses(batch, SoftmaxDiceLoss()).values()).backward()
         optimizer.step()
     with torch.no_grad():
-        (logits,) = predict_original(segmenter.eval()(batch), batch, 64)
-    counts = overlap_counts(logits > 0, batch.original_masks[0]).double()
+        (masks,) = predict_masks(segmenter.eval()(batch), batch, 64)
+    counts = overlap_counts(masks, batch.original_masks[0]).double()
     dice = 2 * counts[:, 0] / (2 * counts[:, 0] + counts[:, 1:].sum(dim=1))
     assert (dice > 0.9).all(), dice

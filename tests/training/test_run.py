@@ -10,7 +10,7 @@ from PIL import Image
 
 import medsam_tune
 from medsam_tune.data.dataset import collate
-from medsam_tune.evaluation.predict import predict_original
+from medsam_tune.evaluation.predict import predict_masks
 from medsam_tune.training.checkpoint import read_checkpoint
 from tests.training.tiny_runs import STEPS_PER_EPOCH, TEST_CASES, TEST_SLICES, build, only_run, run
 
@@ -109,10 +109,10 @@ def test_export_reloads_in_one_line_and_segments_as_the_module_did(in_workplace,
     for item in cli.datamodule.dataset("test"):
         batch = collate([item])
         with torch.no_grad():
-            logits = predict_original(cli.model(batch), batch, cli.model.side_px)[0]
+            masks = predict_masks(cli.model(batch), batch, cli.model.side_px)[0]
         image = np.asarray(Image.open(f"images/images/{batch.image_ids[0]}.png"))
-        assert np.array_equal(predictor.segment(image), (logits[0] > 0).numpy())
-    assert (logits > 0).any()
+        assert np.array_equal(predictor.segment(image), masks[0].numpy())
+    assert masks.any()
 
 
 def test_exported_weights_are_those_of_the_best_checkpoint(finished):

@@ -12,7 +12,7 @@ import medsam_tune
 from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.data.dataset import collate
 from medsam_tune.errors import RecipeError
-from medsam_tune.evaluation.predict import predict_original
+from medsam_tune.evaluation.predict import predict_masks
 from medsam_tune.training.cli import MedsamCLI
 from medsam_tune.training.run import run_recipe
 from medsam_tune.types import AutomaticMasks
@@ -113,10 +113,10 @@ def test_exported_network_segments_with_masks_as_the_data_gives_them(finished):
     for item in (dataset[position] for position in range(len(dataset))):
         batch = collate([item])
         with torch.no_grad():
-            (expected,) = predict_original(predictor.segmenter(batch), batch, 32)
+            (expected,) = predict_masks(predictor.segmenter(batch), batch, 32)
         pixels = item.sample.image.permute(1, 2, 0).byte().numpy()
         segmented = predictor.segment(pixels, priors=found_by_hand(item.sample.image))
-        assert np.array_equal(segmented, (expected[0] > 0).numpy())
+        assert np.array_equal(segmented, expected[0].numpy())
 
 
 def test_masks_of_a_network_reach_sam_through_a_whole_run(tmp_path):
