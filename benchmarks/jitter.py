@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import statistics
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medsam_tune.metrics.interval import bootstrap_interval
+from medsam_tune.metrics.interval import mean_interval
 
 if TYPE_CHECKING:
     from medsam_tune.backbone.base import Backbone
@@ -127,7 +128,8 @@ def measure(
 ) -> Point:
     """Score a network on the test cases under boxes moved by ``jitter``."""
     cases = [statistics.mean(values) for values in scores_by_case(load_network(run), batches, jitter, draws).values()]
-    low, high = bootstrap_interval(cases) or (float("nan"), float("nan"))
+    interval = mean_interval(cases, bounds=(0, 1))
+    low, high = (math.nan, math.nan) if interval is None else (interval.low, interval.high)
     return Point(data, network, jitter, statistics.mean(cases), low, high, len(cases))
 
 

@@ -7,8 +7,9 @@ Folds:  python benchmarks/repeat.py recipes/autosam_images.yaml --over data.spli
 Paired: python benchmarks/repeat.py recipes/samaug.yaml --over seed_everything=0,1,2 --against runs/repeat/samaug_raw
 
 Every run is a process of its own in FOLDER/<value>; one that has a summary.json is not repeated, so a stopped command goes on.
-Printed are each run's test Dice, their mean and standard deviation, and the mean over all test cases with its bootstrapped 95 %
-interval. Over folds every case is tested once; over seeds the same cases are tested again, and each case enters with its mean.
+Printed are each run's test Dice, their mean and standard deviation, and the mean over all test cases with its 95 %
+interval (Student's t below 30 cases, else the BCa bootstrap). Over folds every case is tested once; over seeds the same cases
+are tested again, and each case enters with its mean.
 ``--against`` takes the folder of another recipe's finished runs over the same cases and adds the mean difference by case with
 its interval. Where a recipe scores several kinds of inference, the mean of each over the runs is printed too.
 """
@@ -25,7 +26,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from medsam_tune.metrics.interval import bootstrap_interval
+from medsam_tune.metrics.interval import mean_interval
 
 
 def finished(folder: Path) -> Path | None:
@@ -71,9 +72,9 @@ def difference(runs: Iterable[Path], folder: Path) -> str:
     if ours.keys() != theirs.keys():
         sys.exit(f"{folder}: its {len(theirs)} test cases are not these {len(ours)}, so nothing can be paired.")
     gaps = [ours[case] - theirs[case] for case in ours]
-    low, high = bootstrap_interval(gaps) or (float("nan"), float("nan"))
-    gap = statistics.mean(gaps)
-    return f"minus {folder.name} ({len(others)} runs), by case: {gap:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
+    interval = mean_interval(gaps, bounds=(-1, 1))
+    shown = "" if interval is None else f", 95 % interval ({interval.method}) {interval.low:+.4f} to {interval.high:+.4f}"
+    return f"minus {folder.name} ({len(others)} runs), by case: {statistics.mean(gaps):+.4f}{shown}"
 
 
 def inference_lines(runs: Iterable[Path]) -> list[str]:
@@ -94,10 +95,11 @@ def report(key: str, runs: dict[str, Path]) -> str:
         means.append(summary["test"]["dice"]["mean"])
         lines.append(f"{value:<20}  {means[-1]:9.4f}  {summary['test']['n_cases']:5d}  {summary['seconds'].get('fit', 0):5.0f}")
     cases = list(pooled_scores(runs.values()).values())
-    low, high = bootstrap_interval(cases) or (float("nan"), float("nan"))
+    interval = mean_interval(cases, bounds=(0, 1))
+    shown = "" if interval is None else f", 95 % interval ({interval.method}) {interval.low:.4f} to {interval.high:.4f}"
     spread = statistics.stdev(means) if len(means) > 1 else float("nan")
     lines.append(f"mean of {len(means)} runs {statistics.mean(means):.4f}, standard deviation {spread:.4f}")
-    lines.append(f"mean of {len(cases)} cases {statistics.mean(cases):.4f}, 95 % interval {low:.4f} to {high:.4f}")
+    lines.append(f"mean of {len(cases)} cases {statistics.mean(cases):.4f}{shown}")
     return "\n".join([*lines, *inference_lines(runs.values())])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from medsam_tune.evaluation import page
 from medsam_tune.evaluation.overlays import PREDICTION_COLOUR, TRUTH_COLOUR
 from medsam_tune.files import write_text
+from medsam_tune.metrics.interval import METHOD_NAMES
 
 REPORT_FILE = "index.html"
 _ABSENT = "\N{EN DASH}"
@@ -151,7 +152,8 @@ def _unit_note(test: Mapping[str, Any]) -> str:
     slices = test.get("slices") or {}
     if slices.get("n"):
         note += f" Slice by slice, the mean Dice is {_figure(slices['dice']['mean'])} over {slices['n']} slices."
-    return f"{note} Intervals are bootstrapped over cases."
+    method = METHOD_NAMES.get(test["dice"].get("ci95_method"))
+    return note if method is None else f"{note} Intervals are over cases, by {method}."
 
 
 def _pictures(content: ReportContent) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_tune.files import write_text
-from medsam_tune.metrics.interval import bootstrap_interval
+from medsam_tune.metrics.interval import mean_interval
 from medsam_tune.metrics.overlap import CaseScores
 
 CASE_TABLE_COLUMNS = ("case", "label", "n_slices", "tp", "fp", "fn", "dice", "iou", "excluded")
@@ -28,10 +28,10 @@ def summarise(scores: CaseScores, case_names: Sequence[str], label_names: Mappin
 
     Returns:
         ``dice`` and ``iou`` over cases (a case's value is the mean over its labels), each with ``mean``, ``std`` (of the
-        sample, n - 1) and ``ci95`` (bootstrap over cases); ``n_cases`` scored; ``n_excluded`` pairs of case and label with no
-        foreground in truth and prediction, and the cases that have nothing else (``excluded_cases``); the same ``per_label``;
-        and ``slices``, Dice by slice with ``n``, without an interval because a patient's slices are not independent.
-        None stands for what too few values leave undefined.
+        sample, n - 1), ``ci95`` over cases and ``ci95_method`` (``t`` or ``bca``); ``n_cases`` scored; ``n_excluded`` pairs of
+        case and label with no foreground in truth and prediction, and the cases that have nothing else (``excluded_cases``);
+        the same ``per_label``; and ``slices``, Dice by slice with ``n``, without an interval because a patient's slices are not
+        independent. None stands for what too few values leave undefined.
     """
     kept = ~scores.slices.excluded
     return {
@@ -89,8 +89,12 @@ def pick_slices(scores: CaseScores, case: int, *, count: int = 4) -> list[int]:
 
 
 def _figures(values: NDArray[np.float64]) -> dict[str, Any]:
-    interval = bootstrap_interval(values)
-    return {**_mean_and_std(values), "ci95": None if interval is None else list(interval)}
+    interval = mean_interval(values, bounds=(0.0, 1.0))
+    return {
+        **_mean_and_std(values),
+        "ci95": None if interval is None else [interval.low, interval.high],
+        "ci95_method": None if interval is None else interval.method,
+    }
 
 
 def _mean_and_std(values: NDArray[np.float64]) -> dict[str, float | None]:

@@ -59,7 +59,8 @@ def _panel(axes: Axes, points: Sequence[SweepPoint], x: Sequence[float], xlabel:
     for point, position in zip(points, x, strict=True):
         if point.interval is not None:
             axes.plot([position, position], point.interval, color=_GREY, linewidth=1)
-        axes.annotate(point.label, (position, point.dice), textcoords="offset points", xytext=(5, 5), fontsize=8, parse_math=False)
+        at = (position, point.dice)
+        axes.annotate(point.label, at, textcoords="offset points", xytext=(5, 5), fontsize=8, parse_math=False)
     axes.plot(x, [point.dice for point in points], "o", color=_BLUE)
     axes.set_xscale("log")
     # One tick a point: on a short logarithmic axis matplotlib's own labels run into each other.

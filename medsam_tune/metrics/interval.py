@@ -1,45 +1,90 @@
-"""How far a mean over few cases may be from the truth."""
+"""How far a mean over few cases may be from the truth.
+
+Below 30 cases the interval is Student's t: resampling a handful of cases knows too little of their spread, so the percentile
+bootstrap over 8 cases covers the mean in 88 of 100 samples instead of 95, over 4 in 81 (normal values; ``tests/metrics``). From
+30 cases on it is the bias-corrected and accelerated (BCa) bootstrap, which follows the skew of Dice. Both rest on the cases at
+hand: where one case in ten fails and none of eight did, no interval knows of it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+FEWEST_RESAMPLED = 30
+"""Cases from which on an interval is resampled; below it is Student's t."""
+
+Method = Literal["t", "bca"]
+METHOD_NAMES: dict[Method, str] = {"t": "Student's t", "bca": "the BCa bootstrap"}
 
 
-def bootstrap_interval(
-    values: ArrayLike, *, level: float = 0.95, seed: int = 0, resamples: int = 9999
-) -> tuple[float, float] | None:
-    """Return the percentile bootstrap interval of the mean, resampling cases.
+@dataclass(frozen=True)
+class Interval:
+    """Hold an interval and what made it.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end.
+        method: ``t``: Student's t; ``bca``: bias-corrected and accelerated bootstrap.
+    """
+
+    low: float
+    high: float
+    method: Method
+
+
+def mean_interval(
+    values: ArrayLike,
+    *,
+    level: float = 0.95,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    seed: int = 0,
+    resamples: int = 9999,
+) -> Interval | None:
+    """Return the confidence interval of the mean over cases.
 
     Args:
-        values: One finite number a case.
+        values: One finite number a case; cases must be independent, so a patient stands in it once.
         level: Coverage, between 0 and 1.
-        seed: Makes the interval reproducible.
+        bounds: What the mean cannot leave, such as (0, 1) for Dice; the interval is cut off there.
+        seed: Makes a resampled interval reproducible.
         resamples: Number of bootstrap samples.
 
     Returns:
-        Lower and upper end, or None for fewer than two cases, which have no interval.
+        The interval, or None for fewer than two cases, which have none.
 
     Raises:
         ValueError: If a value is NaN or infinite.
 
     Example:
-        >>> bootstrap_interval([0.8, 0.8, 0.8])
-        (0.8, 0.8)
+        >>> mean_interval([0.7, 0.8, 0.9], level=0.5)
+        Interval(low=0.7528..., high=0.8471..., method='t')
 
-    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3; computed by scipy.
+    Source: Student 1908, The probable error of a mean; Efron 1987, Better bootstrap confidence intervals; computed by scipy.
     """
     sample = np.asarray(values, dtype=np.float64).ravel()
     if not np.isfinite(sample).all():
         raise ValueError(f"values must be finite, got {sample[~np.isfinite(sample)][0]}. Leave excluded cases out.")
     if sample.size < 2:
         return None
+    method: Method = "t" if sample.size < FEWEST_RESAMPLED else "bca"
     if sample.min() == sample.max():
-        return float(sample[0]), float(sample[0])
-    return _percentile_interval(sample, level, seed, resamples)
+        return Interval(float(sample[0]), float(sample[0]), method)
+    low, high = _student(sample, level) if method == "t" else _bca(sample, level, seed, resamples)
+    return Interval(max(low, bounds[0]), min(high, bounds[1]), method)
 
 
-def _percentile_interval(sample: np.ndarray, level: float, seed: int, resamples: int) -> tuple[float, float]:
+def _student(sample: NDArray[np.float64], level: float) -> tuple[float, float]:
+    from scipy.special import stdtrit
+
+    half = stdtrit(sample.size - 1, (1 + level) / 2) * sample.std(ddof=1) / np.sqrt(sample.size)
+    return float(sample.mean() - half), float(sample.mean() + half)
+
+
+def _bca(sample: NDArray[np.float64], level: float, seed: int, resamples: int) -> tuple[float, float]:
     from scipy.stats import bootstrap
 
     # random_state is rng's older name, which every supported scipy takes; batch bounds the memory.
@@ -49,7 +94,7 @@ def _percentile_interval(sample: np.ndarray, level: float, seed: int, resamples:
         n_resamples=resamples,
         batch=1000,
         confidence_level=level,
-        method="percentile",
+        method="BCa",
         random_state=np.random.default_rng(seed),
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -10,7 +10,7 @@ from medsam_tune.evaluation.page import plain
 from medsam_tune.evaluation.report import CaseFigure, ReportContent, write_report
 
 PNG = b"\x89PNG picture"
-FIGURES = {"mean": 0.8612, "std": 0.04, "ci95": [0.84, 0.88]}
+FIGURES = {"mean": 0.8612, "std": 0.04, "ci95": [0.84, 0.88], "ci95_method": "t"}
 TEST = {
     "dice": FIGURES,
     "iou": {"mean": 0.75, "std": None, "ci95": None},
@@ -113,6 +113,12 @@ def test_nothing_scored_is_shown_as_absent(tmp_path):
     nothing = {"mean": None, "std": None, "ci95": None}
     words = read(tmp_path, replace(CONTENT, test=TEST | {"dice": nothing, "iou": nothing, "n_cases": 0}))
     assert words.text.count("\N{EN DASH}") >= 6
+
+
+@pytest.mark.parametrize(("method", "said"), [("t", "by Student's t."), ("bca", "by the BCa bootstrap.")])
+def test_page_says_what_made_the_intervals(tmp_path, method, said):
+    test = TEST | {"dice": FIGURES | {"ci95_method": method}}
+    assert any(text.endswith(f"Intervals are over cases, {said}") for text in read(tmp_path, replace(CONTENT, test=test)).text)
 
 
 def test_folder_that_cannot_be_written_is_one_clear_error(tmp_path):

@@ -73,7 +73,7 @@ def test_summary_has_the_documented_keys_and_agrees_with_the_case_table(finished
     assert sum(int(row["n_slices"]) for row in rows) == TEST_SLICES
     assert summary["test"]["dice"]["mean"] == pytest.approx(np.mean(dice), abs=1e-6)
     assert summary["test"]["dice"]["std"] == pytest.approx(np.std(dice, ddof=1), abs=1e-6)
-    assert set(summary["test"]["dice"]) == set(summary["test"]["iou"]) == {"mean", "std", "ci95"}
+    assert set(summary["test"]["dice"]) == set(summary["test"]["iou"]) == {"mean", "std", "ci95", "ci95_method"}
     assert set(summary["baselines"]) == {"whole_image_box", "oracle_box"}
     assert summary["steps"] == 2 * STEPS_PER_EPOCH
     assert set(summary["seconds"]) == {"cache", "fit", "test", "baselines", "export", "report"}
