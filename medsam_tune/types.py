@@ -25,11 +25,15 @@ class Sample:
         masks: (N, H, W) bool, one object a row; N may be 0.
         labels: (N,) int64, the label of each row.
         image_id: Unique name of the image within its source.
-        case_id: The patient, scan or sequence the image belongs to; a split never cuts a case.
+        case_id: What a metric and an output file are for: an image, or the volume it is a slice of.
         spacing_mm: Row and column spacing in millimetres; (1, 1) where the file states none.
         index: Position of the image in its source.
         view: 0 is the image as stored; v > 0 names an augmented view.
         priors: (P, H, W) float32 prior maps (SAMAug) of the image as it is shown, or None.
+        volume_id: The volume that the image is a slice of; its own name where it is none.
+        slice_index: Position of the slice in its volume.
+        patient_id: The unit of a split; empty until the data module knows it.
+        ignored: (H, W) bool, pixels that nobody annotated, or None: loss and metrics leave them out.
     """
 
     image: Tensor
@@ -41,6 +45,10 @@ class Sample:
     index: int = 0
     view: int = 0
     priors: Tensor | None = None
+    volume_id: str = ""
+    slice_index: int = 0
+    patient_id: str = ""
+    ignored: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,14 @@ def main(arguments: list[str]) -> int:
     """
     options = _parser().parse_args(arguments)
     source = build_source(options)
+    from medsam_tune.data.checks import check_cases
+    from medsam_tune.data.names import flat_file_name
     from medsam_tune.data.prepare import prepare_folder
     from medsam_tune.data.splits import make_splits
 
     source.open(Path(options.source).expanduser())
-    cases = [case.replace("/", "__") for case in source.case_ids()]
+    check_cases(source)
+    cases = [flat_file_name(case) for case in source.case_ids()]
     splits = make_splits(cases, seed=options.seed, val_fraction=options.val_fraction, test_fraction=options.test_fraction)
     done = prepare_folder(source, Path(options.folder).expanduser(), splits=splits, keep_empty=not options.skip_empty)
     print(_closing(done))

@@ -8,15 +8,16 @@ from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.dataset import SegmentationDataset, Views, collate
 from medsam_tune.data.image_folder import ImageFolder
 from medsam_tune.data.intensity import Intensity
-from medsam_tune.data.medsam_layout import MedsamNpy
-from medsam_tune.data.nifti import NiftiVolumes
-from medsam_tune.data.npz import MedsamNpz
+from medsam_tune.data.medsam_files import MedsamNpy, MedsamNpz
+from medsam_tune.data.nifti_volumes import NiftiVolumes
 from medsam_tune.data.sample import sample_folder
 from medsam_tune.data.sampler import Draw, EpochSampler
 from medsam_tune.data.slices import SliceRule
-from medsam_tune.data.splits import Splits, SplitSettings, load_splits, make_splits, save_splits
+from medsam_tune.data.split_file import load_splits, save_splits
+from medsam_tune.data.splits import Splits, SplitSettings, make_splits
 from medsam_tune.data.targets import apply_target
 from medsam_tune.data.transforms import Augmentation, augment, view_seed
+from medsam_tune.data.volumes import VolumeSource
 
 if TYPE_CHECKING:
     from medsam_tune.data.datamodule import SegmentationDataModule
@@ -37,6 +38,7 @@ __all__ = [
     "SplitSettings",
     "Splits",
     "Views",
+    "VolumeSource",
     "apply_target",
     "augment",
     "collate",

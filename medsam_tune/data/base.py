@@ -9,7 +9,7 @@ from typing import Literal
 
 from medsam_tune.types import Sample
 
-Purpose = Literal["train", "evaluate"]
+Purpose = Literal["train", "evaluate", "predict"]
 
 
 class SegmentationSource(ABC):
@@ -17,7 +17,12 @@ class SegmentationSource(ABC):
 
     The constructor only stores settings, so a recipe can name a source before any data is there; ``open`` scans the folder.
     An item's masks hold one row for each label that is present; what one object is (``data.target``) is decided later.
+
+    Attributes:
+        ignore_label: The mask value of pixels that nobody annotated (``data.ignore_label``), set before ``open``.
     """
+
+    ignore_label: int | None = None
 
     @abstractmethod
     def open(self, root: Path, *, require_masks: bool = True) -> None:
@@ -45,7 +50,7 @@ class SegmentationSource(ABC):
 
     @abstractmethod
     def case_ids(self) -> tuple[str, ...]:
-        """Return the case of each item: what a split never cuts."""
+        """Return the case of each item: what a metric and an output file are for."""
 
     @abstractmethod
     def image_ids(self) -> tuple[str, ...]:
@@ -55,10 +60,35 @@ class SegmentationSource(ABC):
     def label_names(self) -> dict[int, str]:
         """Return the name of each label; may read every mask once where the settings do not name them."""
 
+    def named_labels(self) -> dict[int, str]:
+        """Return the names that the recipe gives its labels, without reading a file; none by default."""
+        return {}
+
     @abstractmethod
     def describe(self) -> dict[str, object]:
         """Return what a report says about the data: folder, rules and counts, as JSON values."""
 
     def select(self, indices: Sequence[int], purpose: Purpose) -> list[int]:
-        """Narrow a split's items to those meant for training or for evaluation; all of them by default."""
+        """Narrow items to those meant for training, evaluation or prediction; all of them by default."""
         return list(indices)
+
+    def patient_ids(self) -> tuple[str | None, ...]:
+        """Return the patient that each item's file itself names, or None; what ``data.patient: header`` groups by."""
+        return (None,) * len(self)
+
+    def places(self) -> tuple[tuple[str, int], ...]:
+        """Return the volume of each item and its position in it; by default each item is a volume of one slice."""
+        return tuple((name, 0) for name in self.image_ids())
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return the files that an item is read from; they are read again when their size or date changes."""
+        return ()
+
+    def check_case(self, indices: Sequence[int]) -> None:
+        """Read the items of one case as training would, and raise whatever is wrong with them.
+
+        Raises:
+            DataError: If a file cannot be read or its content breaks the source's rules.
+        """
+        for index in indices:
+            self[index]

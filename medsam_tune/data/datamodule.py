@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from medsam_tune.cache.prior_settings import PriorSettings
 from medsam_tune.data.base import SegmentationSource
+from medsam_tune.data.checks import check_cases
 from medsam_tune.data.dataset import (
     DatasetSettings,
     EmbeddingLookup,
@@ -24,9 +26,11 @@ from medsam_tune.data.dataset import (
     collate,
 )
 from medsam_tune.data.loader import ResumableLoader
+from medsam_tune.data.patients import likely_patients, patients_of
 from medsam_tune.data.sample import data_folder
 from medsam_tune.data.sampler import EpochSampler
-from medsam_tune.data.splits import PARTS, Splits, SplitSettings, load_splits, make_splits, save_splits
+from medsam_tune.data.split_file import load_splits, save_splits
+from medsam_tune.data.splits import PARTS, Splits, SplitSettings, make_splits
 from medsam_tune.data.targets import MAY_BE_EMPTY, Target
 from medsam_tune.data.transforms import Augmentation
 from medsam_tune.errors import DataError, RecipeError
@@ -54,6 +58,9 @@ class SegmentationDataModule(LightningDataModule):
         max_objects: Objects drawn from each training image; all by default.
         priors: Which automatic masks become prior maps (SAMAug); none by default.
         seed: Seed of order, augmentation and object choice.
+        patient: Which patient a case belongs to: a pattern whose first group is the patient, a ``.csv`` file, or ``header``.
+            Every case is a patient of its own by default.
+        ignore_label: The mask value of pixels that nobody annotated; loss and metrics leave them out.
     """
 
     def __init__(
@@ -72,6 +79,8 @@ class SegmentationDataModule(LightningDataModule):
         max_objects: int | None = None,
         priors: PriorSettings | None = None,
         seed: int = 0,
+        patient: str | None = None,
+        ignore_label: int | None = None,
     ) -> None:
         super().__init__()
         _check_views(views, augmented=augmentation is not None, cached=cache_embeddings)
@@ -82,15 +91,20 @@ class SegmentationDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size or batch_size, num_workers
         self.split, self.augmentation, self.views, self.seed = split, augmentation, views, seed
         self.cache_embeddings, self.cache_folder, self.max_objects = cache_embeddings, cache_folder, max_objects
-        self.priors = priors
+        self.priors, self.patient = priors, patient
+        source.ignore_label = ignore_label
         self._opened_for: tuple[InputRule, bool] | None = None
         self._splits: Splits | None = None
+        self._patients: dict[str, str] = {}
+        self._checksums: dict[str, str] = {}
         self._datasets: dict[str, SegmentationDataset] = {}
         self._case_names: tuple[str, ...] = ()
         self._classes: dict[int, str] = {}
 
     def open(self, input_rule: InputRule, *, run_folder: Path | None = None, require_masks: bool = True) -> None:
-        """Scan the data, make or load the splits, and build the datasets; a second call with the same rule does nothing.
+        """Scan and check the data, make or load the splits, build the datasets; a second call with the same rule does nothing.
+
+        Every case of every part is read once before anything else happens; what was sound is remembered by size and date.
 
         The splits come from ``data.split.file``, else from a splits.json that stands in the run folder already, else they are
         drawn from the seed. They are written to the run folder.
@@ -101,16 +115,19 @@ class SegmentationDataModule(LightningDataModule):
             require_masks: False opens images without masks, for prediction only: then there are no splits.
 
         Raises:
-            DataError: If the data breaks the source's rules, cases are too few, or no training image shows an object.
+            DataError: If the data breaks the source's rules, with all cases that do, patients are too few, or no training image
+                shows an object.
             RecipeError: If the split's settings contradict each other.
         """
         if self._opened_for == (input_rule, require_masks) or self._opened_for == (input_rule, True):
             return
         self.source.open(data_folder(self.root), require_masks=require_masks)
+        self._checksums = check_cases(self.source, cache=None if self.cache_folder is None else Path(self.cache_folder))
         self._case_names = tuple(sorted(set(self.source.case_ids())))
+        self._patients = patients_of(dict(zip(self.source.case_ids(), self.source.patient_ids(), strict=True)), self.patient)
         self._classes = self._find_classes()
         everything = list(range(len(self.source)))
-        self._datasets = {"predict": self._build(input_rule, self.source.select(everything, "evaluate"), training=False)}
+        self._datasets = {"predict": self._build(input_rule, self.source.select(everything, "predict"), training=False)}
         if require_masks:
             self._splits = self._make_splits(run_folder)
             self._datasets.update(self._split_datasets(self._splits, input_rule))
@@ -133,6 +150,16 @@ class SegmentationDataModule(LightningDataModule):
         return self._case_names
 
     @property
+    def patients(self) -> dict[str, str]:
+        """Return the patient of each case, by ``data.patient``."""
+        return dict(self._patients)
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """Return the checksum of each case's files, as ``splits.json`` keeps them."""
+        return dict(self._checksums)
+
+    @property
     def label_names(self) -> dict[int, str]:
         """Return the name of each label that a batch may hold; a binary target has the one label ``object``."""
         if self.target == "per_class":
@@ -141,10 +168,12 @@ class SegmentationDataModule(LightningDataModule):
 
     def describe(self) -> dict[str, object]:
         """Return what a report says about the data, as JSON values."""
-        parts = {part: {"cases": len(getattr(self.splits, part)), "images": len(self._datasets[part])} for part in PARTS}
+        parts = {part: self._part(getattr(self.splits, part), self._datasets[part]) for part in PARTS}
         return {
             **self.source.describe(),
-            "root": self.root if self.root.startswith("sample:") else Path(self.root).name,
+            # A folder's name may name a patient, and a report travels.
+            "root": self.root if self.root.startswith("sample:") else "a folder, see config.yaml",
+            "patients": "as cases" if self.patient is None else f"by data.patient: {self.patient}",
             "target": self.target,
             "splits": {**parts, "how": dict(self.splits.how)},
             "augmentation": asdict(self.augmentation) if self.augmentation else None,
@@ -215,17 +244,27 @@ class SegmentationDataModule(LightningDataModule):
 
     def _make_splits(self, run_folder: Path | None) -> Splits:
         cases = self.source.case_ids()
+        patients = None if self.patient is None else self._patients
         stored = None if run_folder is None else run_folder / "splits.json"
         if self.split.file is not None:
-            splits = load_splits(Path(self.split.file), cases)
+            splits = load_splits(Path(self.split.file), cases, patients=patients)
         elif stored is not None and stored.is_file():
-            return load_splits(stored, cases)
+            return load_splits(stored, cases, patients=patients)
         else:
-            settings = {name: value for name, value in asdict(self.split).items() if name != "file"}
-            splits = make_splits(cases, **settings)
+            splits = self._draw_splits(cases, patients)
+        splits = replace(splits, files=self._checksums)
         if stored is not None:
             save_splits(splits, stored)
         return splits
+
+    def _draw_splits(self, cases: Sequence[str], patients: dict[str, str] | None) -> Splits:
+        likely = likely_patients(cases) if patients is None else None
+        if likely is not None and self.split.strict:
+            raise DataError(likely.message())
+        if likely is not None:
+            warnings.warn(likely.message(), stacklevel=2)
+        settings = {name: value for name, value in asdict(self.split).items() if name not in ("file", "strict")}
+        return make_splits(cases, **settings, patients=patients)
 
     def _split_datasets(self, splits: Splits, input_rule: InputRule) -> dict[str, SegmentationDataset]:
         cases = self.source.case_ids()
@@ -258,6 +297,10 @@ class SegmentationDataModule(LightningDataModule):
                 "data.source.labels: target per_class needs every label by name, and found none. Name them there."
             )
         return classes
+
+    def _part(self, cases: Sequence[str], dataset: SegmentationDataset) -> dict[str, int]:
+        patients = {self._patients[case] for case in cases}
+        return {"patients": len(patients), "cases": len(cases), "images": len(dataset)}
 
     def _shows_object(self, index: int) -> bool:
         return bool(self.source[index].masks.any())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medsam_tune.data.base import SegmentationSource
-from medsam_tune.data.cases import case_of, compile_case_pattern
-from medsam_tune.data.intensity import Intensity, apply_intensity
-from medsam_tune.data.labels import check_labels, label_rows, name_labels, no_objects
-from medsam_tune.data.pairing import by_name, existing_folder, files_with_endings, first_names, pair_files
-from medsam_tune.data.raster import ENDINGS, image_size, read_mask_values, read_pixels
+from medsam_tune.data.cases import compile_case_pattern
+from medsam_tune.data.formats.raster import ENDINGS, image_size, opened, read_mask_values, read_pixels, stored_spacing
+from medsam_tune.data.intensity import Intensity, apply_intensity, default_intensity
+from medsam_tune.data.labels import Objects, check_labels, find_objects, name_labels
+from medsam_tune.data.paired import PairedFiles, Pairs
+from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
+from medsam_tune.data.scan import Scan, existing_folder, scan_folder
 from medsam_tune.errors import DataError, RecipeError
-from medsam_tune.types import Sample
-
-_AS_STORED = Intensity("as_stored")
-_PERCENTILE = Intensity("percentile")
 
 
-class ImageFolder(SegmentationSource):
+class ImageFolder(PairedFiles):
     """Read images and masks that have the same name, from two folders or from one with a suffix.
 
     Files in sub-folders are found too; their name is then the path below the folder, such as ``patient_3/slice_07``.
@@ -55,82 +52,75 @@ class ImageFolder(SegmentationSource):
         check_labels(labels)
         if labels is not None and mask_threshold is not None:
             raise RecipeError("data.source.mask_threshold: thresholded masks have one label. Remove it or data.source.labels.")
+        if mask_threshold is not None and mask_threshold < 0:
+            raise RecipeError(f"data.source.mask_threshold: expected 0 or more, got {mask_threshold}: background is 0.")
         if images == masks and not mask_suffix:
             raise RecipeError(f"data.source.masks: {masks!r} is the image folder too. Set data.source.mask_suffix.")
+        super().__init__(None if case_pattern is None else compile_case_pattern(case_pattern), labels)
         self.images, self.masks, self.mask_suffix = images, masks, mask_suffix
-        self.case_pattern = None if case_pattern is None else compile_case_pattern(case_pattern)
-        self.labels, self.mask_threshold, self.intensity = labels, mask_threshold, intensity
-        self._root = Path()
-        self._pairs: list[tuple[str, Path, Path | None]] = []
-        self._cases: tuple[str, ...] = ()
+        self.mask_threshold, self.intensity = mask_threshold, intensity
         self._n_other_files = 0
 
-    def open(self, root: Path, *, require_masks: bool = True) -> None:
-        """Scan a folder, pair the files by name and compare the sizes of each image and its mask.
-
-        Raises:
-            DataError: If a folder is missing, names do not pair, a name gives no case, or sizes differ.
-        """
-        images, masks, others = self._scan(root, require_masks=require_masks)
-        pairs = pair_files(images, masks, root=root, require_masks=require_masks, hint=self._pairing())
-        cases = tuple(self._case_of(name, path) for name, path, _ in pairs)
+    def find_pairs(self, root: Path, *, require_masks: bool) -> Pairs:
+        """Scan both folders and compare the sizes that the files' headers state."""
+        images, masks = self._scan(root, require_masks=require_masks)
+        hint = f"image 'a.png' needs mask 'a{self.mask_suffix}.png' (data.source.mask_suffix is {self.mask_suffix!r})"
+        pairs = pair_files(images, masks, root=root, require_masks=require_masks, hint=hint)
         _check_sizes(pairs)
-        self._root, self._pairs, self._cases, self._n_other_files = root, pairs, cases, others
+        return pairs
 
-    def __len__(self) -> int:
-        return len(self._pairs)
+    def read_image(self, path: Path) -> Tensor:
+        """Read (H, W) or (H, W, 3) in 0..255."""
+        values = read_pixels(path)
+        intensity = self.intensity or default_intensity(values)
+        return torch.from_numpy(np.ascontiguousarray(apply_intensity(values, intensity, path)))
 
-    def __getitem__(self, index: int) -> Sample:
-        name, image_path, mask_path = self._pairs[index]
-        image = self._read_image(image_path)
-        size = (int(image.shape[-2]), int(image.shape[-1]))
-        masks, labels = no_objects(size) if mask_path is None else self._read_masks(mask_path, size)
-        return Sample(image, masks, labels, image_id=name, case_id=self._cases[index], index=index)
+    def read_objects(self, path: Path, size: tuple[int, int]) -> Objects:
+        """Read the mask's values by the rule of ``labels`` or ``mask_threshold``."""
+        values = read_mask_values(path)
+        if values.shape != size:
+            raise DataError(_sizes_differ(path, values.shape, size))
+        if self.labels is not None:
+            _check_named(values, self.labels, self.ignore_label, path)
+            return find_objects(values, self.labels, ignore_label=self.ignore_label)
+        known = values if self.ignore_label is None else np.where(values == self.ignore_label, 0, values)
+        shown = find_objects(_foreground(known, self.mask_threshold, path), None)
+        return replace(shown, ignored=find_objects(values, {}, ignore_label=self.ignore_label).ignored)
 
-    def case_ids(self) -> tuple[str, ...]:
-        """Return the case of each image."""
-        return self._cases
-
-    def image_ids(self) -> tuple[str, ...]:
-        """Return the name of each image: its path below the image folder, without the file ending."""
-        return tuple(name for name, _, _ in self._pairs)
+    def spacing_mm(self, path: Path) -> tuple[float, float]:
+        """Return the spacing that ``medsam-tune prepare`` stored in the file."""
+        with opened(path) as image:
+            return stored_spacing(image, path)
 
     def label_names(self) -> dict[int, str]:
         """Return the names the recipe gives, or ``object`` for the only label."""
         return {1: "object"} if self.labels is None else name_labels(self.labels)
 
     def describe(self) -> dict[str, object]:
-        """Return folder, rules and counts."""
+        """Return rules and counts."""
         return {
-            "source": "ImageFolder",
-            "root": self._root.name,
-            "images": len(self._pairs),
-            "cases": len(set(self._cases)),
+            **super().describe(),
             "other_files": self._n_other_files,
             "intensity": asdict(self.intensity)
             if self.intensity
             else "8 bit as stored, others percentile 0.5 to 99.5 per image",
             "labels": self.labels or "one",
             "mask_threshold": self.mask_threshold,
-            "case_pattern": self.case_pattern.pattern if self.case_pattern else None,
         }
 
-    def _scan(self, root: Path, *, require_masks: bool) -> tuple[dict[str, Path], dict[str, Path], int]:
-        image_folder = existing_folder(root, self.images, "images")
-        image_files, others = files_with_endings(image_folder, ENDINGS)
+    def _scan(self, root: Path, *, require_masks: bool) -> tuple[dict[str, Path], dict[str, Path]]:
+        image_folder, mask_folder = existing_folder(root, self.images, "images"), root / self.masks
+        found = scan_folder(image_folder, ENDINGS)
+        self._n_other_files = len(found.others)
         if self.images == self.masks:
-            mask_files = [path for path in image_files if path.stem.endswith(self.mask_suffix)]
-            image_files = [path for path in image_files if not path.stem.endswith(self.mask_suffix)]
-        elif require_masks or (root / self.masks).is_dir():
-            mask_files, _ = files_with_endings(existing_folder(root, self.masks, "masks"), ENDINGS)
+            found, masks = _split_by_suffix(found, self.mask_suffix)
+        elif require_masks or mask_folder.is_dir():
+            masks = scan_folder(existing_folder(root, self.masks, "masks"), ENDINGS)
         else:
-            mask_files = []
-        images = by_name(image_files, lambda path: _name(path, image_folder))
-        masks = by_name(mask_files, lambda path: self._image_name(path, root / self.masks))
-        return images, masks, others
-
-    def _pairing(self) -> str:
-        return f"image 'a.png' needs mask 'a{self.mask_suffix}.png' (data.source.mask_suffix is {self.mask_suffix!r})"
+            masks = Scan([], [])
+        refuse_other_pairs(found.others, masks.others, lambda path: path.stem.removesuffix(self.mask_suffix), endings=ENDINGS)
+        images = by_name(found.files, lambda path: _name(path, image_folder))
+        return images, by_name(masks.files, lambda path: self._image_name(path, mask_folder))
 
     def _image_name(self, mask: Path, folder: Path) -> str:
         name = _name(mask, folder)
@@ -140,43 +130,32 @@ class ImageFolder(SegmentationSource):
             )
         return name.removesuffix(self.mask_suffix)
 
-    def _case_of(self, name: str, path: Path) -> str:
-        if self.case_pattern is None:
-            return name
-        return case_of(name, self.case_pattern, path)
 
-    def _read_image(self, path: Path) -> Tensor:
-        values = read_pixels(path)
-        intensity = self.intensity or (_AS_STORED if values.dtype == np.uint8 else _PERCENTILE)
-        grey_levels = torch.from_numpy(apply_intensity(values, intensity, path))
-        if grey_levels.ndim == 2:
-            return grey_levels.expand(3, -1, -1).contiguous()
-        return grey_levels.permute(2, 0, 1).contiguous()
+def _split_by_suffix(found: Scan, suffix: str) -> tuple[Scan, Scan]:
+    """Tell the images of a folder from its masks, whose names end in ``suffix``."""
 
-    def _read_masks(self, path: Path, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        values = read_mask_values(path)
-        if values.shape != size:
-            raise DataError(_sizes_differ(path, values.shape, size))
-        if self.labels is not None:
-            _check_named(values, self.labels, path)
-            return label_rows(values, self.labels)
-        return label_rows(_foreground(values, self.mask_threshold, path), None)
+    def part(*, masks: bool) -> Scan:
+        chosen = [[path for path in paths if path.stem.endswith(suffix) is masks] for paths in (found.files, found.others)]
+        return Scan(*chosen)
+
+    return part(masks=False), part(masks=True)
 
 
 def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def _check_sizes(pairs: list[tuple[str, Path, Path | None]]) -> None:
-    differing = []
+def _check_sizes(pairs: Pairs) -> None:
+    faults: list[str] = []
     for _, image, mask in pairs:
-        if mask is not None and (found := image_size(mask)) != (expected := image_size(image)):
-            differing.append((mask, found, expected))
-    if differing:
-        others = (
-            f" ({len(differing)} masks: {first_names([mask.name for mask, _, _ in differing])})" if len(differing) > 1 else ""
-        )
-        raise DataError(_sizes_differ(*differing[0]) + others)
+        try:
+            expected = image_size(image)
+            if mask is not None and (found := image_size(mask)) != expected:
+                faults.append(_sizes_differ(mask, found, expected))
+        except DataError as error:
+            faults.append(str(error))
+    if faults:
+        raise DataError("\n".join(faults))
 
 
 def _sizes_differ(mask: Path, found: tuple[int, ...], expected: tuple[int, int]) -> str:
@@ -186,8 +165,8 @@ def _sizes_differ(mask: Path, found: tuple[int, ...], expected: tuple[int, int])
     )
 
 
-def _check_named(values: NDArray[Any], labels: dict[str, list[int]], path: Path) -> None:
-    named = {0, *(value for group in labels.values() for value in group)}
+def _check_named(values: NDArray[Any], labels: dict[str, list[int]], ignore_label: int | None, path: Path) -> None:
+    named = {0, ignore_label, *(value for group in labels.values() for value in group)}
     unexpected = [int(value) for value in np.unique(values) if value not in named]
     if unexpected:
         raise DataError(

@@ -57,6 +57,15 @@ def check_window(window: tuple[float, float] | None, key: str) -> None:
         raise RecipeError(f"{key}: expected low < high, got {window[0]}, {window[1]}.")
 
 
+AS_STORED = Intensity("as_stored")
+PERCENTILE = Intensity("percentile")
+
+
+def default_intensity(values: NDArray[Any]) -> Intensity:
+    """Return the rule where a recipe names none: 8 bit as stored, all others by the percentiles 0.5 and 99.5."""
+    return AS_STORED if values.dtype == np.uint8 else PERCENTILE
+
+
 def to_grey_levels(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
     """Map ``low``..``high`` linearly to 0..255 and clip; where ``low == high`` (a constant image) everything becomes 0.
 
@@ -72,25 +81,63 @@ def to_grey_levels(values: NDArray[Any], low: float, high: float) -> NDArray[np.
     return np.clip(scaled, 0.0, 255.0).astype(np.float32)
 
 
+def percentile_limits(values: NDArray[Any], percentiles: tuple[float, float]) -> tuple[float, float]:
+    """Return two percentiles of an image as the limits of its grey levels.
+
+    Where both fall on one value although there are others (a signal in less than half a percent of the pixels, as in PET or
+    angiography), that value is the background, and the limits are widened to the percentiles of all others. So only a constant
+    image has equal limits.
+
+    Example:
+        >>> percentile_limits(np.array([0] * 999 + [70]), (0.5, 99.5))
+        (0.0, 70.0)
+    """
+    low, high = (float(limit) for limit in np.percentile(values, percentiles))
+    signal = values[values != low] if high <= low else values[:0]
+    if signal.size:
+        below, above = (float(limit) for limit in np.percentile(signal, percentiles))
+        return min(low, below), max(high, above)
+    return low, high
+
+
 def apply_intensity(values: NDArray[Any], intensity: Intensity, path: object) -> NDArray[np.float32]:
     """Bring the stored values of one image to float32 in 0..255.
 
     Raises:
         DataError: If ``as_stored`` meets a value outside 0..255, or ``full_range`` meets a type without a fixed range.
     """
+    limits = _limits(values, intensity, path)
+    return values.astype(np.float32) if limits is None else to_grey_levels(values, *limits)
+
+
+def apply_intensity_8bit(values: NDArray[Any], intensity: Intensity, path: object) -> NDArray[np.uint8]:
+    """Bring the stored values of a volume to whole grey levels 0..255 by one rule for all of it, a part at a time.
+
+    Raises:
+        DataError: As ``apply_intensity``.
+    """
+    limits = _limits(values, intensity, path)
+    levels = np.empty(values.shape, np.uint8, order="F" if values.flags.f_contiguous else "C")
+    axis = values.ndim - 1 if values.flags.f_contiguous else 0
+    for part, stored in zip(np.moveaxis(levels, axis, 0), np.moveaxis(values, axis, 0), strict=True):
+        part[...] = np.rint(stored if limits is None else to_grey_levels(stored, *limits))
+    return levels
+
+
+def _limits(values: NDArray[Any], intensity: Intensity, path: object) -> tuple[float, float] | None:
+    """Return the stored values that become 0 and 255, or None where values are grey levels already."""
     if intensity.rule == "percentile":
-        low, high = (float(v) for v in np.percentile(values, intensity.percentiles))
-        return to_grey_levels(values, low, high)
+        return percentile_limits(values, intensity.percentiles)
     if intensity.window is not None:
-        return to_grey_levels(values, *intensity.window)
+        return intensity.window
     if intensity.rule == "full_range":
-        return to_grey_levels(values, 0.0, _largest(values, path))
+        return 0.0, _largest(values, path)
     if values.size and (values.min() < 0 or values.max() > 255):
         raise DataError(
             f"{path}: values {values.min()} to {values.max()} are not grey levels 0..255. "
             "Set data.source.intensity.rule to full_range, percentile or window."
         )
-    return values.astype(np.float32)
+    return None
 
 
 def _largest(values: NDArray[Any], path: object) -> float:

@@ -16,32 +16,6 @@ def first_names(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
 
 
-def existing_folder(root: Path, name: str, key: str) -> Path:
-    """Return ``root / name``.
-
-    Raises:
-        DataError: If it is not a folder; the message lists what ``root`` holds.
-    """
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder. Set data.root to the folder that holds your images and masks.")
-    folder = root / name
-    if not folder.is_dir():
-        there = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        raise DataError(f"{folder}: no such folder; {root} holds the folders {there}. Set data.source.{key} to one of them.")
-    return folder
-
-
-def files_with_endings(folder: Path, endings: tuple[str, ...]) -> tuple[list[Path], int]:
-    """Return the files below ``folder`` whose lower-case name has one of the endings, sorted, and the number of other files."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder))]
-    wanted = sorted(path for path in files if path.name.lower().endswith(endings))
-    return wanted, len(files) - len(wanted)
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def by_name(files: Iterable[Path], name_of: Callable[[Path], str]) -> dict[str, Path]:
     """Index files by name.
 
@@ -79,6 +53,30 @@ def pair_files(
     if lonely_images or lonely_masks:
         raise DataError(_unpaired(root, len(images), len(masks), lonely_images, lonely_masks, hint))
     return [(name, images[name], masks.get(name)) for name in sorted(images)]
+
+
+def refuse_other_pairs(
+    images: Iterable[Path], masks: Iterable[Path], name_of: Callable[[Path], str], *, endings: Sequence[str]
+) -> None:
+    """Refuse files of other endings that pair as images and masks do: they would be missing without a word.
+
+    Args:
+        images: Files of other endings in the image folder.
+        masks: Those in the mask folder.
+        name_of: The name of a file of either folder, without its ending.
+        endings: The endings that are read.
+
+    Raises:
+        DataError: Naming the pairs.
+    """
+    named = {name_of(path): path for path in images}
+    pairs = [(named[name_of(mask)], mask) for mask in masks if name_of(mask) in named]
+    if pairs:
+        image, mask = pairs[0]
+        raise DataError(
+            f"{image}: pairs with {mask.name}, but only {', '.join(endings)} are read ({len(pairs)} such pairs: "
+            f"{first_names([path.name for path, _ in pairs])}). Convert them, or move them out of the folder."
+        )
 
 
 def _unpaired(root: Path, n_images: int, n_masks: int, lonely_images: list[str], lonely_masks: list[str], hint: str) -> str:

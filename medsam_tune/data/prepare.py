@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from medsam_tune.data.base import SegmentationSource
-from medsam_tune.data.splits import Splits, save_splits
+from medsam_tune.data.formats.raster import write_png
+from medsam_tune.data.names import flat_file_name
+from medsam_tune.data.split_file import save_splits
+from medsam_tune.data.splits import Splits
 from medsam_tune.errors import DataError
 from medsam_tune.files import atomic_folder, write_json
 from medsam_tune.types import Sample
@@ -89,24 +91,17 @@ def _write_items(source: SegmentationSource, folder: Path, *, keep_empty: bool) 
     """Write images and masks; return (row, column) spacing by name, and how many images show no object."""
     spacings: dict[str, tuple[float, float]] = {}
     empty = 0
-    for index in range(len(source)):
+    for index in source.select(range(len(source)), "evaluate"):
         sample = source[index]
         shows_object = bool(sample.masks.any())
         empty += not shows_object
         if not (shows_object or keep_empty):
             continue
-        name = _name(sample)
-        if name in spacings:
-            raise DataError(f"{folder / name}: two images would get this name. Rename {sample.image_id}.")
-        _save(_pixels(sample), folder / "images" / f"{name}.png")
-        _save(_label_map(sample), folder / "masks" / f"{name}.png")
+        name = f"{flat_file_name(sample.case_id)}/{flat_file_name(sample.image_id)}"
+        write_png(folder / "images" / f"{name}.png", _pixels(sample), spacing_mm=sample.spacing_mm)
+        write_png(folder / "masks" / f"{name}.png", _label_map(sample), spacing_mm=sample.spacing_mm)
         spacings[name] = sample.spacing_mm
     return spacings, empty
-
-
-def _name(sample: Sample) -> str:
-    """Return ``<case>/<image>``; what would be another folder in the image's own name becomes ``__``."""
-    return f"{sample.case_id.replace('/', '__')}/{sample.image_id.replace('/', '__')}"
 
 
 def _pixels(sample: Sample) -> NDArray[np.uint8]:
@@ -132,14 +127,9 @@ def _label_map(sample: Sample) -> NDArray[np.uint8]:
     return values
 
 
-def _save(values: NDArray[np.uint8], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(path)
-
-
 def _check_cases(source: SegmentationSource, written: dict[str, tuple[float, float]], folder: Path) -> None:
     kept = Counter(name.rpartition("/")[0] for name in written)
-    gone = sorted({case for case in source.case_ids() if case.replace("/", "__") not in kept})
+    gone = sorted({case for case in source.case_ids() if flat_file_name(case) not in kept})
     if gone:
         raise DataError(
             f"{folder}: {len(gone)} cases show no object on any image, such as {gone[0]}. Remove them, or keep empty images."

@@ -34,7 +34,10 @@ def data_folder(root: str) -> Path:
     """
     if root.startswith(SAMPLE_PREFIX):
         return sample_folder(root.removeprefix(SAMPLE_PREFIX))
-    return Path(root).expanduser()
+    try:
+        return Path(root).expanduser()
+    except RuntimeError as error:
+        raise RecipeError(f"data.root: {root!r} begins with an unknown home folder ({error}). Write the path out.") from error
 
 
 def _samples() -> Path:

@@ -69,10 +69,10 @@ ALL_SLICES = SliceRule()
 
 
 def take_slice(volume: NDArray[Any], axis: str, position: int) -> NDArray[Any]:
-    """Cut the slice (H, W) at ``position`` out of a RAS volume (X, Y, Z), turned for display."""
+    """Cut the slice (H, W) at ``position`` out of a RAS volume (X, Y, Z), turned for display; an axis of colours stays."""
     cut = np.take(volume, position, axis=AXIS_NUMBER[axis])
     # Rows go down from the head (or the front), columns from the patient's right (or the front).
-    return np.ascontiguousarray(cut.T[::-1, ::-1])
+    return np.ascontiguousarray(np.swapaxes(cut, 0, 1)[::-1, ::-1])
 
 
 def put_slice(volume: NDArray[Any], axis: str, position: int, values: NDArray[Any]) -> None:

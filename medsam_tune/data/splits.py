@@ -1,15 +1,13 @@
-"""Splits by case: seeded, stored, reusable, and easy to edit by hand."""
+"""Splits by patient: seeded, stored, reusable, and easy to edit by hand."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from medsam_tune.data.pairing import first_names
 from medsam_tune.errors import DataError, RecipeError
-from medsam_tune.files import read_json, write_json
 
 PARTS = ("train", "val", "test")
 
@@ -23,25 +21,34 @@ class Splits:
         val: Case ids that early stopping and the best checkpoint look at.
         test: Case ids that nothing looks at before the end.
         how: How the split was made, for the record.
+        patients: Case to patient where ``data.patient`` groups cases; empty where each case is a patient of its own.
+        files: Case to the checksum of its files' content, so that other data of the same names are seen.
     """
 
     train: tuple[str, ...]
     val: tuple[str, ...]
     test: tuple[str, ...]
     how: Mapping[str, object] = field(default_factory=dict)
+    patients: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def cases(self) -> tuple[str, ...]:
+        """Return the cases of all parts, sorted."""
+        return _ordered(case for part in PARTS for case in getattr(self, part))
 
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """State how cases are split.
+    """State how patients are split.
 
     Attributes:
         seed: Another seed gives another split.
-        val_fraction: Part of all cases.
-        test_fraction: Part of all cases; unused with ``folds``.
+        val_fraction: Part of all patients.
+        test_fraction: Part of all patients; unused with ``folds``.
         folds: k for cross-validation; then ``fold`` names the one that is tested.
         fold: 0 to folds - 1.
         file: A stored or hand-written splits.json to use instead.
+        strict: Refuse names that look like several files of one patient, instead of warning, until ``data.patient`` is set.
     """
 
     seed: int = 0
@@ -50,6 +57,7 @@ class SplitSettings:
     folds: int | None = None
     fold: int | None = None
     file: str | None = None
+    strict: bool = False
 
 
 def make_splits(
@@ -60,32 +68,53 @@ def make_splits(
     test_fraction: float = 0.2,
     folds: int | None = None,
     fold: int | None = None,
+    patients: Mapping[str, str] | None = None,
 ) -> Splits:
-    """Split the distinct cases at random, or take fold ``fold`` of ``folds`` as the test part and draw val from the rest.
+    """Split the distinct patients at random, or take fold ``fold`` of ``folds`` as the test part and draw val from the rest.
 
     The order comes from a hash of seed and name, the same on every machine; over the folds each case is tested exactly once.
 
+    Args:
+        case_ids: The cases, each as often as it likes.
+        seed: See ``SplitSettings``.
+        val_fraction: See ``SplitSettings``.
+        test_fraction: See ``SplitSettings``.
+        folds: See ``SplitSettings``.
+        fold: See ``SplitSettings``.
+        patients: The patient of each case; without it every case is one.
+
     Raises:
         RecipeError: If a fraction or fold is out of range.
-        DataError: If there are too few cases for three parts that are not empty.
+        DataError: If there are too few patients for three parts that are not empty.
     """
     check_settings(val_fraction=val_fraction, test_fraction=test_fraction, folds=folds, fold=fold)
-    order = sorted(set(case_ids), key=lambda case: _draw(seed, case))
-    n_cases = len(order)
+    cases_of = _by_patient(case_ids, patients or {})
+    order = sorted(cases_of, key=lambda patient: _draw(seed, patient))
+    n_patients = len(order)
     if folds is None or fold is None:
-        test = order[: max(1, round(n_cases * test_fraction))]
+        test = order[: max(1, round(n_patients * test_fraction))]
         how: dict[str, object] = {"seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
     else:
         test = order[fold::folds]
         how = {"seed": seed, "val_fraction": val_fraction, "folds": folds, "fold": fold}
-    rest = [case for case in order if case not in set(test)]
-    n_val = max(1, round(n_cases * val_fraction))
-    if not test or n_val >= len(rest) or n_cases < (folds or 0):
+    rest = [patient for patient in order if patient not in set(test)]
+    n_val = max(1, round(n_patients * val_fraction))
+    if not test or n_val >= len(rest) or n_patients < (folds or 0):
         raise DataError(
-            f"{n_cases} cases ({first_names(sorted(order))}) are too few for train, val and test under {how}. "
-            "Add cases, lower data.split.val_fraction and test_fraction, or set data.source.case_pattern if images are grouped."
+            f"{n_patients} patients ({first_names(sorted(order))}) are too few for train, val and test under {how}. "
+            "Add patients, lower data.split.val_fraction and test_fraction, or correct data.patient or source.case_pattern."
         )
-    return Splits(_ordered(rest[n_val:]), _ordered(rest[:n_val]), _ordered(test), how)
+    train, val, tested = (
+        _ordered(case for patient in part for case in cases_of[patient]) for part in (rest[n_val:], rest[:n_val], test)
+    )
+    return Splits(train, val, tested, how, patients or {})
+
+
+def _by_patient(case_ids: Iterable[str], patients: Mapping[str, str]) -> dict[str, list[str]]:
+    cases_of: dict[str, list[str]] = {}
+    for case in sorted(set(case_ids)):
+        cases_of.setdefault(patients.get(case, case), []).append(case)
+    return cases_of
 
 
 def check_settings(*, val_fraction: float, test_fraction: float, folds: int | None, fold: int | None) -> None:
@@ -101,49 +130,6 @@ def check_settings(*, val_fraction: float, test_fraction: float, folds: int | No
         raise RecipeError(f"data.split.folds and data.split.fold belong together, got folds {folds} and fold {fold}.")
     if folds is not None and fold is not None and not (folds >= 2 and 0 <= fold < folds):
         raise RecipeError(f"data.split.fold: expected 0 <= fold < folds and folds of at least 2, got fold {fold} of {folds}.")
-
-
-def save_splits(splits: Splits, path: Path) -> None:
-    """Write the splits as JSON, one case a line."""
-    write_json(path, {**{part: getattr(splits, part) for part in PARTS}, "how": splits.how})
-
-
-def load_splits(path: Path, case_ids: Iterable[str]) -> Splits:
-    """Read a stored or hand-edited splits file and check it against the cases of the data.
-
-    Raises:
-        DataError: If the file cannot be read, a part is empty, a case stands in two parts or twice in one, is not in the data,
-            or is missing from the file.
-    """
-    parts, how = _read_parts(path)
-    listed = [case for part in PARTS for case in parts[part]]
-    known = set(case_ids)
-    empty = [part for part in PARTS if not parts[part]]
-    if empty:
-        raise DataError(f"{path}: {' and '.join(empty)} is empty. Give every part at least one case.")
-    _refuse(path, sorted({case for case in listed if listed.count(case) > 1}), "stand in it twice. Keep each in one part")
-    _refuse(path, sorted(set(listed) - known), "are not in the data. Remove them, or correct data.root or case_pattern")
-    _refuse(path, sorted(known - set(listed)), "of the data are missing from it. Add each to train, val or test")
-    return Splits(tuple(parts["train"]), tuple(parts["val"]), tuple(parts["test"]), {**how, "file": path.name})
-
-
-def _read_parts(path: Path) -> tuple[dict[str, list[str]], dict[str, object]]:
-    content = read_json(path, "Repair the file, or correct data.split.file.")
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected an object with the lists {', '.join(PARTS)}, got {type(content).__name__}.")
-    parts: dict[str, list[str]] = {}
-    for part in PARTS:
-        cases = content.get(part)
-        if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
-            raise DataError(f"{path}: expected {part!r} to be a list of case names, got {cases!r}.")
-        parts[part] = cases
-    how = content.get("how", {})
-    return parts, how if isinstance(how, dict) else {"how": how}
-
-
-def _refuse(path: Path, cases: Sequence[str], why: str) -> None:
-    if cases:
-        raise DataError(f"{path}: {len(cases)} cases {why}: {first_names(cases)}.")
 
 
 def _draw(seed: int, case: str) -> bytes:

@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from medsam_tune.data.datamodule import SegmentationDataModule
-from medsam_tune.data.splits import save_splits
+from medsam_tune.data.split_file import save_splits
 from medsam_tune.errors import RecipeError
 from medsam_tune.files import write_text
 from medsam_tune.segmenters.semantic import check_classes

@@ -58,7 +58,8 @@ class PredictionFiles(Callback):
             return
         join = _numbered if outputs.class_logits is not None else _union
         for row, masks in enumerate(predict_masks(outputs, batch, tuned(pl_module).side_px)):
-            self._writer.add(batch.image_ids[row], batch.case_ids[row], join(masks).cpu().numpy())
+            mask = join(masks).cpu().numpy()
+            self._writer.add(batch.image_ids[row], batch.case_ids[row], mask, spacing_mm=batch.spacing_mm[row])
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._writer is not None:
@@ -70,6 +71,6 @@ def _union(masks: Tensor) -> Tensor:
 
 
 def _numbered(masks: Tensor) -> Tensor:
-    """Return (H, W) uint8 of disjoint class masks (K, H, W): 0 is background."""
-    numbers = torch.arange(1, len(masks) + 1, device=masks.device, dtype=torch.uint8)
-    return (masks * numbers[:, None, None]).sum(dim=0, dtype=torch.uint8)
+    """Return (H, W) int32 of disjoint class masks (K, H, W): 0 is background."""
+    numbers = torch.arange(1, len(masks) + 1, device=masks.device, dtype=torch.int32)
+    return (masks * numbers[:, None, None]).sum(dim=0, dtype=torch.int32)

@@ -34,7 +34,7 @@ def test_npz_becomes_a_folder_that_image_folder_reads(npz_folder, capsys):
     assert record["source"]["intensity"]["window"] == [-160.0, 240.0]
     stored = np.arange(64, 128).reshape(8, 8) * 5.0 - 400
     expected = np.rint(np.clip((stored + 160) / 400, 0, 1) * 255)
-    np.testing.assert_array_equal(np.asarray(Image.open(npz_folder / "new/images/CT_0/CT_0_001.png")), expected)
+    np.testing.assert_array_equal(np.asarray(Image.open(npz_folder / "new/images/CT_0/CT_0_axial001.png")), expected)
     assert source[0].masks.sum() == 9
 
 

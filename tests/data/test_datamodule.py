@@ -178,7 +178,7 @@ def test_training_takes_other_slices_than_evaluation(volumes):
 
 def test_description_is_json_and_counts_cases_and_images(array_source):
     described = json.loads(json.dumps(opened(array_source(20), augmentation=FLIP, views=2).describe()))
-    assert described["splits"]["test"] == {"cases": 2, "images": 4}
+    assert described["splits"]["test"] == {"patients": 2, "cases": 2, "images": 4}
     assert described["splits"]["how"]["seed"] == 0
     assert described["augmentation"]["horizontal_flip"] == 0.5
 

@@ -65,7 +65,7 @@ def test_windows_are_the_papers_width_and_level():
 def test_record_holds_window_spacing_and_labels(volumes):
     done = _prepared(NiftiVolumes(window=(-160.0, 240.0)), _volumes(volumes))
     record = json.loads((done.folder / "prepared.json").read_text())
-    assert record["source"]["intensity"] == {"window": [-160.0, 240.0]}
+    assert record["source"]["intensity"]["window"] == [-160.0, 240.0]
     assert record["labels"] == {"label 1": [1], "label 3": [3]}
     assert record["spacing_mm"]["a/a_axial001"] == pytest.approx([0.7, 0.5])
 

@@ -37,12 +37,12 @@ def test_over_the_folds_each_case_is_tested_exactly_once(folds):
 
 def test_three_cases_are_just_enough_and_two_are_not():
     assert len(make_splits("abc").train) == 1
-    with pytest.raises(DataError, match=r"2 cases \(a, b\) are too few"):
+    with pytest.raises(DataError, match=r"2 patients \(a, b\) are too few"):
         make_splits("ab")
 
 
 def test_more_folds_than_cases_are_refused():
-    with pytest.raises(DataError, match=r"4 cases .* are too few"):
+    with pytest.raises(DataError, match=r"4 patients .* are too few"):
         make_splits("abcd", folds=5, fold=0)
 
 

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from medsam_tune.data.image_folder import ImageFolder
-from medsam_tune.data.nifti import NiftiVolumes
+from medsam_tune.data.nifti_volumes import NiftiVolumes
 from medsam_tune.data.slices import SliceRule
 from medsam_tune.errors import DataError
 from medsam_tune.inference.writers import PngWriter, VolumeWriter, mask_writer

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsam_tune.data.raster import image_size, read_mask_values, read_pixels
+from medsam_tune.data.formats.raster import image_size, read_mask_values, read_pixels
 from medsam_tune.errors import DataError
 
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8)

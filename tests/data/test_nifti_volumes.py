@@ -100,9 +100,9 @@ def test_training_and_evaluation_choose_their_own_slices(one_case):
     source = opened(one_case, axis="axial", slices=SliceRule(step=3), train_slices=SliceRule(count=2))
     everything = range(len(source))
     positions = [source.position(index)[1] for index in everything]
-    assert positions == [0, 2, 3, 6]
     assert [positions[i] for i in source.select(everything, "train")] == [2, 6]
     assert [positions[i] for i in source.select(everything, "evaluate")] == [0, 3, 6]
+    assert [positions[i] for i in source.select(everything, "predict")] == list(range(8))
 
 
 def test_slices_are_chosen_without_looking_at_labels(one_case):
@@ -145,7 +145,7 @@ def test_nan_and_infinite_voxels_are_counted_and_refused(volumes):
     broken = GREY.copy()
     broken[0, 0, 0], broken[1, 1, 1] = np.nan, np.inf
     volumes("images", "c1", broken)
-    with pytest.raises(DataError, match=r"c1\.nii\.gz: 2 of 336 voxels are NaN or infinite"):
+    with pytest.raises(DataError, match=r"c1\.nii\.gz: 2 of 336 values are NaN or infinite"):
         opened(volumes("labels", "c1", LABELS))[0]
 
 
@@ -153,7 +153,7 @@ def test_interpolated_labels_are_refused(volumes):
     volumes("images", "c1", GREY)
     smoothed = LABELS.astype(np.float32)
     smoothed[0, 0, :5] = 0.25
-    with pytest.raises(DataError, match=r"c1\.nii\.gz: 5 label values are no whole numbers of 0 or more, such as \[0\.25\]"):
+    with pytest.raises(DataError, match=r"c1\.nii\.gz: 5 label values are no whole numbers .* such as \[0\.25\]"):
         opened(volumes("labels", "c1", smoothed))[0]
 
 

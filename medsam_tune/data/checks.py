@@ -1,0 +1,120 @@
+"""Read every case once before the first step, so that a faulty file of the test part is not found after the training.
+
+What was found sound is remembered by the size and date of its files; nothing but checksums is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from medsam_tune.cache.location import cache_root
+from medsam_tune.data.base import SegmentationSource
+from medsam_tune.errors import DataError
+from medsam_tune.files import write_json
+
+_BLOCK = 1 << 20
+# Fewer cases are read before a bar could be looked at.
+_BAR_FROM = 20
+_LISTED = 50
+_REMEMBERED = 100_000
+
+
+def check_cases(source: SegmentationSource, *, cache: Path | None = None) -> dict[str, str]:
+    """Read and check every case of an opened source, those that are remembered as sound aside.
+
+    Args:
+        source: An opened source.
+        cache: The cache's root folder; ``cache_root()`` by default.
+
+    Returns:
+        Case to the checksum of its files' content; cases of sources that name no files are left out.
+
+    Raises:
+        DataError: Listing every case that cannot be used, each with its own message.
+    """
+    indices: dict[str, list[int]] = {}
+    for index, case_id in enumerate(source.case_ids()):
+        indices.setdefault(case_id, []).append(index)
+    store = (cache or cache_root()) / "checked" / f"{_rules(source)}.json"
+    remembered = _read_store(store)
+    sound: dict[str, str] = {}
+    faults: list[str] = []
+    checksums: dict[str, str] = {}
+    for case_id, members in _with_bar(indices.items(), len(indices), new=len(indices) - len(remembered)):
+        files = sorted({path for index in members for path in source.files(index)})
+        try:
+            stamp = _stamp(files)
+            if not files or stamp not in remembered:
+                source.check_case(members)
+            if files:
+                checksums[case_id] = sound[stamp] = remembered.get(stamp) or _content(files)
+        except DataError as error:
+            faults.append(str(error))
+        except OSError as error:
+            faults.append(f"{error.filename}: cannot be read ({error.strerror}). Allow it, or remove the case.")
+    if sound.keys() - remembered.keys():
+        # A folder that cannot be written costs a second look next time, no training.
+        with suppress(DataError):
+            write_json(store, dict(list({**remembered, **sound}.items())[-_REMEMBERED:]))
+    if faults:
+        raise DataError(_listed(faults, len(indices)))
+    return checksums
+
+
+def _with_bar(items: Iterable[tuple[str, list[int]]], total: int, *, new: int) -> Iterable[tuple[str, list[int]]]:
+    from rich.console import Console
+    from rich.progress import track
+
+    shown = new >= _BAR_FROM and sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0"
+    return track(items, "Check data", total=total, console=Console(stderr=True), transient=True, disable=not shown)
+
+
+def _rules(source: SegmentationSource) -> str:
+    """Return a checksum of what decides whether a file is sound, beside the file itself."""
+    return hashlib.blake2b(_told(source).encode(), digest_size=8).hexdigest()
+
+
+def _told(value: object) -> str:
+    """Return an object's class and settings; of what is private or computed by ``open`` nothing."""
+    if type(value).__repr__ is not object.__repr__:
+        return repr(value)
+    settings = {name: _told(setting) for name, setting in sorted(vars(value).items()) if not name.startswith("_")}
+    return f"{type(value).__module__}.{type(value).__qualname__} {settings}"
+
+
+def _stamp(files: Sequence[Path]) -> str:
+    facts = [(str(path.resolve()), (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
+    return hashlib.blake2b(repr(facts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def _content(files: Sequence[Path]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for path in files:
+        digest.update(path.stat().st_size.to_bytes(8, "big"))
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_store(path: Path) -> Mapping[str, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    known = isinstance(content, dict) and all(isinstance(value, str) for value in content.values())
+    return content if known else {}
+
+
+def _listed(faults: Sequence[str], n_cases: int) -> str:
+    if len(faults) == 1:
+        return faults[0]
+    shown = "\n".join(f"  {fault}" for fault in faults[:_LISTED])
+    more = f"\n  and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
+    return f"{len(faults)} of {n_cases} cases cannot be used:\n{shown}{more}"

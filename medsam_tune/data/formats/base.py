@@ -1,0 +1,207 @@
+"""The seam of file formats: how voxels are read with their place in the patient, and how masks are written back onto them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam_tune.errors import DataError
+
+_RAS = np.array([[0, 1], [1, 1], [2, 1]])
+
+
+@dataclass(frozen=True)
+class VolumeHeader:
+    """Hold what a file says about its voxels, without them.
+
+    Attributes:
+        path: The file.
+        stored_shape: Lengths of the three axes as stored; 1, H, W for a single image.
+        affine: (4, 4), stored voxel index to mm, x to the patient's right, y to the front, z up.
+        is_volume: False for a single image, which has one slice and no orientation.
+        patient_id: The file's own name of the patient, or None. It is compared, never shown.
+    """
+
+    path: Path
+    stored_shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    is_volume: bool = True
+    patient_id: str | None = None
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the lengths (X, Y, Z) in RAS order."""
+        first, second, third = (self.stored_shape[axis] for axis in self._stored_axes)
+        return first, second, third
+
+    @cached_property
+    def voxel_mm(self) -> tuple[float, float, float]:
+        """Return the voxel size (x, y, z) in mm, in RAS order."""
+        sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
+        first, second, third = (float(sizes[axis]) for axis in self._stored_axes)
+        return first, second, third
+
+    def to_ras(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Turn stored values, three axes and perhaps one of colours, into RAS order (X, Y, Z); no value is copied."""
+        from nibabel import orientations
+
+        turned: NDArray[Any] = orientations.apply_orientation(values, self._order)
+        return turned
+
+    def to_stored(self, volume: NDArray[Any]) -> NDArray[Any]:
+        """Turn a RAS volume (X, Y, Z) into the order of the file, so that it fits the file's affine."""
+        from nibabel import orientations
+
+        turn = orientations.ornt_transform(_RAS, self._order)
+        turned: NDArray[Any] = np.ascontiguousarray(orientations.apply_orientation(volume, turn))
+        return turned
+
+    @cached_property
+    def _order(self) -> NDArray[Any]:
+        """Return, for each stored axis, the RAS axis it runs along and its direction."""
+        from nibabel.orientations import io_orientation
+
+        sizes = np.linalg.norm(self.affine[:3, :3], axis=0) if np.isfinite(self.affine).all() else np.zeros(3)
+        order: NDArray[Any] = io_orientation(self.affine) if (sizes > 0).all() else np.full((3, 2), np.nan)
+        if np.isnan(order).any():
+            raise DataError(
+                f"{self.path}: its affine {self.affine[:3].round(4).tolist()} gives a voxel no size or no finite place, "
+                "so the orientation is unknown. Repair the header."
+            )
+        return order
+
+    @property
+    def _stored_axes(self) -> list[int]:
+        return [int(np.flatnonzero(self._order[:, 0] == axis)[0]) for axis in range(3)]
+
+
+class Format(ABC):
+    """Read one kind of file, and write masks as such files.
+
+    Values come in the order in which the file stores them; the header's affine says where that is. A format knows nothing of
+    cases, slices, grey windows or label names.
+
+    Attributes:
+        endings: Lower-case endings of the files, with the dot; the first is the one that is written.
+        holds_labels: Whether an image's file may hold its masks too, so that there is no second folder.
+    """
+
+    endings: ClassVar[tuple[str, ...]]
+    holds_labels: ClassVar[bool] = False
+
+    @abstractmethod
+    def read_header(self, path: Path) -> VolumeHeader:
+        """Read shape, geometry and patient; no voxel.
+
+        Raises:
+            DataError: If the file cannot be read or holds no such image.
+        """
+
+    @abstractmethod
+    def read_image(self, path: Path) -> NDArray[Any]:
+        """Read the image's values as stored: the header's ``stored_shape``, with a last axis of 3 for colours.
+
+        The file is read to its end, so that a damaged one is found.
+
+        Raises:
+            DataError: If the file cannot be read, or holds values that are no grey levels or not finite.
+        """
+
+    def read_label_header(self, path: Path) -> VolumeHeader | None:
+        """Read the header of a file's masks, or None where it holds none; by default the file is a mask as a whole.
+
+        Raises:
+            DataError: If the file cannot be read.
+        """
+        return self.read_header(path)
+
+    @abstractmethod
+    def read_labels(self, path: Path) -> NDArray[np.int32]:
+        """Read the masks' values exactly, as stored: the header's ``stored_shape``.
+
+        Raises:
+            DataError: If the file cannot be read, or a value is no whole number from 0 to 2**31 - 1.
+        """
+
+    @abstractmethod
+    def write_labels(self, stem: Path, labels: NDArray[Any], header: VolumeHeader) -> Path:
+        """Write masks onto the voxels of a source image: its geometry and nothing else of it, no text of any kind.
+
+        Args:
+            stem: The file to write, without ending.
+            labels: Whole numbers in the source file's own order.
+            header: The source image's.
+
+        Returns:
+            The file.
+
+        Raises:
+            DataError: If the file cannot be written.
+        """
+
+    def name_of(self, path: Path, folder: Path) -> str:
+        """Return the name of a file: its path below ``folder`` without the ending."""
+        name = path.relative_to(folder).as_posix()
+        longest = max((ending for ending in self.endings if name.lower().endswith(ending)), key=len, default="")
+        return name[: len(name) - len(longest)]
+
+
+def is_image_shape(shape: tuple[int, ...]) -> bool:
+    """Tell whether a shape is (H, W) or (H, W, 3) with at least one pixel."""
+    return 0 not in shape and (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3))
+
+
+def slices_affine(spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> NDArray[np.float64]:
+    """Return the affine of slices stored as they are shown: (D, H, W), rows to the back, columns to the left, slices up.
+
+    Args:
+        spacing_mm: Size of a voxel as (x, y, z): along the columns, along the rows, between slices.
+    """
+    x, y, z = spacing_mm
+    return np.array([[0, 0, -x, 0], [0, -y, 0, 0], [z, 0, 0, 0], [0, 0, 0, 1]], np.float64)
+
+
+def image_header(path: Path, size: tuple[int, int], spacing_mm: tuple[float, float] = (1.0, 1.0)) -> VolumeHeader:
+    """Return the header of a single image of ``size`` (H, W) with (row, column) spacing in mm."""
+    row, column = spacing_mm
+    return VolumeHeader(path, (1, *size), slices_affine((column, row, 1.0)), is_volume=False)
+
+
+def check_same_grid(image: VolumeHeader, mask: VolumeHeader) -> None:
+    """Refuse a mask that does not lie on its image's voxels.
+
+    Raises:
+        DataError: If shape, spacing or affine differ; the message has both values.
+    """
+    if mask.stored_shape != image.stored_shape:
+        raise DataError(
+            f"{mask.path}: mask shape {_shown_shape(mask)} differs from image shape {_shown_shape(image)}. "
+            "Resample the mask or remove the case."
+        )
+    if not np.allclose(mask.voxel_mm, image.voxel_mm, rtol=1e-3):
+        raise DataError(
+            f"{mask.path}: mask spacing {_rounded(mask.voxel_mm)} mm differs from image spacing {_rounded(image.voxel_mm)} mm. "
+            "Resample the mask or remove the case."
+        )
+    # A hundredth of a voxel at the far corner is rounding in the header, not another position.
+    corners = np.array([[0, 0, 0, 1], [*image.stored_shape, 1]], np.float64)
+    shift = float(np.abs((corners @ (mask.affine - image.affine).T)[:, :3]).max())
+    if shift > 0.01 * min(image.voxel_mm):
+        raise DataError(
+            f"{mask.path}: mask affine differs from the image's by {shift:.3g} mm. "
+            "Resample the mask onto the image, or copy the image's header if you know that the voxels match."
+        )
+
+
+def _shown_shape(header: VolumeHeader) -> tuple[int, ...]:
+    return header.stored_shape if header.is_volume else header.stored_shape[1:]
+
+
+def _rounded(sizes: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(size, 4) for size in sizes)

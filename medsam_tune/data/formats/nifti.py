@@ -1,0 +1,177 @@
+"""NIfTI files: volumes whose header tells where each voxel lies."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam_tune.data.formats.base import Format, VolumeHeader
+from medsam_tune.data.formats.values import check_grey_values, exact_labels
+from medsam_tune.errors import DataError
+from medsam_tune.files import write_bytes
+
+_MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
+# What tells where voxels lie. Everything else of a header is the source's own: its words may name a patient.
+_GEOMETRY = (
+    "qform_code",
+    "sform_code",
+    "quatern_b",
+    "quatern_c",
+    "quatern_d",
+    "qoffset_x",
+    "qoffset_y",
+    "qoffset_z",
+    "srow_x",
+    "srow_y",
+    "srow_z",
+)
+# Deflate packs at most 1032 bytes into one.
+_LARGEST_RATIO = 1032
+_BLOCK = 1 << 20
+_LARGEST_TAIL = 64 * _BLOCK
+
+
+class NiftiFormat(Format):
+    """Read ``.nii`` and ``.nii.gz``, NIfTI-1 and -2; masks are written as ``.nii.gz`` of the source's kind."""
+
+    endings = (".nii.gz", ".nii")
+
+    def read_header(self, path: Path) -> VolumeHeader:
+        """Read shape and affine; axes of length 1 behind the third are dropped.
+
+        Raises:
+            DataError: If the file is no NIfTI volume of three axes, or its geometry is unknown.
+        """
+        with _opened(path) as file, _readable(path):
+            header = _checked_header(path, file)
+            mm = _MM_PER_UNIT.get(header.get_xyzt_units()[0], 1.0)
+            affine = np.diag([mm, mm, mm, 1.0]) @ np.asarray(header.get_best_affine(), np.float64)
+        read = VolumeHeader(path, _volume_shape(path, header), affine)
+        _ = read.shape  # an affine without orientation is refused here
+        return read
+
+    def read_image(self, path: Path) -> NDArray[Any]:
+        """Read the values, scaled as the header says; integers of up to 16 bits stay integers."""
+        values = _read_values(path)
+        if values.dtype.kind in "iuf" and not (values.dtype.kind in "iu" and values.dtype.itemsize <= 2):
+            with np.errstate(over="ignore"):
+                values = values.astype(np.float32)
+        return check_grey_values(values, path)
+
+    def read_labels(self, path: Path) -> NDArray[np.int32]:
+        """Read the label values; integers are never turned into floating point."""
+        return exact_labels(_read_values(path), path)
+
+    def write_labels(self, stem: Path, labels: NDArray[Any], header: VolumeHeader) -> Path:
+        """Write ``<stem>.nii.gz``: the source's transforms, voxel size and unit, and a header that is new otherwise."""
+        import nibabel
+
+        with _opened(header.path) as file, _readable(header.path):
+            source = _checked_header(header.path, file)
+        new = type(source)()
+        new.set_data_dtype(labels.dtype)
+        new.set_data_shape(labels.shape)
+        new["pixdim"][:4] = source["pixdim"][:4]
+        new.set_xyzt_units(xyz=source.get_xyzt_units()[0])
+        for field in _GEOMETRY:
+            new[field] = source[field]
+        kind = nibabel.Nifti2Image if isinstance(new, nibabel.Nifti2Header) else nibabel.Nifti1Image
+        image = kind(labels, None, new)
+        return write_bytes(stem.with_name(f"{stem.name}.nii.gz"), gzip.compress(image.to_bytes(), mtime=0))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.orientations import OrientationError
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    faults = (OSError, EOFError, TypeError, ValueError, KeyError, ArithmeticError, zlib.error)
+    try:
+        yield
+    except (*faults, ImageFileError, HeaderDataError, OrientationError, WrapStructError) as error:
+        raise DataError(f"{path}: cannot be read as NIfTI ({error}). Replace or remove the file.") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: does not fit into memory ({error}). Crop the volume or store it with fewer bits.") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    with _readable(path), path.open("rb") as stored:
+        packed = stored.read(2) == b"\x1f\x8b"
+        stored.seek(0)
+        if not packed:
+            yield stored
+            return
+        with gzip.GzipFile(fileobj=stored) as unpacked:
+            yield cast(BinaryIO, unpacked)
+
+
+def _checked_header(path: Path, file: BinaryIO) -> Any:  # noqa: ANN401 - nibabel is not typed
+    """Read a header from the start of a file and refuse what nibabel would repair in silence."""
+    import nibabel
+
+    start = file.read(4)
+    file.seek(0)
+    kind = nibabel.Nifti2Header if start in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Header
+    header = kind.from_fileobj(file, check=False)
+    if int(header["sizeof_hdr"]) not in (348, 540) or bytes(header["magic"].tobytes())[:3] not in (b"n+1", b"n+2"):
+        raise DataError(f"{path}: cannot be read as NIfTI (no such header). Replace or remove the file.")
+    sizes = np.asarray(header["pixdim"][1:4], np.float64)
+    if int(header["sform_code"]) == 0 and not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise DataError(f"{path}: states voxel sizes {sizes.tolist()}, expected three above 0. Repair the header.")
+    for field in ("scl_slope", "scl_inter"):
+        if np.isinf(header[field]):
+            raise DataError(f"{path}: states {field} {float(header[field])}, expected a finite number. Repair the header.")
+    header.get_data_dtype()
+    return header
+
+
+def _volume_shape(path: Path, header: Any) -> tuple[int, int, int]:  # noqa: ANN401
+    shape = tuple(int(length) for length in header.get_data_shape())
+    if len(shape) < 3 or set(shape[3:]) - {1}:
+        raise DataError(f"{path}: has shape {shape}, expected a volume of 3 axes. Save each channel or time point as a file.")
+    if min(shape[:3]) < 1:
+        raise DataError(f"{path}: has shape {shape}, an axis without voxels. Replace or remove the file.")
+    return shape[0], shape[1], shape[2]
+
+
+def _read_values(path: Path) -> NDArray[Any]:
+    """Read the voxels, scaled where the header asks for it, and the file to its end, where gzip keeps its checksum."""
+    from nibabel.arrayproxy import ArrayProxy
+
+    with _opened(path) as file, _readable(path):
+        header = _checked_header(path, file)
+        shape = _volume_shape(path, header)
+        _check_size(path, header, shape)
+        values: NDArray[Any] = np.asanyarray(ArrayProxy(file, header, mmap=False)).reshape(shape)
+        _read_to_end(path, file)
+    return values
+
+
+def _check_size(path: Path, header: Any, shape: tuple[int, int, int]) -> None:  # noqa: ANN401
+    """Refuse a header that claims more than its file can hold, before anything is allocated."""
+    claimed = int(header["vox_offset"]) + int(np.prod(shape, dtype=object)) * header.get_data_dtype().itemsize
+    with path.open("rb") as stored:
+        packed = stored.read(2) == b"\x1f\x8b"
+    stored_bytes = path.stat().st_size
+    if claimed > stored_bytes * (_LARGEST_RATIO if packed else 1):
+        raise DataError(
+            f"{path}: claims {claimed} bytes of voxels {shape}, but the file has {stored_bytes}. It is truncated; replace it."
+        )
+
+
+def _read_to_end(path: Path, file: BinaryIO) -> None:
+    tail = 0
+    while block := file.read(_BLOCK):
+        tail += len(block)
+        if tail > _LARGEST_TAIL:
+            raise DataError(f"{path}: goes on for more than {_LARGEST_TAIL} bytes behind its voxels. Replace the file.")

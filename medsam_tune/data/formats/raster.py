@@ -1,0 +1,177 @@
+"""PNG, JPEG, TIFF and BMP files as arrays; whatever cannot be read exactly is refused with its path."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from medsam_tune.data.formats.base import Format, VolumeHeader, image_header
+from medsam_tune.data.formats.values import check_grey_values, exact_labels
+from medsam_tune.errors import DataError
+from medsam_tune.files import write_bytes
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+# By content and not by name: Pillow would start Ghostscript for an EPS file, whatever it is called.
+_DECODERS = ("PNG", "JPEG", "TIFF", "BMP")
+# What Pillow's decoders raise on truncated or foreign bytes; a broken PNG chunk is a SyntaxError there.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, NotImplementedError, struct.error, zlib.error)
+_SPACING = "spacing_mm"
+
+
+class RasterFormat(Format):
+    """Read image files as single slices; masks are written as PNG, which keeps every value up to 65535."""
+
+    endings = ENDINGS
+
+    def read_header(self, path: Path) -> VolumeHeader:
+        """Read the size, and the spacing where this package wrote it: the dots per inch of other programs say nothing."""
+        with opened(path) as image:
+            return image_header(path, (image.height, image.width), stored_spacing(image, path))
+
+    def read_image(self, path: Path) -> NDArray[Any]:
+        """Read (1, H, W) or (1, H, W, 3) as stored."""
+        return check_grey_values(read_pixels(path), path)[None]
+
+    def read_labels(self, path: Path) -> NDArray[np.int32]:
+        """Read (1, H, W) label values."""
+        return exact_labels(read_mask_values(path), path)[None]
+
+    def write_labels(self, stem: Path, labels: NDArray[Any], header: VolumeHeader) -> Path:
+        """Write ``<stem>.png`` with the source's spacing."""
+        column, row, _ = header.voxel_mm
+        return write_png(stem.with_name(f"{stem.name}.png"), labels[0], spacing_mm=(row, column))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file; only its header is read until the pixels are asked for.
+
+    Raises:
+        DataError: If the file is truncated, is no image of these formats, is too large, or holds several frames.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Half of what is refused below: large, but a picture.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_DECODERS) as image:
+                if getattr(image, "n_frames", 1) > 1:
+                    frames = getattr(image, "n_frames", 1)
+                    raise DataError(f"{path}: holds {frames} frames, expected one image. Save each frame as a file of its own.")
+                yield image
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path}: has more than 179 megapixels ({error}). Cut it into tiles, or reduce it, and its mask alike."
+        ) from error
+    except MemoryError as error:
+        raise DataError(f"{path}: does not fit into memory ({error}). Cut it into tiles, or reduce it.") from error
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read ({error}). Replace or remove the file.") from error
+
+
+def stored_spacing(image: Image.Image, path: Path) -> tuple[float, float]:
+    """Return the (row, column) spacing in mm that ``write_png`` stored, else (1, 1).
+
+    Raises:
+        DataError: If it is no pair of numbers above 0.
+    """
+    text = image.info.get(_SPACING)
+    if text is None:
+        return 1.0, 1.0
+    try:
+        row, column = (float(word) for word in str(text).split())
+    except ValueError:
+        row = column = 0.0
+    if not (0 < row < float("inf") and 0 < column < float("inf")):
+        raise DataError(f"{path}: states {_SPACING} {text!r}, expected two numbers above 0. Prepare the data again.")
+    return row, column
+
+
+def write_png(path: Path, values: NDArray[Any], *, spacing_mm: tuple[float, float] = (1.0, 1.0)) -> Path:
+    """Write (H, W) or (H, W, 3) of uint8, or (H, W) of uint16, with its (row, column) spacing and no other text.
+
+    Raises:
+        DataError: If the file cannot be written.
+    """
+    text = PngInfo()
+    if spacing_mm != (1.0, 1.0):
+        text.add_text(_SPACING, f"{spacing_mm[0]!r} {spacing_mm[1]!r}")
+    content = io.BytesIO()
+    Image.fromarray(values).save(content, format="PNG", pnginfo=text)
+    return write_bytes(path, content.getvalue())
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (H, W) from the header, as stored: an EXIF orientation is not applied.
+
+    Raises:
+        DataError: If the file is no readable image.
+    """
+    with opened(path) as image:
+        return image.height, image.width
+
+
+def read_pixels(path: Path) -> NDArray[Any]:
+    """Return the stored values as (H, W) or (H, W, 3); alpha is dropped, a palette becomes RGB.
+
+    Raises:
+        DataError: If the file cannot be read, or stores more than 8 bits a channel in colour, which Pillow would cut to 8.
+    """
+    with opened(path) as image:
+        if _is_deep_colour(image):
+            raise DataError(f"{path}: 16-bit colour is not supported. Save it with 8 bits a channel, or as 16-bit grey.")
+        if image.mode in ("P", "PA", "RGBA", "RGBa"):
+            return np.asarray(image.convert("RGBA"))[..., :3]
+        if image.mode in ("LA", "La"):
+            return np.asarray(image.convert("LA"))[..., 0]
+        if image.mode in ("CMYK", "YCbCr"):
+            return np.asarray(image.convert("RGB"))
+        if image.mode == "1":
+            return np.asarray(image.convert("L"))
+        return _plain(image, path)
+
+
+def read_mask_values(path: Path) -> NDArray[np.int32]:
+    """Return the mask's stored values (H, W); a palette mask gives its indices, grey stored as RGB is accepted.
+
+    Raises:
+        DataError: If the file cannot be read, its colour channels differ, or a value is below 0.
+    """
+    with opened(path) as image:
+        if image.mode in ("P", "1"):
+            return np.asarray(image).astype(np.int32)
+    values = read_pixels(path)
+    if values.ndim == 3:
+        if (values != values[..., :1]).any():
+            raise DataError(f"{path}: is a colour image; a mask holds one value a pixel. Save it as a single-channel PNG.")
+        values = values[..., 0]
+    if not np.issubdtype(values.dtype, np.integer):
+        raise DataError(f"{path}: stores {values.dtype}; a mask holds integers. Save it as an 8 or 16-bit PNG.")
+    return exact_labels(values, path)
+
+
+def _plain(image: Image.Image, path: Path) -> NDArray[Any]:
+    if image.mode not in ("L", "RGB", "I", "F") and not image.mode.startswith("I;16"):
+        raise DataError(f"{path}: has the colour mode {image.mode}, expected grey, RGB or RGBA. Convert the file.")
+    values: NDArray[Any] = np.asarray(image)
+    if values.dtype.byteorder not in ("=", "|"):
+        values = values.astype(values.dtype.newbyteorder("="))
+    if image.mode == "F" and not np.isfinite(values).all():
+        raise DataError(f"{path}: {int((~np.isfinite(values)).sum())} pixels are NaN or infinite. Repair or remove the file.")
+    return values
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    # The decoder's raw mode tells what the file stores; the image's own mode says RGB for 8 and for 16 bits alike.
+    raw_modes = (str(tile[3]) for tile in getattr(image, "tile", []))
+    return image.mode in ("RGB", "RGBA", "LA") and any(";16" in raw for raw in raw_modes)

@@ -1,0 +1,116 @@
+"""What sources of single images have in common: an image file, perhaps a mask file, and a case for each."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from pathlib import Path
+
+from torch import Tensor
+
+from medsam_tune.data.base import SegmentationSource
+from medsam_tune.data.cases import case_of
+from medsam_tune.data.labels import Objects, check_ignore_label, name_labels, no_objects
+from medsam_tune.types import Sample
+
+Pairs = list[tuple[str, Path, Path | None]]
+"""(name, image file, mask file or None), sorted by name."""
+
+
+class PairedFiles(SegmentationSource):
+    """Serve single images that pair with masks by name; a subclass finds the pairs and reads the pixels.
+
+    Args:
+        case_pattern: Searched in an image's name; its first group is the case. Without it every image is a case of its own.
+        labels: Name to mask values.
+    """
+
+    def __init__(self, case_pattern: re.Pattern[str] | None, labels: dict[str, list[int]] | None) -> None:
+        self.case_pattern, self.labels = case_pattern, labels
+        self._pairs: Pairs = []
+        self._cases: tuple[str, ...] = ()
+
+    @abstractmethod
+    def find_pairs(self, root: Path, *, require_masks: bool) -> Pairs:
+        """Scan a folder and pair its files; no pixel is read.
+
+        Raises:
+            DataError: If a folder is missing, names do not pair, or sizes differ.
+        """
+
+    @abstractmethod
+    def read_image(self, path: Path) -> Tensor:
+        """Read an image as (H, W) or (H, W, 3) float32 in 0..255."""
+
+    @abstractmethod
+    def read_objects(self, path: Path, size: tuple[int, int]) -> Objects:
+        """Read the objects of a mask file whose image has ``size`` (H, W)."""
+
+    def spacing_mm(self, path: Path) -> tuple[float, float]:
+        """Return the (row, column) spacing that an image file states; (1, 1) where it states none."""
+        return 1.0, 1.0
+
+    def open(self, root: Path, *, require_masks: bool = True) -> None:
+        """Scan a folder, pair the files by name and compare the sizes of each image and its mask.
+
+        Raises:
+            DataError: If a folder is missing, names do not pair, a name gives no case, or sizes differ.
+        """
+        check_ignore_label(self.ignore_label, self.labels)
+        pairs = self.find_pairs(root, require_masks=require_masks)
+        self._cases = tuple(self._case_of(name, path) for name, path, _ in pairs)
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        name, image_path, mask_path = self._pairs[index]
+        image = self.read_image(image_path)
+        image = image.expand(3, -1, -1) if image.ndim == 2 else image.permute(2, 0, 1)
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        shown = no_objects(size) if mask_path is None else self.read_objects(mask_path, size)
+        return Sample(
+            image.contiguous(),
+            shown.masks,
+            shown.labels,
+            image_id=name,
+            case_id=self._cases[index],
+            spacing_mm=self.spacing_mm(image_path),
+            index=index,
+            volume_id=name,
+            ignored=shown.ignored,
+        )
+
+    def case_ids(self) -> tuple[str, ...]:
+        """Return the case of each image."""
+        return self._cases
+
+    def image_ids(self) -> tuple[str, ...]:
+        """Return the name of each image: its path below the image folder, without the file ending."""
+        return tuple(name for name, _, _ in self._pairs)
+
+    def named_labels(self) -> dict[int, str]:
+        """Return the names that the recipe gives its labels."""
+        return {} if self.labels is None else name_labels(self.labels)
+
+    def mask_files(self) -> list[Path]:
+        """Return the mask files there are."""
+        return [mask for _, _, mask in self._pairs if mask is not None]
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return the item's image file and mask file."""
+        _, image, mask = self._pairs[index]
+        return (image,) if mask is None else (image, mask)
+
+    def describe(self) -> dict[str, object]:
+        """Return rules and counts; a subclass adds its own."""
+        return {
+            "source": type(self).__name__,
+            "images": len(self._pairs),
+            "cases": len(set(self._cases)),
+            "case_pattern": self.case_pattern.pattern if self.case_pattern else None,
+        }
+
+    def _case_of(self, name: str, path: Path) -> str:
+        return name if self.case_pattern is None else case_of(name, self.case_pattern, path)

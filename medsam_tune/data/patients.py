@@ -1,0 +1,142 @@
+"""Which patient a case belongs to: a split never cuts a patient.
+
+``data.patient`` is ``header`` (the files name their patient), the path of a ``.csv`` file with the columns ``case`` and
+``patient``, or a regular expression whose first group, searched in the case's name, is the patient. Without it every case is a
+patient of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsam_tune.data.pairing import first_names
+from medsam_tune.errors import DataError, RecipeError
+
+HEADER = "header"
+COLUMNS = ("case", "patient")
+
+# A stem with a number in it, then a counter that may have a word before it: patient001_frame12, 2022VAS_slice_1128, p1/s2.
+_COUNTED = re.compile(r"^(?P<stem>.*\d.*?)(?P<between>[_\-. /](?:[A-Za-z]+[_\-. ]?)?)\d+$")
+
+
+@dataclass(frozen=True)
+class LikelyPatients:
+    """Say that names look like several files of one patient.
+
+    Attributes:
+        pattern: A ``data.patient`` that groups them.
+        n_cases: How many cases there are.
+        n_patients: How many patients the pattern finds.
+        example: Two names that look like one patient's.
+    """
+
+    pattern: str
+    n_cases: int
+    n_patients: int
+    example: tuple[str, str]
+
+    def message(self) -> str:
+        """Return what the user should know, and do."""
+        first, second = self.example
+        return (
+            f"data.patient: {first} and {second} look like files of one patient ({self.n_cases} cases of {self.n_patients} "
+            "patients), but each counts as a patient of its own, so one patient may train and test. Set data.patient: "
+            f"'{self.pattern}', or data.patient: '^(.+)$' if each is another patient."
+        )
+
+
+def patients_of(cases: Mapping[str, str | None], rule: str | None) -> dict[str, str]:
+    """Return the patient of each case.
+
+    A patient that a header names is recorded as a checksum, so that no name stands in a split file.
+
+    Args:
+        cases: Case to the patient that its files' header names, or None.
+        rule: ``data.patient``.
+
+    Raises:
+        RecipeError: If the rule is no regular expression with a group.
+        DataError: If a case gets no patient; all such cases are counted and the first named.
+    """
+    if rule is None:
+        return {case: case for case in cases}
+    if rule == HEADER:
+        found: dict[str, str | None] = {case: None if name is None else _hidden(name) for case, name in cases.items()}
+        remedy = "their files name none. Set data.patient to a pattern or a CSV file"
+    elif rule.lower().endswith(".csv"):
+        table = _read_table(Path(rule).expanduser())
+        found = {case: table.get(case) for case in cases}
+        remedy = f"{rule} has no row for them. Add rows of {' and '.join(COLUMNS)}"
+    else:
+        pattern = _compile(rule)
+        found = {case: match[1] if (match := pattern.search(case)) else None for case in cases}
+        remedy = f"data.patient {rule!r} does not match their names. Change the pattern"
+    missing = sorted(case for case, patient in found.items() if not patient)
+    if missing:
+        raise DataError(f"data.patient: {len(missing)} cases have no patient ({first_names(missing)}): {remedy}.")
+    return {case: patient for case, patient in found.items() if patient}
+
+
+def likely_patients(cases: Iterable[str]) -> LikelyPatients | None:
+    r"""Tell whether names look like several files of one patient: a common stem with a counter.
+
+    A stem without a digit is taken for the name of the data set (``hippocampus_015``), and so is one that all names share.
+
+    Example:
+        >>> likely_patients(["patient001_frame01", "patient001_frame12", "patient002_frame01"]).pattern
+        '^(.+)_frame\\d+$'
+        >>> likely_patients(["hippocampus_015", "hippocampus_016"]) is None
+        True
+    """
+    names = sorted(set(cases))
+    matches = {name: match for name in names if (match := _COUNTED.match(name))}
+    stems = Counter(match["stem"] for match in matches.values())
+    repeated = [name for name, match in matches.items() if stems[match["stem"]] > 1]
+    if not repeated or len(stems) + len(names) - len(matches) < 2:
+        return None
+    between = {match["between"] for match in matches.values()}
+    middle = re.escape(between.pop()) if len(between) == 1 else r"[_\-. /](?:[A-Za-z]+[_\-. ]?)?"
+    pattern = rf"^(.+){middle}\d+$" if len(matches) == len(names) else rf"^(.+?)(?:{middle}\d+)?$"
+    n_patients = len(set(patients_of(dict.fromkeys(names), pattern).values()))
+    return LikelyPatients(pattern, len(names), n_patients, (repeated[0], repeated[1]))
+
+
+def _compile(rule: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(rule)
+    except re.error as error:
+        raise RecipeError(
+            f"data.patient: {rule!r} is no regular expression ({error}), no .csv file and not {HEADER!r}. Correct it."
+        ) from error
+    if pattern.groups < 1:
+        raise RecipeError(f"data.patient: {rule!r} has no group. Put the patient in brackets: '^([^_]+)_'.")
+    return pattern
+
+
+def _read_table(path: Path) -> dict[str, str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}). Correct data.patient.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: is no CSV text in UTF-8 ({error}). Save it as such.") from error
+    columns = list(rows[0]) if rows else []
+    if not set(COLUMNS) <= set(columns):
+        raise DataError(f"{path}: expected a first line with the columns {', '.join(COLUMNS)}, got {columns}.")
+    table: dict[str, str] = {}
+    for row in rows:
+        case, patient = ((row[column] or "").strip() for column in COLUMNS)
+        if table.setdefault(case, patient) != patient:
+            raise DataError(f"{path}: case {case!r} has two patients. Keep one row for each case.")
+    return table
+
+
+def _hidden(name: str) -> str:
+    return f"patient-{hashlib.blake2b(name.strip().encode(), digest_size=6).hexdigest()}"

@@ -1,0 +1,147 @@
+"""The file that keeps a split, and how it differs from the data that are there now."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsam_tune.data.pairing import first_names
+from medsam_tune.data.splits import PARTS, Splits
+from medsam_tune.errors import DataError
+from medsam_tune.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class SplitDifferences:
+    """Hold how a stored split and the present data differ.
+
+    Attributes:
+        gone: Cases of the split that the data no longer hold.
+        new: Cases of the data that the split does not know: nobody knows whether they were trained on.
+        changed: Cases whose files hold other bytes than those that the split was made of.
+        regrouped: Cases that belong to another patient than then.
+    """
+
+    gone: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    regrouped: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Tell whether there is any difference."""
+        return bool(self.gone or self.new or self.changed or self.regrouped)
+
+    def message(self) -> str:
+        """Return the differences as part of a sentence, empty where there are none."""
+        parts = (
+            (self.gone, "are gone"),
+            (self.new, "are new"),
+            (self.changed, "have other files"),
+            (self.regrouped, "belong to another patient"),
+        )
+        return "; ".join(f"{len(cases)} cases {what} ({first_names(cases)})" for cases, what in parts if cases)
+
+
+def split_differences(
+    stored: Splits,
+    cases: Iterable[str],
+    *,
+    patients: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> SplitDifferences:
+    """Compare a stored split with the data that are there now.
+
+    Args:
+        stored: From ``read_splits``.
+        cases: The cases of the data.
+        patients: The patient of each case now; None leaves patients out.
+        files: The checksum of each case's files now, from ``check_cases``; cases that have none on one side are not compared.
+
+    Example:
+        >>> split_differences(Splits(("a",), ("b",), ("c",)), ["a", "c", "d"]).message()
+        '1 cases are gone (b); 1 cases are new (d)'
+    """
+    known, present = set(stored.cases()), set(cases)
+    both = sorted(known & present)
+    files = files or {}
+    changed = [case for case in both if case in files and stored.files.get(case, files[case]) != files[case]]
+    regrouped: list[str] = []
+    if patients is not None:
+        regrouped = [case for case in both if stored.patients.get(case, case) != patients.get(case, case)]
+    gone, new = sorted(known - present), sorted(present - known)
+    return SplitDifferences(tuple(gone), tuple(new), tuple(changed), tuple(regrouped))
+
+
+def save_splits(splits: Splits, path: Path) -> None:
+    """Write the splits as JSON, one case a line, with patients and checksums where there are any."""
+    extras = {name: getattr(splits, name) for name in ("patients", "files") if getattr(splits, name)}
+    write_json(path, {**{part: getattr(splits, part) for part in PARTS}, "how": splits.how, **extras})
+
+
+def read_splits(path: Path) -> Splits:
+    """Read a stored or hand-edited splits file.
+
+    Raises:
+        DataError: If the file cannot be read, a part is missing or empty, or a case stands in it twice.
+    """
+    content = read_json(path, "Repair the file, or correct data.split.file.")
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected an object with the lists {', '.join(PARTS)}, got {type(content).__name__}.")
+    parts = {part: _cases(path, part, content.get(part)) for part in PARTS}
+    empty = [part for part in PARTS if not parts[part]]
+    if empty:
+        raise DataError(f"{path}: {' and '.join(empty)} is empty. Give every part at least one case.")
+    counts = Counter(case for part in PARTS for case in parts[part])
+    _refuse(path, sorted(case for case, count in counts.items() if count > 1), "stand in it twice. Keep each in one part")
+    how = content.get("how", {})
+    patients, files = (_strings(path, name, content.get(name, {})) for name in ("patients", "files"))
+    return Splits(*(parts[part] for part in PARTS), how if isinstance(how, dict) else {"how": how}, patients, files)
+
+
+def load_splits(path: Path, case_ids: Iterable[str], *, patients: Mapping[str, str] | None = None) -> Splits:
+    """Read a splits file and check it against the cases of the data.
+
+    Args:
+        path: The file.
+        case_ids: The cases of the data.
+        patients: The patient of each case, from ``data.patient``; the file's own patients count without it.
+
+    Raises:
+        DataError: As ``read_splits``, or if a case is not in the data or missing from the file, or one patient stands in two
+            parts.
+    """
+    splits = read_splits(path)
+    listed, known = set(splits.cases()), set(case_ids)
+    _refuse(path, sorted(listed - known), "are not in the data. Remove them, or correct data.root or case_pattern")
+    _refuse(path, sorted(known - listed), "of the data are missing from it. Add each to train, val or test")
+    patients = splits.patients if patients is None else patients
+    parts_of: dict[str, set[str]] = {}
+    for part in PARTS:
+        for case in getattr(splits, part):
+            parts_of.setdefault(patients.get(case, case), set()).add(part)
+    torn = sorted(patient for patient, parts in parts_of.items() if len(parts) > 1)
+    if torn:
+        raise DataError(
+            f"{path}: {len(torn)} patients stand in two parts: {first_names(torn)}. Move their cases together, "
+            "or correct data.patient."
+        )
+    return Splits(splits.train, splits.val, splits.test, {**splits.how, "file": path.name}, patients, splits.files)
+
+
+def _cases(path: Path, part: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(case, str) for case in value):
+        raise DataError(f"{path}: expected {part!r} to be a list of case names, got {value!r}.")
+    return tuple(value)
+
+
+def _strings(path: Path, name: str, value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise DataError(f"{path}: expected {name!r} to be an object of case names and strings. Remove it, or repair the file.")
+    return value
+
+
+def _refuse(path: Path, cases: Sequence[str], why: str) -> None:
+    if cases:
+        raise DataError(f"{path}: {len(cases)} cases {why}: {first_names(cases)}.")

@@ -1,0 +1,266 @@
+"""Volumes of any format as 2-D slices along one axis of the patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medsam_tune.data.base import Purpose, SegmentationSource
+from medsam_tune.data.formats import Format, VolumeHeader, check_same_grid
+from medsam_tune.data.intensity import Intensity, apply_intensity_8bit, default_intensity
+from medsam_tune.data.labels import check_ignore_label, check_labels, find_objects, name_labels, name_values, no_objects
+from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
+from medsam_tune.data.recent import RecentArrays
+from medsam_tune.data.scan import existing_folder, scan_folder
+from medsam_tune.data.slices import ALL_SLICES, AXIS_NUMBER, Axis, SliceRule, put_slice, slice_spacing, take_slice
+from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.types import Sample
+
+NNUNET_CHANNEL = "_0000"
+"""What nnU-Net adds to the name of an image with one channel."""
+
+
+@dataclass(frozen=True)
+class VolumeCase:
+    """Hold one case: its image file, and the file of its masks where there is one."""
+
+    case_id: str
+    image: VolumeHeader
+    masks: Path | None
+
+
+class VolumeSource(SegmentationSource):
+    """Show the volumes of a folder as slices; one file is one case, a single image a volume of one slice.
+
+    Volumes are turned to RAS order, grey values become 0..255 (rounded to 8 bits) by one rule for the whole volume, and the
+    spacing of the slice's rows and columns is kept. A name is the path below the folder of the images, without ending. An image
+    ``name_0000``, as nnU-Net stores it, pairs with the mask ``name``.
+
+    Args:
+        format: Reads the files and writes masks.
+        images: Folder of the volumes, below the root.
+        masks: Folder of the label maps; unused where the format keeps them in the image's file.
+        axis: The patient axis along which slices are cut.
+        labels: Name to label values; other values are background. Without it every value above 0 is a label of its own.
+        intensity: How stored values become 0..255. Default: 8 bit as stored, all others by the percentiles 0.5 and 99.5 of the
+            whole volume.
+        slices: Which slices are evaluated (and trained on, unless ``train_slices`` says otherwise).
+        train_slices: Which slices are trained on.
+        predict_slices: Which slices of new volumes are predicted.
+    """
+
+    def __init__(
+        self,
+        format: Format,
+        images: str = "images",
+        masks: str = "labels",
+        axis: Axis = "axial",
+        labels: dict[str, list[int]] | None = None,
+        intensity: Intensity | None = None,
+        slices: SliceRule = ALL_SLICES,
+        train_slices: SliceRule | None = None,
+        predict_slices: SliceRule = ALL_SLICES,
+    ) -> None:
+        check_labels(labels)
+        if axis not in AXIS_NUMBER:
+            raise RecipeError(f"data.source.axis: expected one of {list(AXIS_NUMBER)}, got {axis!r}.")
+        self.format, self.images, self.masks, self.axis = format, images, masks, axis
+        self.labels, self.intensity = labels, intensity
+        self.slices, self.train_slices, self.predict_slices = slices, train_slices or slices, predict_slices
+        self._cases: dict[str, VolumeCase] = {}
+        self._items: list[tuple[str, int]] = []
+        self._volumes: RecentArrays[str] = RecentArrays(max_items=4, max_bytes=2 * 1024**3)
+        self._cuts: RecentArrays[tuple[str, int]] = RecentArrays(max_items=100_000, max_bytes=256 * 1024**2)
+
+    def open(self, root: Path, *, require_masks: bool = True) -> None:
+        """Scan a folder, pair volumes by name and compare the headers of each image and its mask; no voxel is read.
+
+        Raises:
+            DataError: If a folder is missing, names do not pair, or headers cannot be read or do not fit; all faulty files are
+                listed.
+        """
+        check_ignore_label(self.ignore_label, self.labels)
+        faults: list[str] = []
+        cases: dict[str, VolumeCase] = {}
+        for name, image, mask in self._pairs(root, require_masks=require_masks):
+            try:
+                cases[name] = self._open_case(name, image, mask, require_masks=require_masks)
+            except DataError as error:
+                faults.append(str(error))
+        if faults:
+            raise DataError("\n".join(faults))
+        self._cases = cases
+        self._items = [(name, position) for name, case in cases.items() for position in range(self._length(case))]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Sample:
+        case_id, position = self._items[index]
+        case = self._cases[case_id]
+        grey, *values = self._cuts.get((case_id, position), lambda: self._cut(case, position))
+        shown = no_objects(grey.shape[:2])
+        if values:
+            shown = find_objects(values[0], self.labels, ignore_label=self.ignore_label)
+        return Sample(
+            _channels_first(grey),
+            shown.masks,
+            shown.labels,
+            image_id=self._image_id(case, position),
+            case_id=case_id,
+            spacing_mm=slice_spacing(case.image.voxel_mm, self._axis(case)),
+            index=index,
+            volume_id=case_id,
+            slice_index=position,
+            ignored=shown.ignored,
+        )
+
+    def case_ids(self) -> tuple[str, ...]:
+        """Return the volume of each slice."""
+        return tuple(case_id for case_id, _ in self._items)
+
+    def image_ids(self) -> tuple[str, ...]:
+        """Return the name of each slice: volume, axis and position in RAS order; a single image has its file's name."""
+        return tuple(self._image_id(self._cases[case_id], position) for case_id, position in self._items)
+
+    def named_labels(self) -> dict[int, str]:
+        """Return the names that the recipe gives its labels."""
+        return {} if self.labels is None else name_labels(self.labels)
+
+    def label_names(self) -> dict[int, str]:
+        """Return the recipe's names; without them read every mask once and call each value found ``label <value>``."""
+        if self.labels is not None:
+            return name_labels(self.labels)
+        masks = [case.masks for case in self._cases.values() if case.masks is not None]
+        return name_values([np.unique(self.format.read_labels(path)) for path in masks], self.ignore_label)
+
+    def describe(self) -> dict[str, object]:
+        """Return rules and counts."""
+        return {
+            "source": type(self).__name__,
+            "format": type(self.format).__name__,
+            "images": len(self._items),
+            "cases": len(self._cases),
+            "axis": self.axis,
+            "intensity": asdict(self.intensity)
+            if self.intensity
+            else "8 bit as stored, others percentile 0.5 to 99.5 per volume",
+            "labels": self.labels or "each value above 0",
+            "slices": asdict(self.slices),
+            "train_slices": asdict(self.train_slices),
+            "predict_slices": asdict(self.predict_slices),
+        }
+
+    def select(self, indices: Sequence[int], purpose: Purpose) -> list[int]:
+        """Keep the slices that ``train_slices``, ``slices`` (to evaluate) or ``predict_slices`` choose."""
+        rule = {"train": self.train_slices, "evaluate": self.slices, "predict": self.predict_slices}[purpose]
+        chosen = {name: set(rule.positions(self._length(case))) for name, case in self._cases.items()}
+        return [index for index in indices if self._items[index][1] in chosen[self._items[index][0]]]
+
+    def patient_ids(self) -> tuple[str | None, ...]:
+        """Return the patient that each slice's header names."""
+        return tuple(self._cases[case_id].image.patient_id for case_id, _ in self._items)
+
+    def places(self) -> tuple[tuple[str, int], ...]:
+        """Return the volume of each slice and its position along the axis, in RAS order."""
+        return tuple(self._items)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return the slice's image file and mask file."""
+        case = self._cases[self._items[index][0]]
+        return (case.image.path,) if case.masks in (None, case.image.path) else (case.image.path, case.masks)
+
+    def check_case(self, indices: Sequence[int]) -> None:
+        """Read a volume and its masks once, whatever the number of slices."""
+        for case_id in sorted({self._items[index][0] for index in indices}):
+            self._read(self._cases[case_id])
+
+    def position(self, index: int) -> tuple[str, int]:
+        """Return the case of an item and its position along the axis, in RAS order."""
+        return self._items[index]
+
+    def header(self, case_id: str) -> VolumeHeader:
+        """Return the header of a case's image: its path, its affine, its shape."""
+        return self._cases[case_id].image
+
+    def assemble(self, case_id: str, slices: Mapping[int, NDArray[Any]]) -> NDArray[Any]:
+        """Put slices (H, W) of whole numbers back into a volume in the file's own order, so that the image's affine fits.
+
+        Args:
+            case_id: The volume.
+            slices: Position along the axis to values; other positions stay 0.
+        """
+        case = self._cases[case_id]
+        kind = np.result_type(np.uint8, *(values.dtype for values in slices.values()))
+        volume = np.zeros(case.image.shape, kind)
+        for position, values in slices.items():
+            put_slice(volume, self._axis(case), position, np.asarray(values))
+        return case.image.to_stored(volume)
+
+    def _pairs(self, root: Path, *, require_masks: bool) -> list[tuple[str, Path, Path | None]]:
+        folder = existing_folder(root, self.images, "images")
+        images = scan_folder(folder, self.format.endings)
+        named = by_name(images.files, lambda path: self._case_name(path, folder))
+        if self.format.holds_labels:
+            if not named:
+                raise DataError(f"{folder}: holds no {self.format.endings[0]} file. Set data.root to the folder of the files.")
+            return [(name, path, path) for name, path in sorted(named.items())]
+        masks: dict[str, Path] = {}
+        if require_masks or (root / self.masks).is_dir():
+            mask_folder = existing_folder(root, self.masks, "masks")
+            found = scan_folder(mask_folder, self.format.endings)
+            masks = by_name(found.files, lambda path: self.format.name_of(path, mask_folder))
+            refuse_other_pairs(images.others, found.others, _bare_name, endings=self.format.endings)
+        ending = self.format.endings[0]
+        hint = f"image 'a{ending}' or 'a{NNUNET_CHANNEL}{ending}' needs mask 'a{ending}'"
+        return pair_files(named, masks, root=root, require_masks=require_masks, hint=hint)
+
+    def _case_name(self, path: Path, folder: Path) -> str:
+        name = self.format.name_of(path, folder)
+        return name if self.format.holds_labels else name.removesuffix(NNUNET_CHANNEL)
+
+    def _open_case(self, name: str, image: Path, mask: Path | None, *, require_masks: bool) -> VolumeCase:
+        header = self.format.read_header(image)
+        mask_header = None if mask is None else self.format.read_label_header(mask)
+        if mask_header is None and require_masks:
+            raise DataError(f"{image}: holds no masks. Add them or remove the file.")
+        if mask_header is not None:
+            check_same_grid(header, mask_header)
+        return VolumeCase(name, header, None if mask_header is None else mask)
+
+    def _cut(self, case: VolumeCase, position: int) -> tuple[NDArray[Any], ...]:
+        volumes = self._volumes.get(case.case_id, lambda: self._read(case))
+        return tuple(take_slice(volume, self._axis(case), position) for volume in volumes)
+
+    def _read(self, case: VolumeCase) -> tuple[NDArray[Any], ...]:
+        path = case.image.path
+        values = self.format.read_image(path)
+        levels = apply_intensity_8bit(values, self.intensity or default_intensity(values), path)
+        stored = (levels,) if case.masks is None else (levels, self.format.read_labels(case.masks))
+        return tuple(case.image.to_ras(values) for values in stored)
+
+    def _axis(self, case: VolumeCase) -> Axis:
+        return self.axis if case.image.is_volume else "axial"
+
+    def _length(self, case: VolumeCase) -> int:
+        return case.image.shape[AXIS_NUMBER[self._axis(case)]]
+
+    def _image_id(self, case: VolumeCase, position: int) -> str:
+        return f"{case.case_id}_{self.axis}{position:03d}" if case.image.is_volume else case.case_id
+
+
+def _channels_first(grey: NDArray[np.uint8]) -> Tensor:
+    """Turn grey levels (H, W) or (H, W, 3) into float32 (3, H, W)."""
+    levels = torch.from_numpy(grey).float()
+    return levels.expand(3, -1, -1).contiguous() if levels.ndim == 2 else levels.permute(2, 0, 1).contiguous()
+
+
+def _bare_name(path: Path) -> str:
+    return path.name.split(".")[0].removesuffix(NNUNET_CHANNEL)
