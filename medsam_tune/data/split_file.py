@@ -97,7 +97,8 @@ def read_splits(path: Path) -> Splits:
     _refuse(path, sorted(case for case, count in counts.items() if count > 1), "stand in it twice. Keep each in one part")
     how = content.get("how", {})
     patients, files = (_strings(path, name, content.get(name, {})) for name in ("patients", "files"))
-    return Splits(*(parts[part] for part in PARTS), how if isinstance(how, dict) else {"how": how}, patients, files)
+    record = how if isinstance(how, dict) else {"how": how}
+    return Splits(parts["train"], parts["val"], parts["test"], record, patients, files)
 
 
 def load_splits(path: Path, case_ids: Iterable[str], *, patients: Mapping[str, str] | None = None) -> Splits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -110,7 +111,7 @@ def report_stage(cli: MedsamCLI) -> Path | None:
         curves=draw_curves(cli.run_folder.metrics_csv),
         cases=_case_figures(cli),
         reload_code=RELOAD_CODE.format(folder=cli.run_folder.export) + _prediction_code(cli.model.segmenter),
-        run_command=cli.command,
+        run_command=without_folder(cli.command, cli.datamodule.root),
         versions=summary["versions"],
         seconds=cli.clock.seconds,
         more={
@@ -121,6 +122,18 @@ def report_stage(cli: MedsamCLI) -> Path | None:
         },
     )
     return write_report(cli.run_folder.report, content)
+
+
+def without_folder(command: str, root: str) -> str:
+    """Return a command with ``DIR`` in place of the data folder: its name may name a patient, and a report travels.
+
+    Example:
+        >>> without_folder("medsam-tune run lora.yaml --data.root=/data/DOE --data.split.file=/data/DOE/s.json", "/data/DOE")
+        'medsam-tune run lora.yaml --data.root=DIR --data.split.file=DIR/s.json'
+    """
+    if root.startswith("sample:"):
+        return command
+    return re.sub(rf"(?<![^\s='\"]){re.escape(root)}(?=[\s/'\"]|$)", "DIR", command)
 
 
 def _prediction_code(segmenter: Segmenter) -> str:

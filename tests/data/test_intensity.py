@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medsam_tune.data.intensity import Intensity, apply_intensity, to_grey_levels
+from medsam_tune.data.intensity import Intensity, apply_intensity, apply_intensity_8bit, to_grey_levels
 from medsam_tune.errors import DataError, RecipeError
 
 
@@ -46,3 +46,25 @@ def test_full_range_refuses_a_type_without_a_range():
 def test_contradicting_settings_are_refused_by_key(settings, message):
     with pytest.raises(RecipeError, match=message):
         Intensity(**settings)
+
+
+def test_sparse_signal_keeps_its_contrast():
+    values = np.zeros(10_000, np.float32)
+    values[:36] = np.linspace(50, 80, 36)
+    levels = apply_intensity(values, Intensity("percentile"), "pet.nii.gz")
+    assert (levels[36:] == 0).all()
+    assert 150 < levels[0] < 165
+    assert levels[35] == 255
+    # A bright background with a few dark pixels is the same the other way round.
+    inverted = apply_intensity(100 - values, Intensity("percentile"), "pet.nii.gz")
+    assert (inverted[36:] == 255).all()
+    assert inverted[35] == 0
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("rule", [Intensity("percentile"), Intensity("window", window=(3.0, 40.0)), Intensity("as_stored")])
+def test_whole_levels_are_the_rounded_ones(order, rule):
+    values = np.asarray(np.arange(60).reshape(3, 4, 5), dtype=np.int16, order=order)
+    whole = apply_intensity_8bit(values, rule, "a.nii.gz")
+    np.testing.assert_array_equal(whole, np.rint(apply_intensity(values, rule, "a.nii.gz")))
+    assert whole.dtype == np.uint8

@@ -4,8 +4,17 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from medsam_tune.data.formats.raster import image_size, read_mask_values, read_pixels
+from medsam_tune.data.formats.raster import (
+    RasterFormat,
+    image_size,
+    opened,
+    read_mask_values,
+    read_pixels,
+    stored_spacing,
+    write_png,
+)
 from medsam_tune.errors import DataError
 
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8)
@@ -94,3 +103,57 @@ def _write_deep_colour(path, values):
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+def test_only_the_formats_that_are_named_are_opened(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("subprocess.check_call", lambda *args, **kwargs: started.append(args))
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/gs")
+    path = tmp_path / "a.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(DataError, match=r"a\.png: cannot be read"):
+        read_pixels(path)
+    assert started == []
+    Image.fromarray(GREY).save(tmp_path / "b.gif")
+    (tmp_path / "b.gif").rename(tmp_path / "b.png")
+    with pytest.raises(DataError, match=r"b\.png: cannot be read"):
+        image_size(tmp_path / "b.png")
+
+
+def test_image_above_the_limit_is_told_to_be_cut_and_one_below_is_read_without_a_word(tmp_path, monkeypatch):
+    Image.fromarray(GREY).save(tmp_path / "slide.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(DataError, match=r"slide\.png: has more than 179 megapixels \(.*\)\. Cut it into tiles, or reduce it"):
+        image_size(tmp_path / "slide.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+    assert image_size(tmp_path / "slide.png") == (6, 8)
+
+
+def test_spacing_is_written_exactly_and_dots_per_inch_are_no_spacing(tmp_path):
+    write_png(tmp_path / "a.png", GREY, spacing_mm=(0.1 + 0.2, 3.0))
+    Image.fromarray(GREY).save(tmp_path / "b.png", dpi=(96, 96))
+    for name, expected in (("a.png", (0.1 + 0.2, 3.0)), ("b.png", (1.0, 1.0))):
+        with opened(tmp_path / name) as image:
+            assert stored_spacing(image, tmp_path / name) == expected
+
+
+def test_written_masks_hold_no_word_of_the_source(tmp_path):
+    words = PngInfo()
+    words.add_text("Patient", "DOE^JANE")
+    exif = Image.Exif()
+    exif[0x010E], exif[0x9286] = "DOE^JANE", "DOE^JANE"
+    form = RasterFormat()
+    Image.fromarray(GREY).save(tmp_path / "a.png", pnginfo=words)
+    Image.fromarray(GREY).save(tmp_path / "b.jpg", exif=exif, comment=b"DOE^JANE")
+    Image.fromarray(GREY).save(tmp_path / "c.tif", description="DOE^JANE", artist="DOE^JANE")
+    for name in ("a.png", "b.jpg", "c.tif"):
+        assert b"DOE^JANE" in (tmp_path / name).read_bytes()
+        path = form.write_labels(tmp_path / "out", GREY[None] % 3, form.read_header(tmp_path / name))
+        assert b"DOE" not in path.read_bytes()
+        np.testing.assert_array_equal(form.read_labels(path)[0], GREY % 3)
+
+
+def test_negative_mask_value_is_refused(tmp_path):
+    Image.fromarray(np.array([[0, -1]], np.int32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif: 1 label values are no whole numbers .*\[-1\]"):
+        read_mask_values(tmp_path / "a.tif")
