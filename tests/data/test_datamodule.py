@@ -245,3 +245,65 @@ def test_priors_reach_every_loader_and_can_be_taken_away(array_source):
 def test_description_names_the_settings_of_the_priors(array_source):
     data = opened(array_source(8), priors=PriorSettings(weights="random_tiny", points_per_side=8))
     assert json.loads(json.dumps(data.describe()))["priors"]["points_per_side"] == 8
+
+
+def named(array_source, *cases):
+    """Return an ArraySource of one image a case."""
+
+    class Named(array_source):
+        def case_ids(self):
+            return cases
+
+    return Named(len(cases))
+
+
+FRAMES = tuple(f"patient{number:03d}_frame{frame:02d}" for number in range(12) for frame in (1, 9))
+
+
+def test_patients_are_split_whole_by_a_pattern(array_source, tmp_path):
+    data = SegmentationDataModule(named(array_source, *FRAMES), "somewhere", patient=r"^(patient\d+)_")
+    data.open(RULE, run_folder=tmp_path)
+    parts = [{data.patients[case] for case in part} for part in (data.splits.train, data.splits.val, data.splits.test)]
+    assert [len(part) for part in parts] == [8, 2, 2]
+    assert len(set.union(*parts)) == 12
+    assert json.loads((tmp_path / "splits.json").read_text())["patients"]["patient003_frame09"] == "patient003"
+    assert data.describe()["splits"]["test"] == {"patients": 2, "cases": 4, "images": 4}
+
+
+def test_names_that_look_like_one_patients_files_are_said_aloud_and_refused_when_strict(array_source):
+    with pytest.warns(UserWarning, match=r"data\.patient: patient000_frame01 and patient000_frame09 look .*24 cases of 12"):
+        opened(named(array_source, *FRAMES))
+    with pytest.raises(DataError, match=r"Set data\.patient: '\^\(\.\+\)_frame\\d\+\$'"):
+        opened(named(array_source, *FRAMES), split=SplitSettings(strict=True))
+    opened(named(array_source, *FRAMES), split=SplitSettings(strict=True), patient="^(.+)$")
+
+
+def test_split_by_hand_that_tears_a_patient_is_refused(array_source, tmp_path):
+    parts = {"train": list(FRAMES[:21]), "val": [FRAMES[21]], "test": list(FRAMES[22:])}
+    (tmp_path / "mine.json").write_text(json.dumps(parts))
+    with pytest.raises(DataError, match="1 patients stand in two parts: patient010"):
+        opened(named(array_source, *FRAMES), split=SplitSettings(file=str(tmp_path / "mine.json")), patient=r"^(.+)_frame")
+
+
+def test_every_slice_of_a_volume_is_predicted_though_few_are_scored(volumes):
+    for case in "abcd":
+        volumes("images", case, np.arange(18, dtype=np.int16).reshape(3, 3, 2).repeat(4, axis=2))
+        root = volumes("labels", case, np.ones((3, 3, 8), np.uint8))
+    data = SegmentationDataModule(NiftiVolumes(slices=SliceRule(count=2), train_slices=SliceRule(count=1)), str(root))
+    data.open(RULE)
+    assert [len(data.dataset(stage)) for stage in ("train", "val", "test", "predict")] == [2, 2, 2, 32]
+    asked = SegmentationDataModule(NiftiVolumes(predict_slices=SliceRule(step=4)), str(root))
+    asked.open(RULE, require_masks=False)
+    assert len(asked.dataset("predict")) == 8
+
+
+def test_fault_of_a_test_case_is_found_when_the_data_are_opened(volumes, tmp_path):
+    for case in "abcdefgh":
+        volumes("images", case, np.zeros((3, 3, 2), np.int16))
+        root = volumes("labels", case, np.ones((3, 3, 2), np.uint8))
+    data = SegmentationDataModule(NiftiVolumes(), str(root))
+    data.open(RULE)
+    (test_case, *_) = data.splits.test
+    volumes("labels", test_case, np.full((3, 3, 2), -1, np.int16))
+    with pytest.raises(DataError, match=rf"labels/{test_case}\.nii\.gz: 18 label values"):
+        SegmentationDataModule(NiftiVolumes(), str(root)).open(RULE)

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from medsam_tune.data.image_folder import ImageFolder
+from medsam_tune.data.medsam_files import MedsamNpz
 from medsam_tune.data.nifti_volumes import NiftiVolumes
 from medsam_tune.data.slices import SliceRule
 from medsam_tune.errors import DataError
@@ -85,6 +86,60 @@ def test_slices_that_were_not_predicted_stay_empty(tmp_path):
     # The second stored axis of the file runs upwards, so it holds the axial slices in RAS order.
     np.testing.assert_array_equal(volume[:, kept], labels[:, kept])
     assert not np.delete(volume, kept, axis=1).any()
+
+
+def test_no_name_of_an_image_or_a_case_leaves_the_folder(tmp_path):
+    mask = np.ones((2, 2), bool)
+    folder = tmp_path / "a" / "predicted"
+    writer = PngWriter(folder)
+    for name in ("../../x", "/x", "..", "p1/s2", "x"):
+        writer.add(name, name, mask)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(set(writer.finish())) == len(files) == 5
+    assert all(path.is_relative_to(folder) for path in files)
+    assert folder / "p1" / "s2.png" in files
+
+
+def test_volume_in_a_sub_folder_is_written_to_one(tmp_path):
+    write_volume(tmp_path)
+    for part in ("images", "labels"):
+        (tmp_path / part / "p1").mkdir()
+        (tmp_path / part / "case_1.nii.gz").rename(tmp_path / part / "p1" / "t1.nii.gz")
+    source = NiftiVolumes()
+    source.open(tmp_path)
+    writer = mask_writer(source, tmp_path / "predicted")
+    add_all(writer, source, range(len(source)))
+    assert writer.finish() == [tmp_path / "predicted" / "p1" / "t1.nii.gz"]
+
+
+def test_npz_volumes_come_back_as_one_file_each(tmp_path):
+    labels = (np.random.default_rng(0).random((3, 5, 4)) > 0.6).astype(np.uint8)
+    np.savez(tmp_path / "CT_1.npz", imgs=labels * 9, gts=labels, spacing=(0.5, 0.7, 3.0))
+    np.savez(tmp_path / "photo.npz", imgs=np.zeros((5, 4, 3), np.uint8), gts=labels[1])
+    source = MedsamNpz()
+    source.open(tmp_path)
+    writer = mask_writer(source, tmp_path / "predicted")
+    add_all(writer, source, range(len(source)))
+    volume, photo = (np.load(path) for path in writer.finish())
+    np.testing.assert_array_equal(volume["segs"], labels)
+    assert volume["spacing"].tolist() == [0.5, 0.7, 3.0]
+    np.testing.assert_array_equal(photo["segs"], labels[1])
+
+
+def test_more_classes_than_a_byte_holds_keep_their_numbers(tmp_path):
+    write_volume(tmp_path)
+    source = NiftiVolumes()
+    source.open(tmp_path)
+    volumes, images = mask_writer(source, tmp_path / "predicted"), PngWriter(tmp_path / "png")
+    for index in range(len(source)):
+        sample = source[index]
+        classes = np.full(sample.image.shape[1:], 250 + 10 * index, np.int32)
+        volumes.add(sample.image_id, sample.case_id, classes)
+        images.add(sample.image_id, sample.case_id, classes)
+    (path,) = volumes.finish()
+    numbers = {250, 260, 270, 280, 290}
+    assert {int(value) for file in images.finish() for value in np.unique(np.asarray(Image.open(file)))} == numbers
+    assert set(np.unique(np.asarray(nibabel.load(path).dataobj))) == numbers
 
 
 def test_slice_of_another_source_is_refused(tmp_path):

@@ -197,7 +197,7 @@ def keep_two_cases(root):
             lambda root: (root / "images/c0_0.png").write_text("hello"),
             "images/images/c0_0.png: cannot be read (cannot identify",
         ),
-        (keep_two_cases, "2 cases (c0, c1) are too few for train, val and test"),
+        (keep_two_cases, "2 patients (c0, c1) are too few for train, val and test"),
         # The header is sound, so these two show only when the image is read for the cache.
         (truncate("images/c0_0.png"), "images/images/c0_0.png: cannot be read (image file is truncated"),
         (truncate("images/c6_2.png"), "images/images/c6_2.png: cannot be read (image file is truncated"),
@@ -219,7 +219,7 @@ def test_nan_in_a_volume_is_named(refused, workplace):
                 values[0, 0, 0] = np.nan
             nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), workplace / "volumes" / folder / f"v{case}.nii.gz")
     said = refused("--data.source=medsam_tune.data.NiftiVolumes", "--data.source.axis=axial", "--data.root=volumes")
-    assert said.startswith("volumes/images/v4.nii.gz: 1 of 576 voxels are NaN or infinite. Repair the volume")
+    assert said.startswith("volumes/images/v4.nii.gz: 1 of 576 values are NaN or infinite. Repair or remove the file")
 
 
 def test_full_disk_while_caching_loses_nothing(refused, workplace, monkeypatch):
