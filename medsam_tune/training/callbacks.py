@@ -1,46 +1,56 @@
-"""The callbacks of every run: random state, embedding cache, gradient-free resume hints, checkpoints."""
+"""The callbacks of every run: random state, rows of metrics.csv, clocks, hints on resuming."""
 
 from __future__ import annotations
 
 import random
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.training.console import say
 from medsam_tune.training.loggers import RunCsvLogger
 from medsam_tune.training.module import tuned
-
-if TYPE_CHECKING:
-    from medsam_tune.training.settings import RunSettings
+from medsam_tune.training.position import validation_pending
 
 
 class RandomState(Callback):
     """Store the random state in every checkpoint and restore it before the first resumed step.
 
     Together with the sampler's position this makes a killed and resumed run end with the weights of an uninterrupted one
-    (CPU, fp32). Under DDP the state of rank 0 is stored and every rank continues from it.
+    (CPU, fp32). Under DDP the state of rank 0 is stored and every rank continues from it. A checkpoint that is written within
+    a validation, which is then repeated, holds the state before it.
     """
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] | None = None
+        self._before_validation: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            state["cuda"] = torch.cuda.get_rng_state_all()
-        return state
+        return self._before_validation or _random_state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        self._restore()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._restore()
+            self._before_validation = _random_state()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._before_validation = None
+
+    def _restore(self) -> None:
         if self._loaded is None:
             return
         version, internal, gauss = self._loaded["python"]
@@ -51,6 +61,13 @@ class RandomState(Callback):
         self._loaded = None
 
 
+def _random_state() -> dict[str, Any]:
+    state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
 class TrainableTable(Callback):
     """Say what is trained before training starts."""
 
@@ -58,15 +75,55 @@ class TrainableTable(Callback):
         say(trainable_report(tuned(pl_module).segmenter).table())
 
 
-class ContinueMetrics(Callback):
-    """Let each step stand once in metrics.csv, although a killed run had gone on after its last checkpoint."""
+class TrainingRows(Callback):
+    """Log the training losses: each row is written before the checkpoint that counts its step, so that no kill loses one."""
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step == 0:
+    def __init__(self) -> None:
+        self._steps = 0
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
             return
+        pending = validation_pending(checkpoint["loops"]["fit_loop"])
         for logger in trainer.loggers:
             if isinstance(logger, RunCsvLogger):
-                logger.forget_from(trainer.global_step)
+                logger.forget_from(checkpoint["global_step"], validation_pending=pending)
+        # The sums of all processes go on in one of them.
+        sums = checkpoint["train_means"] if trainer.is_global_zero else {}
+        tuned(pl_module).means.load_state_dict(sums, trainer.strategy.root_device)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["train_means"] = tuned(pl_module).means.state_dict(partial(_over_processes, trainer))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._steps = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:  # noqa: ANN401
+        stepped, self._steps = trainer.global_step != self._steps, trainer.global_step
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if stepped and every and (self._steps % every == 0 or trainer.should_stop):
+            _log(trainer, {"train/loss_step": tuned(pl_module).last_loss})
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning steps no scheduler that watches a metric at the end of an epoch that was resumed in its middle.
+        trainer.fit_loop.restarting = False
+        means = tuned(pl_module).means
+        values = means.means(partial(_over_processes, trainer))
+        means.reset()
+        pl_module.log_dict(values, logger=False)
+        _log(trainer, values)
+
+
+def _over_processes(trainer: pl.Trainer, values: Tensor) -> Tensor:
+    summed: Tensor = trainer.strategy.reduce(values, reduce_op="sum")
+    return summed
+
+
+def _log(trainer: pl.Trainer, values: dict[str, Tensor]) -> None:
+    numbers = {"epoch": trainer.current_epoch, **{name: value.item() for name, value in values.items()}}
+    for logger in trainer.loggers if values else ():
+        logger.log_metrics(numbers, step=trainer.global_step - 1)
+        logger.save()
 
 
 class StageClock(Callback):
@@ -97,8 +154,11 @@ class StageClock(Callback):
         self.stop("test")
 
 
-class ResumeHint(Callback):
-    """Say how to go on after Ctrl-C or an error in the middle of training."""
+class ResumeHint(Checkpoint):
+    """Say how to go on after Ctrl-C, SIGTERM or an error in the middle of training.
+
+    A ``Checkpoint`` by type: Lightning calls these last, so it speaks of the checkpoint that was written at SIGTERM.
+    """
 
     def __init__(self, checkpoints: Path, command: str) -> None:
         self.checkpoints = checkpoints
@@ -113,37 +173,3 @@ class ResumeHint(Callback):
             return
         say(f"\nStopped at step {trainer.global_step}. The last checkpoint is {last}; continue with")
         say(f"  {self.command} --ckpt_path=last")
-
-
-def checkpoint_callbacks(folder: Path, settings: RunSettings) -> list[Callback]:
-    """Return the callbacks that keep the best and the last checkpoint, and stop early where the recipe asks for it.
-
-    ``last.ckpt`` is written every n steps and after each epoch.
-    """
-    best = ModelCheckpoint(
-        dirpath=folder, filename="best", monitor="val/dice", mode="max", save_top_k=1, enable_version_counter=False
-    )
-    # Lightning's callback takes steps or epochs, so last.ckpt has two writers; a run shorter than n steps needs the second.
-    callbacks: list[Callback] = [
-        best,
-        _last_checkpoint(folder, every_n_train_steps=settings.save_every_n_steps),
-        _last_checkpoint(folder, every_n_epochs=1),
-    ]
-    if settings.early_stopping_patience is not None:
-        callbacks.append(EarlyStopping(monitor="val/dice", mode="max", patience=settings.early_stopping_patience))
-    return callbacks
-
-
-def _last_checkpoint(
-    folder: Path, *, every_n_train_steps: int | None = None, every_n_epochs: int | None = None
-) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename="last",
-        monitor=None,
-        save_top_k=1,
-        every_n_train_steps=every_n_train_steps,
-        every_n_epochs=every_n_epochs,
-        save_on_train_epoch_end=every_n_epochs is not None,
-        enable_version_counter=False,
-    )

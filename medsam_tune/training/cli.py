@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.data.split_file import save_splits
@@ -20,14 +21,7 @@ from medsam_tune.errors import RecipeError
 from medsam_tune.files import write_text
 from medsam_tune.segmenters.semantic import check_classes
 from medsam_tune.training.cache_stage import CacheEmbeddings, check_cacheable
-from medsam_tune.training.callbacks import (
-    ContinueMetrics,
-    RandomState,
-    ResumeHint,
-    StageClock,
-    TrainableTable,
-    checkpoint_callbacks,
-)
+from medsam_tune.training.callbacks import RandomState, ResumeHint, StageClock, TrainableTable, TrainingRows
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
 from medsam_tune.training.console import quieten, say
 from medsam_tune.training.faults import one_fault, own_error
@@ -44,7 +38,10 @@ from medsam_tune.training.run_folder import (
     run_folder_of,
     share_run_folder,
 )
+from medsam_tune.training.saving import checkpoint_callbacks
+from medsam_tune.training.schedule import EndOfTraining
 from medsam_tune.training.settings import RunSettings
+from medsam_tune.training.signals import SIGTERM_STATUS, Interruptions
 from medsam_tune.training.test_results import TestResults
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -115,6 +112,7 @@ class MedsamCLI(LightningCLI):
         run = run_folder_of(path)
         if self.subcommand in (None, "fit") and run is not None:
             self.folder = RunFolder(share_run_folder(run))
+            self.folder.remove_leftovers()
             say(f"Continuing {path} in {run}")
 
     def instantiate_classes(self) -> None:
@@ -143,7 +141,10 @@ class MedsamCLI(LightningCLI):
         if self.folder is None:
             self.folder = RunFolder(make_run_folder(Path(section.run.folder), self.recipe))
         config = dict(self._get(self.config_init, "trainer"))
+        if config["max_epochs"] is None and (config["max_steps"] != -1 or config["max_time"] is not None):
+            config["max_epochs"] = -1
         config |= {
+            "max_steps": -1,  # EndOfTraining has it
             "logger": run_loggers(self.folder.path, _as_list(config.get("logger"))),
             "callbacks": [*(_as_list(config.get("callbacks")) or []), *self._callbacks()],
             "plugins": [*(_as_list(config.get("plugins")) or []), AtomicCheckpointIO()],
@@ -167,6 +168,8 @@ class MedsamCLI(LightningCLI):
             # Lightning turns Ctrl-C into the exit status 1 of an error.
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from error
+            if isinstance(error, SIGTERMException):
+                raise SystemExit(SIGTERM_STATUS) from error
             raise
         finally:
             if not finished:
@@ -196,10 +199,13 @@ class MedsamCLI(LightningCLI):
     def _callbacks(self) -> list[pl.Callback]:
         folder = self.run_folder
         self.results.folder, self.results.clock = folder, self.clock
+        interruptions = Interruptions()
         return [
-            *checkpoint_callbacks(folder.checkpoints, self.settings),
+            *checkpoint_callbacks(folder.checkpoints, self.settings, interruptions),
+            EndOfTraining(self._get(self.config_init, "trainer").max_steps),
+            interruptions,
             RandomState(),
-            ContinueMetrics(),
+            TrainingRows(),
             TrainableTable(),
             CachePriors(self.clock),
             CacheEmbeddings(self.clock),

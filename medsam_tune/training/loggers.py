@@ -24,6 +24,13 @@ class _ContinuedWriter(ExperimentWriter):
             with path.open(newline="") as file:
                 self.metrics_keys = list(next(csv.reader(file), []))
 
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Add columns; Lightning would empty the file first, and a kill would leave it so."""
+        path = Path(self.metrics_file_path)
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        _write_rows(path, fieldnames, rows)
+
     def _check_log_dir_exists(self) -> None:
         """Leave earlier rows where they are."""
 
@@ -38,21 +45,20 @@ class RunCsvLogger(CSVLogger):
     def __init__(self, folder: Path) -> None:
         super().__init__(save_dir=folder, name="", version="", flush_logs_every_n_steps=1)
 
-    def forget_from(self, step: int) -> None:
-        """Remove the rows of training and validation at ``step`` and later, which a continued run will write again."""
+    def forget_from(self, step: int, *, validation_pending: bool = False) -> None:
+        """Remove the rows that a continued run will write again: those at ``step`` and later, and those of a test.
+
+        Args:
+            step: Optimizer steps that the checkpoint counts.
+            validation_pending: Whether the validation after the last of them is repeated, and the end of the epoch with it.
+        """
         path = Path(self.save_dir) / "metrics.csv"
         if not path.is_file() or not is_rank_zero():
             return
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
             header, rows = list(reader.fieldnames or ()), list(reader)
-        tested = [name for name in header if name.startswith("test/")]
-        kept = [row for row in rows if int(row["step"]) < step or any(row[name] for name in tested)]
-        buffer = io.StringIO(newline="")
-        writer = csv.DictWriter(buffer, header, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
-        write_text(path, buffer.getvalue())
+        _write_rows(path, header, [row for row in rows if _is_kept(row, step, validation_pending=validation_pending)])
 
     @property
     def log_dir(self) -> str:
@@ -66,6 +72,23 @@ class RunCsvLogger(CSVLogger):
             self._experiment = _ContinuedWriter(log_dir=self.log_dir)
         writer: Any = self._experiment if self._experiment is not None else super().experiment
         return cast("ExperimentWriter", writer)
+
+
+def _is_kept(row: dict[str, str], step: int, *, validation_pending: bool) -> bool:
+    if None in row.values() or not row["step"].isdigit():
+        return False  # a line that a kill cut short
+    if any(value for name, value in row.items() if name.startswith("test/")):
+        return False
+    repeated = validation_pending and not row.get("train/loss_step")
+    return int(row["step"]) < step - repeated
+
+
+def _write_rows(path: Path, header: list[str], rows: list[dict[str, str]]) -> None:
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, header, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
 
 
 def run_loggers(folder: Path, chosen: list[Logger] | None) -> list[Logger]:

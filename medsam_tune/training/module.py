@@ -24,6 +24,7 @@ from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.side.base import SideNetwork
 from medsam_tune.training.checkpoint import restore_frozen, trained_entries
+from medsam_tune.training.means import RunningMeans
 from medsam_tune.training.schedule import planned_steps, step_schedule
 from medsam_tune.tuners.base import Tuner
 from medsam_tune.types import MaskPrediction, SegmentationBatch
@@ -104,6 +105,8 @@ class TuningModule(pl.LightningModule):
         self.warmup_steps = warmup_steps
         self.val_metric = OverlapMetric()
         self.test_metric = OverlapMetric()
+        self.last_loss = torch.zeros(())
+        self.means = RunningMeans()
         self._gradients_checked = False
 
     @property
@@ -147,9 +150,10 @@ class TuningModule(pl.LightningModule):
                 f"loss is {total.detach().item()} at step {self.global_step} on images {', '.join(batch.image_ids)}. "
                 "Lower the learning rate, set trainer.precision=32-true, or look at these images. The last checkpoint stays."
             )
-        logged = {"train/loss": total.detach(), **{f"train/{name}": value.detach() for name, value in terms.items()}}
-        self.log_dict(logged, batch_size=batch.n_objects, on_step=False, on_epoch=True, sync_dist=True)
-        self.log("train/loss_step", total.detach(), batch_size=batch.n_objects, prog_bar=True)
+        self.last_loss = total.detach()
+        losses = {"train/loss": total, **{f"train/{name}": value for name, value in terms.items()}}
+        self.means.add(losses, batch.n_objects)
+        self.log("train/loss_step", self.last_loss, batch_size=batch.n_objects, prog_bar=True, logger=False)
         return total
 
     def on_after_backward(self) -> None:

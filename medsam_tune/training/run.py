@@ -31,10 +31,10 @@ def run_recipe(recipe: Path, overrides: list[str]) -> int:
     cli = _build(recipe, overrides)
     with cli.stage():
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
-    best = cli.run_folder.checkpoints / "best.ckpt"
-    if not best.is_file():
-        raise CheckpointError(f"{best}: training ended before a validation chose it. Raise trainer.max_epochs.")
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=str(best), weights_only=True, verbose=False)
+        best = cli.run_folder.checkpoints / "best.ckpt"
+        if not best.is_file():
+            raise CheckpointError(f"{best}: training ended before a validation chose it. Raise trainer.max_epochs.")
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=str(best), weights_only=True, verbose=False)
     if not cli.trainer.is_global_zero:
         return 0
     with torch.no_grad():

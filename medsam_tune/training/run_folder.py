@@ -8,6 +8,7 @@ they build the same name from the job and step id.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from itertools import count
 from pathlib import Path
 
 from medsam_tune.errors import CheckpointError, RecipeError
+from medsam_tune.files import TEMPORARY_PREFIX
 
 RUN_FOLDER_VARIABLE = "MEDSAM_TUNE_RUN_FOLDER"
 STORE_TIMEOUT_SECONDS = 300
@@ -74,6 +76,14 @@ class RunFolder:
     def report(self) -> Path:
         """Return the folder of the HTML report."""
         return self.path / "report"
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files and folders of a killed process; only before anything is written."""
+        for path in list(self.path.rglob(f"{TEMPORARY_PREFIX}*")) if is_rank_zero() else ():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def make_run_folder(root: Path, recipe: str) -> Path:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.errors import RecipeError
+from medsam_tune.training.position import cut_anew
 
 # Exponent of SAMed and of most segmentation work since DeepLab; hitachinsk/SAMed @ e351840, trainer.py.
 POLY_EXPONENT = 0.9
@@ -40,18 +42,74 @@ def step_schedule(
 
 
 def planned_steps(trainer: pl.Trainer) -> float:
-    """Return the optimizer steps of the whole training; infinite when only a time limit is set.
+    """Return the optimizer steps of the whole training; infinite when only a time limit is set."""
+    limits = [callback.max_steps for callback in trainer.callbacks if isinstance(callback, EndOfTraining)]  # type: ignore[attr-defined]
+    limit = min((steps for steps in limits if steps != -1), default=math.inf)
+    if trainer.max_epochs is None or trainer.max_epochs == -1:
+        return limit
+    return min(limit, math.ceil(batches_per_epoch(trainer) / trainer.accumulate_grad_batches) * trainer.max_epochs)
+
+
+def batches_per_epoch(trainer: pl.Trainer) -> int:
+    """Return the training batches of an epoch on this process.
 
     Lightning's own estimate opens the loader it trains with before a checkpoint's position in it is restored, so that an
     interrupted epoch would begin anew; a second loader is asked for its length instead.
     """
-    limit = math.inf if trainer.max_steps == -1 else trainer.max_steps
-    if trainer.max_epochs is None or trainer.max_epochs == -1:
-        return limit
-    data = cast(SegmentationDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-    batches, part = len(data.train_dataloader()), trainer.limit_train_batches
-    batches = int(batches * part) if isinstance(part, float) else min(batches, part)
-    return min(limit, math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs)
+    batches, part = len(_data(trainer).train_dataloader()), trainer.limit_train_batches
+    return int(batches * part) if isinstance(part, float) else min(batches, part)
+
+
+def images_per_batch(trainer: pl.Trainer) -> int:
+    """Return the images of a training batch over all processes."""
+    return _data(trainer).batch_size * trainer.world_size
+
+
+def fit_to_batches(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Move a checkpoint's position within the epoch to this run's batches, where their size or number changed."""
+    images, n_batches, accumulate = images_per_batch(trainer), batches_per_epoch(trainer), trainer.accumulate_grad_batches
+    fit_loop = checkpoint["loops"]["fit_loop"]
+    done = fit_loop["epoch_loop.batch_progress"]["current"]["processed"]
+    if checkpoint["images_per_batch"] != images or done > n_batches or (done < n_batches and done % accumulate):
+        cut_anew(fit_loop, images=(checkpoint["images_per_batch"], images), n_batches=n_batches, accumulate=accumulate)
+
+
+def _data(trainer: pl.Trainer) -> SegmentationDataModule:
+    return cast(SegmentationDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+
+
+class EndOfTraining(Callback):
+    """End the training at ``max_steps``, and validate at its end whatever the recipe's interval: what is tested was validated.
+
+    The trainer itself knows no ``max_steps``: Lightning would leave an epoch there without a validation, and a run with such a
+    limit could not be resumed at the end of an epoch.
+
+    Args:
+        max_steps: Optimizer steps; -1 sets no limit.
+    """
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._reached(trainer):
+            _stop(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:  # noqa: ANN401
+        last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
+        if self._reached(trainer) or (last_epoch and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch):
+            _stop(trainer)
+
+    def _reached(self, trainer: pl.Trainer) -> bool:
+        return self.max_steps != -1 and trainer.global_step >= self.max_steps
+
+
+def _stop(trainer: pl.Trainer) -> None:
+    trainer.should_stop = True
+    # A minimum would train on beyond the limit, and the interval would skip the validation.
+    trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = None, None
+    if trainer.check_val_every_n_epoch is not None:
+        trainer.check_val_every_n_epoch = 1
 
 
 def learning_rate_factor(step: int, schedule: str, *, warmup_steps: int, total_steps: float) -> float:

@@ -104,6 +104,37 @@ def test_each_step_stands_once_in_the_metrics_of_a_run_that_was_killed_after_its
     assert sorted(logged(resumed)) == sorted(logged(only_run("whole")))
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, 11])
+def test_resume_with_other_batches_in_the_middle_of_an_epoch_skips_no_validation(workplace, monkeypatch, batch_size):
+    with monkeypatch.context() as patch:
+        cut_power(patch, batch=STEPS_PER_EPOCH - 1)
+        with pytest.raises(PowerCut):
+            run(*FAST, "--run.save_every_n_steps=1", "--trainer.max_epochs=1")
+    assert run(*FAST, "--trainer.max_epochs=1", f"--data.batch_size={batch_size}", "--ckpt_path=last") == 0
+    assert [row["epoch"] for row in rows_of(only_run()) if row["val/dice"]] == ["0"]
+    # 10 of 11 images were seen in 5 steps: one batch is left whatever its size, or two where the last image stands alone.
+    assert torch.load(only_run().last_checkpoint, weights_only=True)["global_step"] == 6
+
+
+def test_leftovers_of_a_killed_process_are_removed_on_continuing(workplace):
+    assert run(*FAST) == 0
+    leftovers = [only_run().checkpoints / ".partial-1", only_run().path / ".partial-2" / "export.json"]
+    for path in leftovers:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("cut short")
+    assert run(*FAST, "--ckpt_path=last") == 0
+    assert not list(only_run().path.rglob(".partial*"))
+
+
+def test_row_that_a_kill_cut_short_is_dropped_on_continuing(workplace):
+    assert run(*FAST) == 0
+    before = rows_of(only_run())
+    with only_run().metrics_csv.open("a") as file:
+        file.write("1,1")
+    assert run(*FAST, "--ckpt_path=last") == 0
+    assert rows_of(only_run()) == before
+
+
 def test_finished_run_goes_on_when_more_epochs_are_asked_for(workplace):
     assert run(*FAST) == 0
     assert run(*FAST, "--trainer.max_epochs=3", "--ckpt_path=last") == 0
@@ -124,7 +155,7 @@ def test_killed_process_resumes_to_the_same_weights(workplace):
     expected = weights_of(only_run("whole").last_checkpoint)
     found = weights_of(resumed.last_checkpoint)
     assert all(torch.equal(found[key], expected[key]) for key in expected)
-    assert not list(resumed.path.rglob("*.partial"))
+    assert not list(resumed.path.rglob(".partial*"))
 
 
 def test_interrupt_says_how_to_go_on_and_ends_with_130(workplace, monkeypatch, capsys):
