@@ -15,6 +15,7 @@ import pickle
 import shutil
 import struct
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,7 +58,9 @@ _DAMAGED: tuple[type[Exception], ...] = (
     ValueError,
     struct.error,
     pickle.UnpicklingError,
+    zipfile.BadZipFile,
 )
+_CHUNK_BYTES = 1 << 20
 
 
 def write_bytes(path: Path, content: bytes, *, error: type[MedsamTuneError] = DataError, when_full: str = WHEN_FULL) -> Path:
@@ -281,7 +284,7 @@ def read_weights(path: Path, remedy: str = "Copy it again, or save its state_dic
         What the file holds: tensors by name in a safetensors file, in the other whatever was saved.
 
     Raises:
-        CheckpointError: If the file is missing, cut off or corrupt, or holds Python objects.
+        CheckpointError: If the file is missing, cut off or corrupt (one flipped bit included), or holds Python objects.
     """
     import torch
     from safetensors import SafetensorError
@@ -293,6 +296,7 @@ def read_weights(path: Path, remedy: str = "Copy it again, or save its state_dic
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _check_records(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except damaged as fault:
         raise CheckpointError(
@@ -318,6 +322,22 @@ def read_json(path: Path, remedy: str, *, error: type[MedsamTuneError] = DataErr
         raise error(f"{path}: cannot be read ({fault.strerror}). {remedy}") from fault
     except (ValueError, RecursionError) as fault:
         raise error(f"{path}: is no JSON ({_first_line(fault)}). {remedy}") from fault
+
+
+def _check_records(path: Path) -> None:
+    """Compare the records of a ``torch.save`` file with their own checksums, which ``torch.load`` does not.
+
+    Raises:
+        zipfile.BadZipFile: If one differs. Files of PyTorch before 1.6, and those saved without checksums, have none.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            if record.CRC:
+                with archive.open(record) as content:
+                    while content.read(_CHUNK_BYTES):
+                        pass
 
 
 def _temporary_name() -> str:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medsam_tune.backbone.fit import damaged, misfits, shortened
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.files import digest_of, read_weights
 
@@ -167,13 +168,20 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
         Tensors on the CPU by parameter name.
 
     Raises:
-        CheckpointError: If the file is missing, cut off, corrupt, or holds something else than tensors by name.
+        CheckpointError: If the file is missing, cut off, corrupt, or holds something else than finite weights by name.
     """
+    path = path.expanduser()
     content = read_weights(path)
     for wrapper in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    return _plain_names(_tensors_by_name(content, path))
+    tensors = _plain_names(_tensors_by_name(content, path))
+    if wrong := damaged(tensors):
+        raise CheckpointError(
+            f"{path}: {shortened(wrong, 3)}. Expected finite floating point weights; the file is damaged or was converted "
+            "wrongly. Copy it again, or save the weights as they were trained."
+        )
+    return tensors
 
 
 def architecture_of(state_dict: Mapping[str, Tensor]) -> str | None:
@@ -188,7 +196,7 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> str | None:
 
 
 def load_strictly(module: nn.Module, state_dict: Mapping[str, Tensor], path: Path | str) -> None:
-    """Load weights whose names and shapes are exactly the module's.
+    """Load weights that are exactly the module's, by name, shape and type, and finite.
 
     Args:
         module: Changed in place, or not at all.
@@ -196,24 +204,13 @@ def load_strictly(module: nn.Module, state_dict: Mapping[str, Tensor], path: Pat
         path: Named in the error.
 
     Raises:
-        CheckpointError: If keys are missing or unexpected, or shapes differ; the message names them and, where the file is of
-            another architecture, says which.
+        CheckpointError: If keys are missing or unexpected, or tensors are of another shape or type, or hold NaN or infinity;
+            the message names them and, where the file is of another architecture, says which.
     """
     own = module.state_dict()
-    faults = {
-        "missing": [key for key in own if key not in state_dict],
-        "unexpected": [key for key in state_dict if key not in own],
-        "of another shape": [
-            f"{key} {tuple(state_dict[key].shape)} for {tuple(own[key].shape)}"
-            for key in own
-            if key in state_dict and state_dict[key].shape != own[key].shape
-        ],
-    }
-    if not any(faults.values()):
-        module.load_state_dict(dict(state_dict))
-        return
-    listed = "; ".join(f"{len(keys)} {kind}: {_shortened(keys)}" for kind, keys in faults.items() if keys)
-    raise CheckpointError(f"{path}: {_other_architecture(own, state_dict)}these weights do not fit; {listed}.")
+    if faults := misfits(state_dict, own, several=6):
+        raise CheckpointError(f"{path}: {_other_architecture(own, state_dict)}these weights do not fit; {faults}.")
+    module.load_state_dict(dict(state_dict))
 
 
 def _entry(name: str) -> WeightsEntry:
@@ -272,7 +269,7 @@ def _tensors_by_name(content: object, path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: expected tensors by parameter name, got {type(content).__name__}. Save a state_dict().")
     others = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if others:
-        raise CheckpointError(f"{path}: expected only tensors by parameter name, but {_shortened(others)} are none.")
+        raise CheckpointError(f"{path}: expected only tensors by parameter name, but {shortened(others, 6)} are none.")
     return {str(key): value for key, value in content.items()}
 
 
@@ -287,7 +284,3 @@ def _other_architecture(own: Mapping[str, Tensor], state_dict: Mapping[str, Tens
     if came is None or asked is None or came == asked:
         return ""
     return f"the file holds {came}, the recipe asks for {asked}. Set model.backbone.weights to a name of that architecture: "
-
-
-def _shortened(names: list[str], limit: int = 6) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

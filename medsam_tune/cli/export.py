@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("medsam-tune export", description="Turn a finished run into other forms.")
     forms = parser.add_subparsers(dest="form", required=True)
     merge = forms.add_parser("merge", help="one plain SAM checkpoint that segment_anything loads")
-    merge.add_argument("run", metavar="RUN", help="a run folder, its export folder, or its export/adapter folder")
+    merge.add_argument("run", metavar="RUN", help="a run folder, or its export folder")
     merge.add_argument("merged", metavar="OUT.pth", help="the file to write")
     merge.add_argument("--checkpoint", metavar="FILE", help="where the base weights lie if they are a file of your own")
     merge.add_argument("--force", action="store_true", help="go on with other base weights than those of the training")

@@ -20,7 +20,7 @@ def build_segmenter(
     *,
     trusted: bool = False,
     opens_files: bool = False,
-    checkpoint: str | Path | None = None,
+    files: Mapping[str, str | Path] | None = None,
 ) -> Segmenter:
     """Build the segmenter that a resolved ``model`` section describes.
 
@@ -34,14 +34,14 @@ def build_segmenter(
             subclass of the seam's base class, and its arguments only where they fit its annotations.
         opens_files: Open the weight files that the section names: for a section of your own run, never for one that came with
             an export. Without it they count as not named.
-        checkpoint: Your own file of base weights, wherever the section says it was.
+        files: Weight files to open whatever the section names, by their key, such as ``backbone.checkpoint``.
 
     Raises:
         RecipeError: If a part is missing, unknown, of the wrong kind, refuses its init_args, or lies outside the package
             and ``trusted`` is False.
     """
-    file = None if checkpoint is None else Path(checkpoint).expanduser()
-    part = read_segmenter(model_config, PartReader(trusted, opens_files, file))
+    given = {key: Path(file).expanduser() for key, file in (files or {}).items()}
+    part = read_segmenter(model_config, PartReader(trusted, opens_files, given))
     # A caller may be under no_grad, where a part that looks at its own gradients while it is built would fail.
     with torch.enable_grad():
         segmenter: Segmenter = part.build()
@@ -67,6 +67,13 @@ def without_folders(model_config: Mapping[str, Any]) -> dict[str, Any]:
     The folders name a machine and its user; whoever loads an export names the place of a file anew.
     """
     return {key: _without_folders(value) for key, value in json.loads(json.dumps(model_config)).items()}
+
+
+def names_own_file(model: object) -> bool:
+    """Tell whether a backbone of a described model was given a file of its own."""
+    if isinstance(model, Mapping):
+        return isinstance(model.get("checkpoint"), str) or any(names_own_file(value) for value in model.values())
+    return isinstance(model, list) and any(names_own_file(value) for value in model)
 
 
 def _without_folders(value: Any) -> Any:  # noqa: ANN401 - JSON

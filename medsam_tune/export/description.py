@@ -9,14 +9,13 @@ from medsam_tune import __version__
 from medsam_tune.errors import CheckpointError
 from medsam_tune.files import read_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DESCRIPTION_FILE = "export.json"
 _KEYS: dict[str, type | tuple[type, ...]] = {
     "model": dict,
     "base_weights": (dict, type(None)),
-    "file": str,
-    "sha256": str,
-    "parameters": dict,
+    "frozen": dict,
+    "files": dict,
 }
 
 
@@ -28,29 +27,34 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = folder / DESCRIPTION_FILE
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Give the folder that holds it, such as runs/NAME/TIME/export.")
-    description: Any = read_json(path, "Export the run again.", error=CheckpointError)
-    if not isinstance(description, dict):
-        raise CheckpointError(
-            f"{path}: expected an object with a model, got {type(description).__name__}. Export the run again."
-        )
+        alone = " peft alone loads it: PeftModel.from_pretrained(SamBackbone(NAME), FOLDER)."
+        peft = alone if (folder / "adapter_config.json").is_file() else ""
+        raise CheckpointError(f"{path}: no such file. Give the folder that holds it, such as runs/NAME/TIME/export.{peft}")
+    description = read_object(path)
     _check_version(path, description.get("format_version"))
     wrong = [key for key, kind in _KEYS.items() if key not in description or not isinstance(description[key], kind)]
     if wrong:
         raise CheckpointError(f"{path}: {', '.join(wrong)} missing or of the wrong type. Export the run again.")
-    _check_file(path, description["file"])
     return description
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file of an export that holds an object.
+
+    Raises:
+        CheckpointError: If it is missing, unreadable or holds something else.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file. Copy the whole export folder.")
+    value: Any = read_json(path, "Copy it again, or export the run again.", error=CheckpointError)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected an object, got {type(value).__name__}. Export the run again.")
+    return value
 
 
 def _check_version(path: Path, version: object) -> None:
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: has format version {version}, medsam-tune {__version__} reads {FORMAT_VERSION}. "
-            "Install the version that wrote it (key medsam_tune)."
+            "Install the version that wrote it (key medsam_tune), or export the run again."
         )
-
-
-def _check_file(path: Path, file: str) -> None:
-    """Refuse a name that leads out of the folder: the description may come from anywhere."""
-    if file in ("", ".", "..") or "/" in file or "\\" in file:
-        raise CheckpointError(f"{path}: file must be a plain name within the folder, got {file!r}. Export the run again.")

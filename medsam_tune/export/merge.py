@@ -10,10 +10,8 @@ from torch import Tensor
 from medsam_tune.backbone.architectures import ARCHITECTURES, build_parts
 from medsam_tune.backbone.weights import architecture_of
 from medsam_tune.errors import CheckpointError
-from medsam_tune.export.adapter import DESCRIPTION_FILE as ADAPTER_DESCRIPTION
-from medsam_tune.export.adapter import load_adapter
-from medsam_tune.export.description import DESCRIPTION_FILE as EXPORT_DESCRIPTION
-from medsam_tune.export.trained import load_export
+from medsam_tune.export.description import DESCRIPTION_FILE
+from medsam_tune.export.load import Checkpoint, load_export
 from medsam_tune.files import write_torch
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
@@ -29,14 +27,14 @@ def merge_export(
     folder: str | Path,
     merged: str | Path,
     *,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint | None = None,
     force: bool = False,
     trusted: bool = False,
 ) -> str:
     """Write a plain SAM checkpoint with the training merged in.
 
     Args:
-        folder: A run, its ``export`` folder or its ``export/adapter`` folder.
+        folder: A run, or its ``export`` folder.
         merged: The ``.pth`` file to write; it appears whole or not at all.
         checkpoint: Where the base weights lie if they are a file of your own.
         force: Go on although the base weights at hand are not those of the training.
@@ -131,13 +129,7 @@ def _stock_names(state: dict[str, Tensor]) -> set[str]:
     return {f"{part}.{name}" for part, module in parts.items() for name in module.state_dict()}
 
 
-def _load(folder: Path, *, checkpoint: str | Path | None, force: bool, trusted: bool) -> Segmenter:
-    for place in (folder / "export", folder):
-        if (place / EXPORT_DESCRIPTION).is_file():
-            return load_export(place, checkpoint=checkpoint, force=force, trusted=trusted).segmenter
-    if (folder / ADAPTER_DESCRIPTION).is_file():
-        return load_adapter(folder, force, checkpoint=checkpoint, trusted=trusted).segmenter
-    raise CheckpointError(
-        f"{folder}: holds neither {EXPORT_DESCRIPTION} nor {ADAPTER_DESCRIPTION}. "
-        "Give a run, its export or its export/adapter folder."
-    )
+def _load(folder: Path, *, checkpoint: Checkpoint | None, force: bool, trusted: bool) -> Segmenter:
+    inside = folder / "export"
+    place = inside if (inside / DESCRIPTION_FILE).is_file() else folder
+    return load_export(place, checkpoint=checkpoint, force=force, trusted=trusted).segmenter

@@ -1,4 +1,4 @@
-"""The README.md of an adapter: what it is, what it belongs to, what it was trained on, how well it did, how to load it."""
+"""The README.md of an export: what it is, what it belongs to, what it was trained on, how well it did, how to load it."""
 
 from __future__ import annotations
 
@@ -6,41 +6,36 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from medsam_tune.export.build import names_own_file
+
 # medsam_tune.tuners.bottleneck_peft.PEFT_TYPE; a card is written without importing peft.
 OWN_METHOD = "BOTTLENECK_ADAPTER"
 
 _CARD = """\
 ---
-library_name: peft
-pipeline_tag: image-segmentation
+{library}pipeline_tag: image-segmentation
 tags: [segment-anything, medical-imaging, medsam-tune]
 ---
 
-# {method} adapter for {base}
+# {title}
 
-Trained with medsam-tune {version}. The base weights are not in this folder.
+Trained with medsam-tune {version}.
 
 | | |
 |---|---|
-| Base weights | {base}, sha256 `{sha256}` |
-| Method | peft {peft_version}, `{method}`{rank} |
-| Layers | {layers} |
-| Input | {side} px, resize `{resize}`, {normalisation} |
-| Test Dice | {dice} |
-| Licence | {licence} |
+{rows}
 
 ## Load it
 
 ```python
 import medsam_tune
 
-predictor = medsam_tune.load_adapter("FOLDER")
+predictor = medsam_tune.load_export("FOLDER"{checkpoint})
 {prediction}
 ```
 
-This checks the base weights, builds the network around the adapter (`extra.json`) and loads {files}.
+This checks the base weights, builds the network (`export.json`) and loads {files}.
 {stock}
-
 ## Data
 
 ```json
@@ -48,7 +43,7 @@ This checks the base weights, builds the network around the adapter (`extra.json
 ```
 """
 
-_STOCK = """\
+_STOCK = """
 The adapter alone also loads with stock peft:
 
 ```python
@@ -57,9 +52,10 @@ from segment_anything import sam_model_registry
 
 sam = sam_model_registry["vit_b"](checkpoint="...")  # the architecture and file of the base weights
 sam = PeftModel.from_pretrained(sam, "FOLDER")
-```"""
+```
+"""
 
-_OWN_METHOD = """\
+_OWN_METHOD = """
 The adapter alone also loads with peft, which learns of the method by the first line:
 
 ```python
@@ -69,33 +65,35 @@ from segment_anything import sam_model_registry
 
 sam = sam_model_registry["vit_b"](checkpoint="...")  # the architecture and file of the base weights
 sam = PeftModel.from_pretrained(sam, "FOLDER")
-```"""
+```
+"""
 
 
-def model_card(description: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def model_card(description: Mapping[str, Any], config: Mapping[str, Any] | None) -> str:
     """Return the model card as Markdown.
 
     Args:
-        description: What ``extra.json`` holds.
-        config: What ``adapter_config.json`` holds.
+        description: What ``export.json`` holds.
+        config: What ``adapter_config.json`` holds, or None where there is no adapter of peft.
     """
-    rule, weights = description["input_rule"], description["base_weights"]
-    layers = config.get("target_modules") or []
+    rule = description["input_rule"]
+    weights = description["base_weights"] or {"name": "no base weights", "sha256": "none"}
+    rows = {"Base weights": f"{weights['name']}, sha256 `{weights['sha256']}`"} if description["base_weights"] else {}
+    rows |= {} if config is None else _adapter_rows(config)
+    rows |= {
+        "Input": f"{rule['side']} px, resize `{rule['resize']}`, {_normalisation(rule)}",
+        "Test Dice": _dice(description["metrics"]),
+        "Licence": description["licence"],
+    }
+    kind = "Segmentation network" if config is None else f"{config['peft_type']} adapter"
     return _CARD.format(
-        method=config["peft_type"],
-        base=weights["name"],
-        sha256=weights["sha256"],
+        library="" if config is None else "library_name: peft\n",
+        title=f"{kind} on {weights['name']}",
         version=description["medsam_tune"],
-        peft_version=config["peft_version"],
-        rank=f", r = {config['r']}" if config.get("r") else "",
-        layers=f"{len(layers)}: `{layers[0]}` ... `{layers[-1]}`" if layers else "none",
-        side=rule["side"],
-        resize=rule["resize"],
-        normalisation=_normalisation(rule),
-        dice=_dice(description["metrics"]),
-        licence=description["licence"],
+        rows="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
+        checkpoint=", checkpoint=\"FILE\"" if names_own_file(description["model"]) else "",
         files=" and ".join(f"`{name}`" for name in description["files"]),
-        stock=_OWN_METHOD if config["peft_type"] == OWN_METHOD else _STOCK,
+        stock=_stock(config),
         prediction=_prediction(description["model"]),
         data=json.dumps(description["data"], indent=2),
     )
@@ -105,6 +103,21 @@ def _normalisation(rule: Mapping[str, Any]) -> str:
     """Return how grey levels are brought to what the network reads."""
     first = "each image to 0..1, then " if rule["min_max"] else ""
     return f"{first}minus {tuple(rule['mean'])}, divided by {tuple(rule['std'])}"
+
+
+def _stock(config: Mapping[str, Any] | None) -> str:
+    if config is None:
+        return ""
+    return _OWN_METHOD if config["peft_type"] == OWN_METHOD else _STOCK
+
+
+def _adapter_rows(config: Mapping[str, Any]) -> dict[str, str]:
+    layers = config.get("target_modules") or []
+    rank = f", r = {config['r']}" if config.get("r") else ""
+    return {
+        "Method": f"peft {config['peft_version']}, `{config['peft_type']}`{rank}",
+        "Layers": f"{len(layers)}: `{layers[0]}` ... `{layers[-1]}`" if layers else "none",
+    }
 
 
 def _prediction(model: Mapping[str, Any]) -> str:

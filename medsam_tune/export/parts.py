@@ -12,7 +12,7 @@ import math
 import re
 from abc import ABCMeta
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
@@ -57,12 +57,13 @@ class PartReader:
     Attributes:
         trusted: Take classes from outside the package too, which imports their modules, and arguments without an annotation.
         opens_files: Keep the files that the description names (``FILE_ARGUMENTS``); without it they are read as None.
-        checkpoint: File of the base weights to use instead of whatever a backbone's description names.
+        files: Files to use whatever the description names, by their key in the recipe, such as ``prompt_encoder.weights``;
+            ``backbone.checkpoint`` holds for a backbone wherever it stands.
     """
 
     trusted: bool = False
     opens_files: bool = False
-    checkpoint: Path | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     def part(self, value: object, seams: type | tuple[type, ...], key: str) -> Part:
         """Read ``{"class_path": ..., "init_args": {...}}`` where a class of one of the seams is expected.
@@ -116,15 +117,17 @@ class PartReader:
             if parameter.default is parameter.empty and name not in arguments and name not in given:
                 raise RecipeError(f"{key}.{name}: missing; expected {_wanted(hints.get(name))}.")
         found = {name: self._value(value, hints.get(name), f"{key}.{name}") for name, value in arguments.items()}
-        return found | self._files(constructor, hints, arguments)
+        return found | self._files(constructor, hints, arguments, key)
 
-    def _files(self, constructor: type, hints: Mapping[str, Any], arguments: Mapping[str, object]) -> dict[str, object]:
+    def _files(
+        self, constructor: type, hints: Mapping[str, Any], arguments: Mapping[str, object], key: str
+    ) -> dict[str, object]:
         """Return what the arguments that hold files become."""
+        part = "backbone" if issubclass(constructor, Backbone) else key.removeprefix("model.")
         names = [name for name in FILE_ARGUMENTS if NoneType in _members(hints.get(name))]
-        found: dict[str, object] = {} if self.opens_files else {name: None for name in names if name in arguments}
-        if self.checkpoint is not None and issubclass(constructor, Backbone) and "checkpoint" in names:
-            found["checkpoint"] = str(self.checkpoint)
-        return found
+        named = {} if self.opens_files else {name: None for name in names if name in arguments}
+        given = {name: self.files.get(f"{part}.{name}") for name in names if name in hints}
+        return {**named, **{name: str(file) for name, file in given.items() if file is not None}}
 
     def _value(self, value: object, hint: Any, key: str) -> object:  # noqa: ANN401 - any annotation
         """Return the value as the annotation wants it, with a ``Part`` for each class."""

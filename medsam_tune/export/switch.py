@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from medsam_tune.backbone.fit import misfits
 from medsam_tune.errors import CheckpointError
-from medsam_tune.export.adapter import AdapterFolder, load_adapter, tuner_of
+from medsam_tune.export.build import read_segmenter
+from medsam_tune.export.folder import ExportFolder
+from medsam_tune.export.load import Checkpoint, check_base_weights, load_adapter
+from medsam_tune.export.parts import Part, PartReader
+from medsam_tune.export.trained import tuner_of
 
 if TYPE_CHECKING:
     from medsam_tune.inference.predictor import Predictor
@@ -21,12 +26,12 @@ _REWRITING_STARTS = ("pissa", "olora", "corda", "mica")
 class AdapterSwitch:
     """Hold adapters of one kind for one backbone; ``use`` makes one of them the active one.
 
-    The adapters may differ in width, layers and values. They share the base weights, the method, the prompt source and the
-    parts trained beside the adapter, whose values (such as a decoder's) are switched too.
+    The adapters may differ in width, layers and values. They share the base weights, the method, and every other part of the
+    network with its settings; the values of what was trained beside the adapter (such as a decoder's) are switched too.
 
     Args:
         name: A name for the first adapter.
-        folder: Its folder, as ``save_adapter`` wrote it.
+        folder: Its folder, as ``save_export`` wrote it.
         checkpoint: Where the base weights lie if they are a file of your own.
         force: Go on although the base weights at hand are not those it was trained on.
         trusted: Import classes from outside ``medsam_tune`` that the folder names; that runs their code.
@@ -38,8 +43,8 @@ class AdapterSwitch:
         CheckpointError: If the folder cannot be loaded, or its method rewrites the frozen weights.
 
     Example:
-        >>> adapters = AdapterSwitch("liver", "runs/liver/export/adapter")  # doctest: +SKIP
-        >>> adapters.add("lung", "runs/lung/export/adapter")  # doctest: +SKIP
+        >>> adapters = AdapterSwitch("liver", "runs/liver/export")  # doctest: +SKIP
+        >>> adapters.add("lung", "runs/lung/export")  # doctest: +SKIP
         >>> mask = adapters.use("lung").segment(image, box=box)  # doctest: +SKIP
     """
 
@@ -48,18 +53,18 @@ class AdapterSwitch:
         name: str,
         folder: str | Path,
         *,
-        checkpoint: str | Path | None = None,
+        checkpoint: Checkpoint | None = None,
         force: bool = False,
         trusted: bool = False,
     ) -> None:
         from medsam_tune.tuners.peft_tuner import ADAPTER
 
-        stored = AdapterFolder.read(folder)
+        stored = ExportFolder.read(folder)
         _check_start(stored)
         self.predictor: Predictor = load_adapter(folder, force, checkpoint=checkpoint, trusted=trusted)
-        self._first, self._force = stored, force
+        self._first, self._force, self._trusted = stored, force, trusted
         self._peft_names = {name: ADAPTER}
-        self._extras = {name: dict(stored.extra)}
+        self._extras = {name: dict(stored.trained)}
         self._active = name
 
     @property
@@ -80,14 +85,14 @@ class AdapterSwitch:
         """
         if name in self._peft_names:
             raise CheckpointError(f"{name!r} is the name of a loaded adapter. Choose another name.")
-        stored = AdapterFolder.read(folder)
+        stored = ExportFolder.read(folder)
         _check_start(stored)
         self._check_fits(stored)
         # peft forbids dots and its own prefix in a name; a number of ours is always free.
         peft_name = f"added-{len(self._peft_names)}"
-        self._tuner.add_adapter(peft_name, stored.config, stored.adapter)
+        self._tuner.add_adapter(peft_name, stored.config or {}, stored.adapter)
         self._peft_names[name] = peft_name
-        self._extras[name] = dict(stored.extra)
+        self._extras[name] = dict(stored.trained)
         self.predictor.segmenter.requires_grad_(False).eval()
         self.use(self._active)
 
@@ -113,26 +118,49 @@ class AdapterSwitch:
             raise CheckpointError("the predictor's segmenter was exchanged for one without an adapter. Build a new switch.")
         return tuner
 
-    def _check_fits(self, stored: AdapterFolder) -> None:
+    def _check_fits(self, stored: ExportFolder) -> None:
         """Check that another adapter differs in its own settings and values alone."""
         if not self._force:
-            stored.check_base_weights(self.predictor.segmenter)
+            check_base_weights(stored.folder, stored.description["base_weights"], self.predictor.segmenter)
         ours, theirs = self._around(self._first), self._around(stored)
         for key in sorted(ours.keys() | theirs.keys()):
             if ours.get(key) != theirs.get(key):
                 raise CheckpointError(
                     f"{stored.folder}: its {key} is {theirs.get(key)}, that of {self._first.folder} is {ours.get(key)}. "
-                    "Adapters that share a backbone differ in the adapter alone; load this one with load_adapter."
+                    "Adapters that share a backbone differ in the adapter alone; load this one with load_export."
                 )
+        if faults := misfits(stored.trained, self._first.trained):
+            raise CheckpointError(f"{stored.folder}: what was trained beside the adapter does not fit: {faults}.")
 
-    @staticmethod
-    def _around(stored: AdapterFolder) -> dict[str, Any]:
-        model = {key: value for key, value in stored.description["model"].items() if key in ("prompt_source", "side", "fusion")}
-        return {**model, "peft_type": stored.config.get("peft_type"), "trained beside the adapter": sorted(stored.extra)}
+    def _around(self, stored: ExportFolder) -> dict[str, object]:
+        """Return all that adapters on one backbone share, by name."""
+        network = read_segmenter(stored.description["model"], PartReader(self._trusted))
+        return {
+            **_settings("segmenter", network),
+            "method": (stored.config or {}).get("peft_type"),
+            "trained beside the adapter": sorted(stored.trained),
+            "frozen": stored.description["frozen"],
+        }
 
 
-def _check_start(stored: AdapterFolder) -> None:
-    start: object = stored.config.get("init_lora_weights")
+# Where the adapter lies, what learns beside it, and how many objects are decoded at once: what is compared by the tensors, or
+# changes no answer.
+_FREE = ("tuner", "trainable", "objects_per_decode")
+
+
+def _settings(key: str, value: object) -> dict[str, object]:
+    """Return the class and every setting of a part and of the parts inside, by dotted name, without the adapter's own."""
+    if not isinstance(value, Part):
+        return {key: value}
+    found: dict[str, object] = {key: value.constructor.__name__}
+    for name, argument in value.arguments.items():
+        if name not in _FREE:
+            found |= _settings(f"{key}.{name}", argument)
+    return found
+
+
+def _check_start(stored: ExportFolder) -> None:
+    start: object = (stored.config or {}).get("init_lora_weights")
     if isinstance(start, str) and start.startswith(_REWRITING_STARTS):
         raise CheckpointError(
             f"{stored.folder}: was trained with init_lora_weights {start}, which rewrites the frozen weights, so it cannot "

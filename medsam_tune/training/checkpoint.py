@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
+from medsam_tune.backbone.fit import misfits
 from medsam_tune.errors import CheckpointError
+from medsam_tune.export.load import check_frozen
 from medsam_tune.export.trained import trained_names
 from medsam_tune.files import read_weights, write_torch
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def trained_entries(module: TuningModule, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the entries of ``state_dict`` that a checkpoint stores: all but what the base weights hold."""
+    """Return the entries of ``state_dict`` that a checkpoint stores: exactly what was trained."""
     stored = {f"segmenter.{name}" for name in trained_names(module.segmenter)}
     return {name: tensor for name, tensor in state_dict.items() if name in stored or not name.startswith("segmenter.")}
 
@@ -27,39 +29,27 @@ def restore_frozen(module: TuningModule, checkpoint: dict[str, Any]) -> None:
     """Complete a loaded checkpoint with the frozen weights at hand, so that a strict load names whatever does not fit.
 
     Raises:
-        CheckpointError: If the checkpoint was trained on other base weights.
+        CheckpointError: If the checkpoint was trained on other frozen weights, or its tensors do not fit or are damaged.
     """
     weights = module.segmenter.base_weights()
     stored = checkpoint.get("base_weights")
     here = None if weights is None else {"name": weights.name, "sha256": weights.sha256}
-    if stored != here:
+    if (stored and stored["sha256"]) != (here and here["sha256"]):
         raise CheckpointError(
             f"checkpoint: was trained on base weights {_named(stored)}, the recipe loads {_named(here)}. "
             "Set model.backbone.weights (or checkpoint) to the weights it was trained on."
         )
+    check_frozen("checkpoint", checkpoint.get("frozen", {}), module.segmenter, "Name in the recipe the file it was trained on.")
     current = module.state_dict()
-    _check_fit(checkpoint["state_dict"], trained_entries(module, current))
+    if faults := misfits(checkpoint["state_dict"], trained_entries(module, current)):
+        raise CheckpointError(
+            f"checkpoint: does not fit the recipe's model: {faults}. Use the config.yaml of the run that wrote the checkpoint."
+        )
     checkpoint["state_dict"] = {**current, **checkpoint["state_dict"]}
 
 
 def _named(weights: Mapping[str, str] | None) -> str:
     return "none" if weights is None else f"{weights['name']} (sha256 {weights['sha256'][:12]})"
-
-
-def _check_fit(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    missing = sorted(set(expected) - set(stored))
-    unexpected = sorted(set(stored) - set(expected))
-    other = [name for name in sorted(set(stored) & set(expected)) if stored[name].shape != expected[name].shape]
-    faults = [
-        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
-        if names
-    ]
-    if faults:
-        raise CheckpointError(
-            f"checkpoint: does not fit the recipe's model: {'; '.join(faults)}. "
-            "Use the config.yaml of the run that wrote the checkpoint."
-        )
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -15,6 +15,7 @@ from medsam_tune.backbone.base import Backbone
 from medsam_tune.backbone.freezing import set_train_modes
 from medsam_tune.errors import RecipeError
 from medsam_tune.evaluation.predict import update_metric
+from medsam_tune.export.trained import frozen_identities
 from medsam_tune.fusion.base import InputFusion
 from medsam_tune.losses.base import MaskLoss
 from medsam_tune.losses.bce_dice import BceDiceLoss
@@ -211,6 +212,7 @@ class TuningModule(pl.LightningModule):
         weights = self.segmenter.base_weights()
         checkpoint["state_dict"] = trained_entries(self, checkpoint["state_dict"])
         checkpoint["base_weights"] = None if weights is None else {"name": weights.name, "sha256": weights.sha256}
+        checkpoint["frozen"] = frozen_identities(self.segmenter)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         restore_frozen(self, checkpoint)

@@ -19,9 +19,8 @@ from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, panel_i
 from medsam_tune.evaluation.predict import mask_chunks
 from medsam_tune.evaluation.report import CaseFigure, ReportContent, write_report
 from medsam_tune.evaluation.summary import pick_cases, pick_slices, summarise
-from medsam_tune.export.adapter import has_adapter, save_adapter
 from medsam_tune.export.build import build_segmenter
-from medsam_tune.export.trained import save_export
+from medsam_tune.export.folder import save_export
 from medsam_tune.prompts.box import BoxPrompt
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
@@ -81,13 +80,10 @@ def reads_priors(segmenter: Segmenter) -> bool:
 
 
 def export_stage(cli: MedsamCLI) -> Path:
-    """Write what was trained, reloadable in one line; a tuner of the peft library also as a folder that peft reads."""
+    """Write what was trained, reloadable in one line."""
     folder, segmenter, config = cli.run_folder.export, cli.model.segmenter, model_config(cli)
     metrics, data = cli.results.summary["test"], cli.datamodule.describe()
     save_export(folder, segmenter=segmenter, model_config=config, metrics=metrics, data_description=data)
-    if has_adapter(segmenter):
-        adapter = folder / "adapter"
-        save_adapter(adapter, segmenter=segmenter, model_config=config, metrics=metrics, data_description=data)
     return folder
 
 

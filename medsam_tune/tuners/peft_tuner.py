@@ -25,6 +25,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from medsam_tune.backbone.base import Backbone
+from medsam_tune.backbone.fit import misfits
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.tuners.base import InsertingTuner
 from medsam_tune.tuners.parts import layer_names
@@ -156,18 +157,11 @@ class PeftTuner(InsertingTuner):
         """Load what ``adapter_state`` returned.
 
         Raises:
-            CheckpointError: If names or shapes are not exactly those of this adapter.
+            CheckpointError: If names, shapes or types are not exactly those of this adapter, or values are not finite.
         """
-        expected = self.adapter_state()
-        faults = {
-            "missing": sorted(expected.keys() - tensors.keys()),
-            "unexpected": sorted(tensors.keys() - expected.keys()),
-            "of another shape": [n for n, t in expected.items() if n in tensors and tensors[n].shape != t.shape],
-        }
-        found = [f"{len(names)} {kind} (such as {names[0]})" for kind, names in faults.items() if names]
-        if found:
+        if faults := misfits(tensors, self.adapter_state()):
             raise CheckpointError(
-                f"adapter: does not fit {type(self.config).__name__} on these parts: {'; '.join(found)}. "
+                f"adapter: does not fit {type(self.config).__name__} on these parts: {faults}. "
                 "Use the settings it was trained with."
             )
         set_peft_model_state_dict(self.peft_model, dict(tensors), ADAPTER)
@@ -181,20 +175,20 @@ class PeftTuner(InsertingTuner):
             tensors: What ``adapter_state`` returned for it.
 
         Raises:
-            CheckpointError: If the tensors are not those of the configuration.
+            CheckpointError: If the tensors are not those of the configuration, or not finite.
             RecipeError: If the configuration is no plain data, or none of this method.
         """
         read = read_config(type(self.config), config)
         with torch.no_grad(), _quiet():
             self.peft_model.add_adapter(name, read)
-            found = set_peft_model_state_dict(self.peft_model, dict(tensors), name)
-        missing = [key for key in found.missing_keys if f".{name}." in key]
-        if missing or found.unexpected_keys:
-            self.peft_model.delete_adapter(name)
-            raise CheckpointError(
-                f"adapter {name}: tensors and adapter_config.json do not belong together (such as "
-                f"{(missing or found.unexpected_keys)[0]}). Export the run again."
-            )
+            own = get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
+            faults = misfits(tensors, own)
+            if faults:
+                self.peft_model.delete_adapter(name)
+                raise CheckpointError(
+                    f"adapter: tensors and adapter_config.json do not belong together: {faults}. Export the run again."
+                )
+            set_peft_model_state_dict(self.peft_model, dict(tensors), name)
 
     def use_adapter(self, name: str) -> None:
         """Make the adapter of this name, ``ADAPTER`` for the first, the active one, for inference."""

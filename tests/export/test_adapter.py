@@ -1,6 +1,7 @@
-"""The adapter folder: exact reloading, what stock peft makes of it, and what is refused."""
+"""An export with an adapter of peft: exact reloading, what stock peft makes of it, and what is refused."""
 
 import json
+import sys
 import warnings
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import medsam_tune
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.errors import CheckpointError
-from medsam_tune.export.adapter import has_adapter, load_adapter, save_adapter
+from medsam_tune.export import load_adapter, load_export, save_export
 from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.model_card import OWN_METHOD
 from medsam_tune.files import sha256_of
@@ -74,7 +75,7 @@ def trained(config, steps=3):
 def export(folder, config):
     segmenter = trained(config)
     metrics = {"dice": {"mean": 0.5, "ci95": [0.4, 0.6]}, "n_cases": 7}
-    save_adapter(folder, segmenter=segmenter, model_config=config, metrics=metrics, data_description={"root": "sample"})
+    save_export(folder, segmenter=segmenter, model_config=config, metrics=metrics, data_description={"root": "sample"})
     return segmenter
 
 
@@ -111,7 +112,7 @@ def test_adapter_file_holds_the_adapter_and_extra_file_the_rest(tmp_path):
         f"{layer}.lora_A.weight": (2, 32),
         f"{layer}.lora_B.weight": (96, 2),
     }
-    extra = load_file(tmp_path / "adapter" / "extra.safetensors")
+    extra = load_file(tmp_path / "adapter" / "trained.safetensors")
     assert list(extra) == ["backbone.mask_decoder.mask_tokens.weight"]
     assert torch.equal(extra["backbone.mask_decoder.mask_tokens.weight"], segmenter.backbone.mask_decoder.mask_tokens.weight)
 
@@ -121,7 +122,7 @@ def test_folder_without_anything_else_trained_has_no_extra_file_and_stock_peft_r
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
-        "extra.json",
+        "export.json",
     }
     stock = SamBackbone("random_tiny")
     with warnings.catch_warnings():
@@ -142,7 +143,7 @@ def test_base_weights_stand_in_config_and_card(folder):
 
 
 def test_other_base_weights_are_refused_unless_forced(folder):
-    edit(folder / "extra.json", model=model_config(seed=1))
+    edit(folder / "export.json", model=model_config(seed=1))
     with pytest.raises(CheckpointError, match=r"trained on base weights random_tiny \(sha256 .* pass force=True"):
         load_adapter(folder)
     assert load_adapter(folder, force=True).segmenter.backbone.weights == SamBackbone("random_tiny", seed=1).weights
@@ -154,8 +155,7 @@ def test_other_base_weights_are_refused_unless_forced(folder):
         ("adapter_model.safetensors", lambda data: data[:-8], "corrupt or another one; copy it again"),
         ("adapter_model.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1]), "corrupt or another one; copy it again"),
         ("adapter_config.json", lambda data: data[:20], "is no JSON"),
-        ("extra.json", lambda data: b"[]", "expected an object, got list"),
-        ("extra.json", lambda data: b'{"format_version": 9}', "has format version 9"),
+        ("adapter_config.json", lambda data: b"[]", "expected an object, got list"),
     ],
 )
 def test_damaged_file_is_refused(folder, file, damage, message):
@@ -168,9 +168,9 @@ def test_damaged_file_is_refused(folder, file, damage, message):
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("adapter_model.safetensors", r"although extra\.json names it"),
-        ("adapter_config.json", r"no such file\. Give the folder"),
-        ("extra.json", r"Load it with peft: PeftModel\.from_pretrained"),
+        ("adapter_model.safetensors", r"although export\.json names it"),
+        ("adapter_config.json", r"no such file\. Copy the whole export folder"),
+        ("export.json", r"peft alone loads it: PeftModel\.from_pretrained"),
     ],
 )
 def test_missing_file_is_named(folder, file, message):
@@ -196,21 +196,39 @@ def test_configuration_of_another_version_is_refused(folder, changes, message):
 def test_tensors_of_another_shape_are_refused(folder):
     path = folder / "adapter_model.safetensors"
     save_file({name: tensor[:1].clone() for name, tensor in load_file(path).items()}, path)
-    edit(folder / "extra.json", files={path.name: sha256_of(path)})
-    with pytest.raises(CheckpointError, match=r"2 of another shape \(such as base_model"):
+    edit(folder / "export.json", files={path.name: sha256_of(path)})
+    with pytest.raises(CheckpointError, match=r"2 of another shape \(base_model"):
         load_adapter(folder)
 
 
-def test_network_without_peft_is_refused(tmp_path):
-    segmenter = build_segmenter(model_config(None))
-    assert not has_adapter(segmenter)
-    with pytest.raises(CheckpointError, match="Use save_export"):
-        save_adapter(tmp_path / "a", segmenter=segmenter, model_config={}, metrics={}, data_description={})
+def test_values_that_are_not_finite_are_refused(folder):
+    path = folder / "adapter_model.safetensors"
+    save_file({name: torch.full_like(tensor, float("nan")) for name, tensor in load_file(path).items()}, path)
+    edit(folder / "export.json", files={path.name: sha256_of(path)})
+    with pytest.raises(CheckpointError, match=r"2 with NaN or infinity \(base_model"):
+        load_adapter(folder)
+
+
+def test_export_without_an_adapter_is_refused_as_one(tmp_path):
+    config = model_config(None, trainable=["mask_decoder"])
+    save_export(tmp_path / "a", segmenter=build_segmenter(config), model_config=config, metrics={}, data_description={})
+    with pytest.raises(CheckpointError, match=r"holds no adapter of the peft library\. Use load_export"):
+        load_adapter(tmp_path / "a")
+
+
+def test_adapter_and_description_must_agree(folder):
+    edit(folder / "export.json", model=model_config(None))
+    with pytest.raises(CheckpointError, match=r"lists an adapter but its model has no tuner of the peft library"):
+        load_export(folder)
+
+
+def test_one_folder_is_read_alike_by_both_loaders(folder):
+    assert torch.equal(logits(load_export(folder).segmenter), logits(load_adapter(folder).segmenter))
 
 
 def test_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="holds files that are no adapter"):
+    with pytest.raises(CheckpointError, match="holds files that are no export"):
         export(tmp_path, model_config())
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -234,8 +252,8 @@ def trained_on_classes(config):
 def test_decoder_of_classes_lies_beside_the_lora_and_both_come_back(tmp_path):
     config = classes_config()
     segmenter = trained_on_classes(config)
-    save_adapter(tmp_path / "a", segmenter=segmenter, model_config=config, metrics={}, data_description={})
-    extra = load_file(tmp_path / "a" / "extra.safetensors")
+    save_export(tmp_path / "a", segmenter=segmenter, model_config=config, metrics={}, data_description={})
+    extra = load_file(tmp_path / "a" / "trained.safetensors")
     assert extra["backbone.mask_decoder.mask_tokens.weight"].shape == (3, 32)
     assert not any("iou_prediction_head" in name or "lora" in name for name in extra)
     assert all("lora" in name for name in load_file(tmp_path / "a" / "adapter_model.safetensors"))
@@ -251,20 +269,29 @@ def test_decoder_of_classes_lies_beside_the_lora_and_both_come_back(tmp_path):
 def test_another_number_of_classes_is_refused(tmp_path):
     config = classes_config()
     segmenter = build_segmenter(config)
-    save_adapter(tmp_path / "a", segmenter=segmenter, model_config=config, metrics={}, data_description={})
+    save_export(tmp_path / "a", segmenter=segmenter, model_config=config, metrics={}, data_description={})
     config["segmenter"]["init_args"]["classes"].append("third")
-    edit(tmp_path / "a" / "extra.json", model=config)
-    with pytest.raises(CheckpointError, match=r"tensors are missing, unexpected or of another shape"):
+    edit(tmp_path / "a" / "export.json", model=config)
+    with pytest.raises(CheckpointError, match=r"trained\.safetensors: does not fit .* of another shape"):
         load_adapter(tmp_path / "a")
 
 
-def test_the_bottleneck_adapters_folder_is_one_of_peft(tmp_path):
+def test_the_model_cards_lines_load_an_adapter_of_our_own_kind_into_stock_peft(tmp_path, monkeypatch):
     segmenter = export(tmp_path / "adapter", model_config(BOTTLENECK))
     card = (tmp_path / "adapter" / "README.md").read_text()
-    assert "import medsam_tune.tuners.bottleneck_peft" in card
     assert OWN_METHOD == PEFT_TYPE == json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["peft_type"]
+    lines = card.split("```python")[2].split("```")[0].replace("FOLDER", str(tmp_path / "adapter"))
+    # As in a fresh process: peft does not know the method until the card's first line has run.
+    for table in (peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING, peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING):
+        monkeypatch.delitem(table, PEFT_TYPE)
+    monkeypatch.delitem(peft.mapping.PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE)
+    monkeypatch.delitem(sys.modules, "medsam_tune.tuners.bottleneck_peft")
+    monkeypatch.setattr(medsam_tune.tuners, "bottleneck_peft", None, raising=False)
     stock = SamBackbone("random_tiny")
+    monkeypatch.setattr("segment_anything.sam_model_registry", {"vit_b": lambda checkpoint: stock})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        peft.PeftModel.from_pretrained(stock, tmp_path / "adapter")
+        with pytest.raises(KeyError, match="BOTTLENECK_ADAPTER"):
+            exec(lines.replace("import medsam_tune.tuners.bottleneck_peft", ""), {})
+        exec(lines, {})
     torch.testing.assert_close(logits(SamSegmenter(stock, NoPrompt())), logits(segmenter), atol=1e-6, rtol=0)

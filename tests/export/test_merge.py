@@ -10,8 +10,8 @@ from medsam_tune.backbone import SamBackbone
 from medsam_tune.cli import main
 from medsam_tune.errors import CheckpointError
 from medsam_tune.export.build import build_segmenter
+from medsam_tune.export.folder import save_export
 from medsam_tune.export.merge import check_stock, merge_export, merged_state
-from medsam_tune.export.trained import save_export
 from medsam_tune.prompts.none import NoPrompt
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.segmenters.semantic import SemanticSegmenter
@@ -107,5 +107,5 @@ def test_command_takes_an_adapter_folder_and_reports_in_one_line_why_it_cannot_m
     assert main(["export", "merge", str(tmp_path / "adapter"), str(tmp_path / "sam.pth")]) == 2
     assert "this encoder is tiny" in capsys.readouterr().err
     assert main(["export", "merge", str(tmp_path), str(tmp_path / "sam.pth")]) == 2
-    assert "Give a run, its export or its export/adapter folder" in capsys.readouterr().err
+    assert "Give the folder that holds it, such as runs/NAME/TIME/export" in capsys.readouterr().err
     assert not (tmp_path / "sam.pth").exists()

@@ -6,6 +6,7 @@ import json
 import pkgutil
 import shutil
 import sys
+from pathlib import Path
 from types import NoneType
 from typing import get_args, get_type_hints
 
@@ -14,7 +15,7 @@ import torch
 
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.errors import CheckpointError, RecipeError
-from medsam_tune.export import AdapterSwitch, load_adapter, load_export, save_adapter, save_export
+from medsam_tune.export import AdapterSwitch, load_adapter, load_export, save_export
 from medsam_tune.export.build import build_segmenter, without_folders
 from medsam_tune.export.merge import merge_export
 from medsam_tune.export.parts import FILE_ARGUMENTS, PartReader, is_seam
@@ -130,28 +131,24 @@ def test_deeply_nested_description_is_refused_as_unreadable(tmp_path):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """An export and an adapter, made once; tests plant into copies."""
-    folder, segmenter = tmp_path_factory.mktemp("exported"), build_segmenter(MODEL)
-    save_export(folder / "export", segmenter=segmenter, model_config=MODEL, metrics={}, data_description={})
-    save_adapter(folder / "adapter", segmenter=segmenter, model_config=MODEL, metrics={}, data_description={})
-    return folder
+    """An export, made once; tests plant into copies."""
+    folder = tmp_path_factory.mktemp("exported") / "export"
+    return save_export(folder, segmenter=build_segmenter(MODEL), model_config=MODEL, metrics={}, data_description={})
 
 
 @pytest.fixture
 def planted(exported, tmp_path):
-    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    path = Path(shutil.copytree(exported, tmp_path / "export")) / "export.json"
     model = MODEL | ATTACKS["store with a folder to delete from"]
-    for path in (tmp_path / "export" / "export.json", tmp_path / "adapter" / "extra.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "model": model}))
-    return tmp_path
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": model}))
+    return tmp_path / "export"
 
 
 DOORS = {
-    "load_export": lambda folder: load_export(folder / "export"),
-    "load_adapter": lambda folder: load_adapter(folder / "adapter"),
-    "AdapterSwitch": lambda folder: AdapterSwitch("a", folder / "adapter"),
-    "merge of an export": lambda folder: merge_export(folder / "export", folder / "merged.pth"),
-    "merge of an adapter": lambda folder: merge_export(folder / "adapter", folder / "merged.pth"),
+    "load_export": load_export,
+    "load_adapter": load_adapter,
+    "AdapterSwitch": lambda folder: AdapterSwitch("a", folder),
+    "merge": lambda folder: merge_export(folder, folder.parent / "merged.pth"),
 }
 
 
@@ -160,14 +157,14 @@ def test_every_reader_of_a_folder_refuses_a_planted_class(planted, load, constru
     with pytest.raises(RecipeError, match=r"model\.side: expected a class_path of a SideNetwork"):
         load(planted)
     assert constructed == []
-    assert not (planted / "merged.pth").exists()
+    assert not (planted.parent / "merged.pth").exists()
 
 
 def test_adapter_that_is_added_cannot_name_what_peft_would_import(exported, tmp_path):
-    shutil.copytree(exported / "adapter", tmp_path / "b")
+    shutil.copytree(exported, tmp_path / "b")
     path = tmp_path / "b" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "megatron_config": {}, "megatron_core": "evil"}))
-    adapters = AdapterSwitch("a", exported / "adapter")
+    adapters = AdapterSwitch("a", exported)
     with pytest.raises(RecipeError, match=r"megatron_c.* would be imported, opened or downloaded"):
         adapters.add("b", tmp_path / "b")
     assert "evil" not in sys.modules

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from medsam_tune.errors import CheckpointError
-from medsam_tune.export.adapter import load_adapter
-from medsam_tune.export.switch import AdapterSwitch
-from tests.export.test_adapter import BOTTLENECK, LORA, edit, export, logits, model_config
+from medsam_tune.export import AdapterSwitch, load_adapter, save_export
+from medsam_tune.export.build import build_segmenter
+from tests.export.test_adapter import BOTTLENECK, LORA, classes_config, edit, export, logits, model_config
 
 
 def lora(rank, **settings):
@@ -64,14 +64,29 @@ def test_adapters_of_another_network_are_refused(tmp_path):
     export(tmp_path / "method", model_config(BOTTLENECK))
     export(tmp_path / "decoder", model_config(trainable=["mask_decoder.mask_tokens"]))
     export(tmp_path / "weights", model_config())
-    edit(tmp_path / "weights" / "adapter_config.json", base_model_name_or_path="sam_vit_b@sha256:" + "0" * 64)
+    edit(tmp_path / "weights" / "export.json", base_weights={"name": "sam_vit_b", "sha256": "0" * 64})
     adapters = AdapterSwitch("a", tmp_path / "a")
-    with pytest.raises(CheckpointError, match=r"its peft_type is BOTTLENECK_ADAPTER, that of .* is LORA"):
+    with pytest.raises(CheckpointError, match=r"its method is BOTTLENECK_ADAPTER, that of .* is LORA"):
         adapters.add("b", tmp_path / "method")
     with pytest.raises(CheckpointError, match=r"its trained beside the adapter is .*mask_tokens"):
         adapters.add("b", tmp_path / "decoder")
-    with pytest.raises(CheckpointError, match="belongs to base weights sam_vit_b"):
+    with pytest.raises(CheckpointError, match="trained on base weights sam_vit_b"):
         adapters.add("b", tmp_path / "weights")
+    assert adapters.names == ("a",)
+
+
+def test_adapters_whose_networks_differ_in_classes_or_settings_are_refused(tmp_path):
+    configs = {name: classes_config() for name in ("a", "b")}
+    configs["b"]["segmenter"]["init_args"]["classes"] = ["vein", "artery"]
+    for name, config in configs.items():
+        segmenter = build_segmenter(config)
+        save_export(tmp_path / name, segmenter=segmenter, model_config=config, metrics={}, data_description={})
+    adapters = AdapterSwitch("a", tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"segmenter\.classes is \['vein', 'artery'\], that of .* is \['anterior', 'post"):
+        adapters.add("b", tmp_path / "b")
+    export(tmp_path / "box", model_config())
+    with pytest.raises(CheckpointError, match=r"its segmenter is SamSegmenter, that of .* is SemanticSegmenter"):
+        adapters.add("box", tmp_path / "box")
     assert adapters.names == ("a",)
 
 

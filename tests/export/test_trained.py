@@ -7,9 +7,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from medsam_tune.backbone import SamBackbone
+from medsam_tune.backbone.base import WeightsIdentity
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.export import load_export, save_export, trained_names
 from medsam_tune.export.build import build_segmenter
+from medsam_tune.export.trained import frozen_identities
 from medsam_tune.prompts.base import PromptSource
 from tests.factories import make_batch
 
@@ -67,7 +69,7 @@ def test_loaded_model_gives_the_logits_of_the_saved_one(tmp_path, config):
 
 def test_file_holds_exactly_what_was_trained_with_batch_norm_statistics(tmp_path):
     segmenter = export(tmp_path / "export", GENERATOR)
-    stored = load_file(tmp_path / "export" / "prompt_generator.safetensors")
+    stored = load_file(tmp_path / "export" / "trained.safetensors")
     assert set(stored) == {f"prompt_source.{name}" for name in segmenter.prompt_source.state_dict()}
     assert any(name.endswith("running_var") for name in stored)
 
@@ -76,7 +78,9 @@ def test_decoder_export_leaves_frozen_parameters_and_their_buffers_out(tmp_path)
     segmenter = export(tmp_path / "export")
     stored = load_file(tmp_path / "export" / "trained.safetensors")
     assert set(stored) == {name for name, p in segmenter.named_parameters() if p.requires_grad}
-    assert "backbone.sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix" not in trained_names(segmenter)
+    table = "backbone.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+    assert table in segmenter.state_dict()
+    assert table not in trained_names(segmenter)
 
 
 def test_description_says_what_the_tensors_belong_to(tmp_path):
@@ -102,7 +106,7 @@ def test_files_a_generator_started_from_are_not_needed_again(tmp_path):
 def test_second_export_replaces_the_first_and_leaves_nothing_behind(tmp_path):
     export(tmp_path / "export", GENERATOR)
     export(tmp_path / "export", DECODER)
-    assert sorted(path.name for path in (tmp_path / "export").iterdir()) == ["export.json", "trained.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "export").iterdir()) == ["README.md", "export.json", "trained.safetensors"]
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
@@ -159,8 +163,8 @@ def test_tensors_that_do_not_fit_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "has format version 2.*Install the version that wrote it"),
-        ({"file": "../other.safetensors"}, "must be a plain name within the folder"),
+        ({"format_version": 1}, "has format version 1.*Install the version that wrote it"),
+        ({"files": ["trained.safetensors"]}, "files missing or of the wrong type"),
         ({"model": None}, "model missing or of the wrong type"),
     ],
 )
@@ -231,6 +235,76 @@ def test_another_file_of_base_weights_is_refused(tmp_path):
     torch.save(SamBackbone("random_tiny", seed=4).state_dict(), tmp_path / "base.pth")
     with pytest.raises(CheckpointError, match=r"base weights base\.pth \(sha256 .*, but base\.pth \(sha256 .* were loaded"):
         load_export(tmp_path / "export", checkpoint=tmp_path / "base.pth")
+
+
+class WordPrompt(PromptSource):
+    """A word, embedded by a frozen encoder and projected by a layer that learns, with a frozen and a learning BatchNorm."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.text = nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 8), nn.BatchNorm1d(8))
+        self.text.requires_grad_(False)
+        self.project, self.norm = nn.Linear(8, 32), nn.BatchNorm1d(32)
+        self.scale = nn.Parameter(torch.ones(1), requires_grad=False)
+        self.plain = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False))
+
+    def forward(self, batch, image_embeddings, backbone):
+        return backbone.embed_prompts(batch.n_objects)
+
+
+def words(seed=0):
+    return DECODER | {"prompt_source": {"class_path": f"{__name__}.WordPrompt", "init_args": {"seed": seed}}}
+
+
+def test_what_is_frozen_outside_the_backbone_is_named_and_never_stored(tmp_path):
+    segmenter = build_segmenter(words(), trusted=True)
+    trained = {name.removeprefix("prompt_source.") for name in trained_names(segmenter) if name.startswith("prompt_source.")}
+    statistics = {"running_mean", "running_var", "num_batches_tracked"}
+    assert trained == {
+        *("project.weight", "project.bias", "norm.weight", "norm.bias", "plain.0.weight", "plain.0.bias"),
+        *(f"{owner}.{name}" for owner in ("norm", "plain.1") for name in statistics),
+    }
+    save_export(tmp_path / "e", segmenter=segmenter, model_config=words(), metrics={}, data_description={})
+    frozen = json.loads((tmp_path / "e" / "export.json").read_text())["frozen"]
+    assert {name: entry["name"] for name, entry in frozen.items()} == {
+        "prompt_source.text": "Sequential",
+        "prompt_source.scale": "scale",
+    }
+    assert load_export(tmp_path / "e", trusted=True).segmenter.prompt_source.text is not None
+
+
+def test_another_frozen_module_is_refused_unless_forced(tmp_path):
+    segmenter = build_segmenter(words(), trusted=True)
+    save_export(tmp_path / "e", segmenter=segmenter, model_config=words(seed=1), metrics={}, data_description={})
+    with pytest.raises(CheckpointError, match=r"prompt_source\.text is frozen and not stored; the training had Sequential \("):
+        load_export(tmp_path / "e", trusted=True)
+    assert load_export(tmp_path / "e", trusted=True, force=True).segmenter is not None
+
+
+def test_a_frozen_module_may_say_whose_weights_it_holds():
+    segmenter = build_segmenter(words(), trusted=True)
+    segmenter.prompt_source.text.weights = WeightsIdentity("clip.pt", "0" * 64)
+    assert frozen_identities(segmenter)["prompt_source.text"] == {"name": "clip.pt", "sha256": "0" * 64}
+
+
+def test_file_of_a_part_outside_the_backbone_is_given_by_its_key(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("medsam_tune.prompts.features.load_hardnet", lambda features, path: opened.append(path))
+    config = json.loads(json.dumps(GENERATOR))
+    build_segmenter(config, files={"prompt_source.weights": tmp_path / "hardnet.pth"})
+    assert opened == [str(tmp_path / "hardnet.pth")]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_damaged_values_are_refused_by_name(tmp_path, value):
+    segmenter = trained(DECODER)
+    with torch.no_grad():
+        segmenter.backbone.mask_decoder.iou_token.weight[0, 3] = value
+    save_export(tmp_path / "e", segmenter=segmenter, model_config=DECODER, metrics={}, data_description={})
+    with pytest.raises(CheckpointError, match=r"1 with NaN or infinity \(backbone\.mask_decoder\.iou_token\.weight\)"):
+        load_export(tmp_path / "e")
 
 
 def test_tuned_backbone_still_names_its_frozen_weights():

@@ -57,7 +57,7 @@ def test_other_architecture_is_refused_with_the_names_that_differ(best, workplac
     with pytest.raises(CheckpointError, match=r"of another shape \(segmenter.prompt_source.trunk.*config.yaml of the run"):
         module.on_load_checkpoint(read_checkpoint(best))
     module = build("--model.prompt_source.dilations=[1,2]").model
-    with pytest.raises(CheckpointError, match=r"4 missing \(segmenter.prompt_source.trunk.blocks.1.conv.bias"):
+    with pytest.raises(CheckpointError, match=r"4 missing \(segmenter.prompt_source.trunk.blocks.1.conv.weight"):
         module.on_load_checkpoint(read_checkpoint(best))
 
 
