@@ -226,7 +226,7 @@ def table_row(row: Row, folder: Path) -> str:
     run = next((run for run in runs.values() if run is not None), None)
     if row is not UNTUNED and run is not None:
         n_trained = f"{next(iter(summaries.values()))['parameters']['trained']:,}"
-        size = f"{(run / 'export' / 'trained.safetensors').stat().st_size / 1e6:.2f} MB"
+        size = f"{sum(file.stat().st_size for file in (run / 'export').glob('*.safetensors')) / 1e6:.2f} MB"
     measured = folder / "cost" / f"{row.name}.json"
     if measured.is_file():
         step = json.loads(measured.read_text())

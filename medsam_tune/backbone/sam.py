@@ -258,7 +258,7 @@ class SamBackbone(Backbone):
         """Load the released or the user's file, if any, and return whose weights these are."""
         if checkpoint is None and weights not in WEIGHTS:
             return WeightsIdentity(weights, hashlib.sha256(f"{architecture.name}:{seed}".encode()).hexdigest())
-        path = fetch_weights(weights) if checkpoint is None else Path(checkpoint)
+        path = fetch_weights(weights) if checkpoint is None else Path(checkpoint).expanduser()
         state_dict = load_state_dict_file(path)
         state_dict = {key: value for key, value in state_dict.items() if not key.startswith(architecture.unused)}
         load_strictly(self, resize_position_tables(state_dict, self.image_encoder), path)

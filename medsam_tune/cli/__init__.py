@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medsam_tune import __version__
 from medsam_tune.errors import MedsamTuneError, RecipeError
+from medsam_tune.training.recipe_paths import expand_word
 
 TRACEBACK_VARIABLE = "MEDSAM_TUNE_TRACEBACK"
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(arguments)
+        return _dispatch([expand_word(word) for word in arguments])
     except MedsamTuneError as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise

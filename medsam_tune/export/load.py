@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from medsam_tune.backbone.fit import misfits
 from medsam_tune.errors import CheckpointError
@@ -14,9 +15,11 @@ from medsam_tune.export.build import build_segmenter, names_own_file
 from medsam_tune.export.description import DESCRIPTION_FILE
 from medsam_tune.export.folder import CONFIG_FILE, TRAINED_FILE, ExportFolder
 from medsam_tune.export.trained import beside_adapter, frozen_identities, tuner_of
+from medsam_tune.files import sha256_of
 from medsam_tune.inference.predictor import Predictor
 from medsam_tune.segmenters.base import Segmenter
 
+_BASE = "backbone.checkpoint"
 Checkpoint = str | Path | Mapping[str, str | Path]
 """A file of base weights, or several files by the key of the recipe that takes each."""
 
@@ -31,8 +34,9 @@ def load_export(
 
     Args:
         folder: What ``save_export`` wrote.
-        checkpoint: Where the base weights lie if they are a file of your own; the checksum must be that of the training. Files
-            of other frozen parts are given by key, as ``{"backbone.checkpoint": FILE, "prompt_encoder.weights": FILE}``.
+        checkpoint: Where the base weights lie if they are a file of your own; the checksum must be that of the training.
+            Without it the place that the run's own ``config.yaml`` names is tried, never one that the export names. Files of
+            other frozen parts are given by key, as ``{"backbone.checkpoint": FILE, "prompt_encoder.weights": FILE}``.
         force: Go on although the frozen weights at hand are not those of the training.
         trusted: Import classes from outside ``medsam_tune`` that the description names; that runs their code.
 
@@ -118,19 +122,47 @@ def check_frozen(where: str, stored: Mapping[str, Mapping[str, str]], segmenter:
 def _build(stored: ExportFolder, checkpoint: Checkpoint | None, *, force: bool, trusted: bool) -> Segmenter:
     """Build the untrained network on the frozen weights it was trained on."""
     model, weights = stored.description["model"], stored.description["base_weights"]
-    files = checkpoint if isinstance(checkpoint, Mapping) else {} if checkpoint is None else {"backbone.checkpoint": checkpoint}
-    if "backbone.checkpoint" not in files and names_own_file(model) and not force:
-        raise CheckpointError(
-            f"{stored.folder}: was trained on a file of base weights, {(weights or {}).get('name')}. Say where it lies now: "
-            "checkpoint=FILE in Python, --checkpoint=FILE on the command line. Its checksum decides, not its name; wanted is "
-            f"sha256 {(weights or {}).get('sha256')}."
-        )
+    files = dict(checkpoint) if isinstance(checkpoint, Mapping) else {} if checkpoint is None else {_BASE: checkpoint}
+    if _BASE not in files and names_own_file(model):
+        found = _file_of_the_run(stored.folder, (weights or {}).get("sha256"))
+        if found is None and not force:
+            raise _not_at_hand(stored.folder, weights or {})
+        files |= {} if found is None else {_BASE: found}
     segmenter = build_segmenter(model, trusted=trusted, files=files)
     if not force:
         check_base_weights(stored.folder, weights, segmenter)
         remedy = 'Give its file, as checkpoint={"prompt_encoder.weights": FILE}, or pass force=True if you know that it fits.'
         check_frozen(str(stored.folder), stored.description["frozen"], segmenter, remedy)
     return segmenter
+
+
+def _file_of_the_run(folder: Path, sha256: object) -> Path | None:
+    """Return the base weights that the recipe of the run around an export names, if they are there and have the checksum."""
+    config = folder.resolve().parent / "config.yaml"
+    if not config.is_file():
+        return None
+    try:
+        recipe: Any = yaml.safe_load(config.read_text(encoding="utf-8"))
+        places = [Path(value) for value in _checkpoints(recipe)]
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
+    return next((path for path in places if path.is_absolute() and path.is_file() and sha256_of(path) == sha256), None)
+
+
+def _not_at_hand(folder: Path, weights: Mapping[str, object]) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: was trained on a file of base weights, {weights.get('name')}. Say where it lies now: checkpoint=FILE in "
+        f"Python, --checkpoint=FILE on the command line. Its checksum decides, not its name; wanted is sha256 "
+        f"{weights.get('sha256')}."
+    )
+
+
+def _checkpoints(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if isinstance(value.get("checkpoint"), str):
+            yield value["checkpoint"]
+        for inner in value.values():
+            yield from _checkpoints(inner)
 
 
 def _load_adapter(stored: ExportFolder, segmenter: Segmenter) -> None:

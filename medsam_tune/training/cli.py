@@ -30,6 +30,7 @@ from medsam_tune.training.module import TuningModule
 from medsam_tune.training.overlays import WandbOverlays
 from medsam_tune.training.predictions import PredictionFiles
 from medsam_tune.training.prior_stage import CachePriors
+from medsam_tune.training.recipe_paths import resolve_paths
 from medsam_tune.training.run_folder import (
     RunFolder,
     is_rank_zero,
@@ -95,6 +96,7 @@ class MedsamCLI(LightningCLI):
         """Parse ``args``; a fault becomes one RecipeError."""
         try:
             self.config = parser.parse_args(args)
+            resolve_paths(self.config)
         except ArgumentError as error:
             keys = self._parser(args[0] if args and args[0] in SUBCOMMANDS else None).get_defaults().keys()
             recipe = "recipe" if self.recipe_file is None else str(self.recipe_file)

@@ -19,7 +19,7 @@ from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, panel_i
 from medsam_tune.evaluation.predict import mask_chunks
 from medsam_tune.evaluation.report import CaseFigure, ReportContent, write_report
 from medsam_tune.evaluation.summary import pick_cases, pick_slices, summarise
-from medsam_tune.export.build import build_segmenter
+from medsam_tune.export.build import build_segmenter, names_own_file
 from medsam_tune.export.folder import save_export
 from medsam_tune.prompts.box import BoxPrompt
 from medsam_tune.segmenters.base import Segmenter
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 RELOAD_CODE = """import medsam_tune
 
-predictor = medsam_tune.load_export("{folder}")
+predictor = medsam_tune.load_export("{folder}"{checkpoint})
 """
 _ONE_MASK = "mask = predictor.segment(image)  # (H, W) bool of an (H, W) or (H, W, 3) uint8 image"
 _FUSED = "mask = predictor.segment(image, priors=found)  # found: AutomaticMasks of the image, see docs/methods/samaug.md"
@@ -106,7 +106,7 @@ def report_stage(cli: MedsamCLI) -> Path | None:
         inference=(summary.get("inference") or {}).get("test", {}),
         curves=draw_curves(cli.run_folder.metrics_csv),
         cases=_case_figures(cli),
-        reload_code=RELOAD_CODE.format(folder=cli.run_folder.export) + _prediction_code(cli.model.segmenter),
+        reload_code=_reload_code(cli) + _prediction_code(cli.model.segmenter),
         run_command=without_folder(cli.command, cli.datamodule.root),
         versions=summary["versions"],
         seconds=cli.clock.seconds,
@@ -130,6 +130,11 @@ def without_folder(command: str, root: str) -> str:
     if root.startswith("sample:"):
         return command
     return re.sub(rf"(?<![^\s='\"]){re.escape(root)}(?=[\s/'\"]|$)", "DIR", command)
+
+
+def _reload_code(cli: MedsamCLI) -> str:
+    checkpoint = ', checkpoint="FILE"' if names_own_file(model_config(cli)) else ""
+    return RELOAD_CODE.format(folder=cli.run_folder.export, checkpoint=checkpoint)
 
 
 def _prediction_code(segmenter: Segmenter) -> str:

@@ -230,6 +230,17 @@ def test_own_base_weights_that_are_not_given_are_named_by_checksum(tmp_path):
     assert file.is_file()
 
 
+def test_own_base_weights_are_found_where_the_runs_own_recipe_says(tmp_path, monkeypatch):
+    file, segmenter = own_weights(tmp_path)
+    config = {"model": {"backbone": {"class_path": "SamBackbone", "init_args": {"checkpoint": str(file)}}}}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    monkeypatch.chdir("/")
+    assert load_export(tmp_path / "export").segmenter.base_weights() == segmenter.base_weights()
+    torch.save(SamBackbone("random_tiny", seed=4).state_dict(), file)
+    with pytest.raises(CheckpointError, match="Say where it lies now"):
+        load_export(tmp_path / "export")
+
+
 def test_another_file_of_base_weights_is_refused(tmp_path):
     own_weights(tmp_path)
     torch.save(SamBackbone("random_tiny", seed=4).state_dict(), tmp_path / "base.pth")

@@ -61,6 +61,36 @@ def test_other_architecture_is_refused_with_the_names_that_differ(best, workplac
         module.on_load_checkpoint(read_checkpoint(best))
 
 
+def test_base_weights_of_another_name_but_the_same_checksum_are_accepted(best, workplace):
+    checkpoint = read_checkpoint(best)
+    checkpoint["base_weights"]["name"] = "renamed.pth"
+    build().model.on_load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda tensor: tensor.fill_(float("nan")), r"1 with NaN or infinity \(segmenter"),
+        (lambda tensor: tensor.to(torch.complex64), r"1 of another type \(segmenter\.\S+ complex64 for float32"),
+        (lambda tensor: tensor.to(torch.int64), r"1 of another type \(segmenter\.\S+ int64 for float32"),
+    ],
+)
+def test_damaged_values_are_refused_by_name(best, workplace, damage, message):
+    checkpoint = read_checkpoint(best)
+    name = next(iter(checkpoint["state_dict"]))
+    checkpoint["state_dict"][name] = damage(checkpoint["state_dict"][name])
+    with pytest.raises(CheckpointError, match=message):
+        build().model.on_load_checkpoint(checkpoint)
+
+
+def test_a_frozen_module_of_the_training_must_be_there_again(best, workplace):
+    checkpoint = read_checkpoint(best)
+    assert checkpoint["frozen"] == {}
+    checkpoint["frozen"] = {"prompt_source.text": {"name": "clip.pt", "sha256": "0" * 64}}
+    with pytest.raises(CheckpointError, match=r"prompt_source\.text is frozen .* clip\.pt \(sha256 0{12}\), here it is none"):
+        build().model.on_load_checkpoint(checkpoint)
+
+
 @pytest.mark.parametrize("kept", [0, 100, -100])
 def test_truncated_checkpoint_is_refused(best, tmp_path, kept):
     broken = tmp_path / "last.ckpt"

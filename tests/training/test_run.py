@@ -44,7 +44,8 @@ def test_run_leaves_exactly_the_documented_folder(finished):
         "summary.json",
         "test_cases.csv",
         "export/export.json",
-        "export/prompt_generator.safetensors",
+        "export/trained.safetensors",
+        "export/README.md",
         "report/index.html",
     }
     assert any("tfevents" in name for name in tensorboard)
@@ -118,7 +119,7 @@ def test_export_reloads_in_one_line_and_segments_as_the_module_did(in_workplace,
 def test_exported_weights_are_those_of_the_best_checkpoint(finished):
     from safetensors.torch import load_file
 
-    exported = load_file(finished[1].export / "prompt_generator.safetensors")
+    exported = load_file(finished[1].export / "trained.safetensors")
     best = read_checkpoint(finished[1].checkpoints / "best.ckpt")["state_dict"]
     assert {f"segmenter.{name}" for name in exported} == set(best)
     assert all(torch.equal(best[f"segmenter.{name}"], tensor) for name, tensor in exported.items())
