@@ -17,3 +17,11 @@ class DataError(MedsamTuneError):
 
 class CheckpointError(MedsamTuneError):
     """Report a weight, adapter or checkpoint file that does not fit; the message begins with the path."""
+
+
+def own_error(error: BaseException) -> MedsamTuneError | None:
+    """Return the error of ours that ``error`` was raised from, or None; parsers and loaders wrap what they meet."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MedsamTuneError):
+        cause = cause.__cause__
+    return cause

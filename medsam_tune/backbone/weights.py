@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from medsam_tune.backbone.fit import damaged, misfits, shortened
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.files import digest_of, read_weights
+from medsam_tune.folders import cache_folder, expand
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -118,7 +119,7 @@ WEIGHTS: dict[str, WeightsEntry] = {
 def weights_folder() -> Path:
     """Return the folder of downloaded weights: ``$MEDSAM_TUNE_WEIGHTS``, else ``~/.cache/medsam_tune/weights``."""
     named = os.environ.get("MEDSAM_TUNE_WEIGHTS")
-    return Path(named) if named else Path.home() / ".cache" / "medsam_tune" / "weights"
+    return expand(named, "MEDSAM_TUNE_WEIGHTS") if named else cache_folder() / "weights"
 
 
 def find_weights(name: str, folder: Path | None = None) -> Path | None:

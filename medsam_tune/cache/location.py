@@ -14,6 +14,7 @@ from medsam_tune.cache.shards import SHARD_PATTERN, WHEN_FULL, CorruptShardError
 from medsam_tune.cache.store import EmbeddingStore
 from medsam_tune.errors import DataError
 from medsam_tune.files import TEMPORARY_PREFIX, write_json
+from medsam_tune.folders import cache_folder, expand
 
 if TYPE_CHECKING:
     from medsam_tune.geometry import InputRule
@@ -45,7 +46,7 @@ class CacheSummary:
 def cache_root() -> Path:
     """Return ``$MEDSAM_TUNE_CACHE``, or ``~/.cache/medsam_tune``."""
     chosen = os.environ.get("MEDSAM_TUNE_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "medsam_tune"
+    return expand(chosen, "MEDSAM_TUNE_CACHE") if chosen else cache_folder()
 
 
 def embeddings_folder(root: Path | None = None) -> Path:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
 
 from medsam_tune import __version__
-from medsam_tune.errors import MedsamTuneError, RecipeError
+from medsam_tune.cli.one_line import TRACEBACK_VARIABLE, OneLine
+from medsam_tune.errors import RecipeError
+from medsam_tune.folders import complete_account
 from medsam_tune.training.recipe_paths import expand_word
 
-TRACEBACK_VARIABLE = "MEDSAM_TUNE_TRACEBACK"
+__all__ = ["LIGHTNING_COMMANDS", "OWN_COMMANDS", "TRACEBACK_VARIABLE", "main"]
 
 OWN_COMMANDS = {
     "run": "run a recipe: cache, fit, test on the best checkpoint, export, report",
@@ -36,28 +37,18 @@ LIGHTNING_COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    What a user can mend is one line on stderr and status 2; ``MEDSAM_TUNE_TRACEBACK=1`` shows where it came from.
+    What a user can mend is one line on stderr and status 2, what nobody foresaw one line and status 1 with the traceback in a
+    log file that the line names; ``MEDSAM_TUNE_TRACEBACK=1`` shows where either came from.
 
     Args:
         argv: The words after ``medsam-tune``; those of this process by default. Under ``ddp`` Lightning starts the process's
             own words again in every rank, whatever is given here.
     """
     arguments = sys.argv[1:] if argv is None else argv
-    try:
-        return _dispatch([expand_word(word) for word in arguments])
-    except MedsamTuneError as error:
-        if os.environ.get(TRACEBACK_VARIABLE):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # The reader, such as head, has seen enough; the interpreter's own last flush must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except KeyboardInterrupt:
-        return 130
-    except SystemExit as stop:
-        return _exit_status(stop)
+    with OneLine(["medsam-tune", *arguments]) as command:
+        complete_account()
+        command.status = _dispatch([expand_word(word) for word in arguments])
+    return command.status
 
 
 def _find_users_classes() -> None:
@@ -101,10 +92,3 @@ def _help() -> str:
             "  medsam-tune --version",
         ]
     )
-
-
-def _exit_status(stop: SystemExit) -> int:
-    if stop.code is None or isinstance(stop.code, int):
-        return stop.code or 0
-    print(stop.code, file=sys.stderr)
-    return 1

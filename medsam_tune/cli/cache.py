@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from medsam_tune.cli.options import OptionParser
 from medsam_tune.cli.overrides import normalise_overrides
 from medsam_tune.cli.recipe_files import find_recipe
 from medsam_tune.errors import RecipeError
@@ -88,9 +89,8 @@ def format_bytes(size: int) -> str:
     return f"{value:.1f} {unit}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("medsam-tune cache", description=DESCRIPTION, formatter_class=raw)
+def _parser() -> OptionParser:
+    parser = OptionParser("medsam-tune cache", DESCRIPTION)
     actions = parser.add_subparsers(dest="action", required=True)
     filling = actions.add_parser("build", help="encode every image of a recipe once")
     filling.add_argument("recipe", metavar="RECIPE")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from medsam_tune import __version__
 from medsam_tune.cli.cache import format_bytes
 from medsam_tune.cli.lightning_owner import describe_owner
+from medsam_tune.cli.options import OptionParser
 from medsam_tune.cli.recipe_files import bundled_recipes, recipes_folder
 from medsam_tune.errors import RecipeError
 
@@ -26,7 +26,7 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 def main(arguments: list[str]) -> int:
     """Print the report; ``arguments`` may only ask for help."""
-    argparse.ArgumentParser("medsam-tune doctor", description=DESCRIPTION).parse_args(arguments)
+    OptionParser("medsam-tune doctor", DESCRIPTION).parse_args(arguments)
     print(f"medsam-tune {__version__}, Python {platform.python_version()} in {sys.prefix}, {platform.platform()}")
     for title, lines in (
         ("packages", package_lines()),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsam_tune.cli.options import OptionParser
 from medsam_tune.errors import RecipeError
+from medsam_tune.folders import expand
 
 if TYPE_CHECKING:
     from medsam_tune.data.base import SegmentationSource
@@ -43,11 +44,11 @@ def main(arguments: list[str]) -> int:
     from medsam_tune.data.prepare import prepare_folder
     from medsam_tune.data.splits import make_splits
 
-    source.open(Path(options.source).expanduser())
+    source.open(expand(options.source, "SOURCE"))
     check_cases(source)
     cases = [flat_file_name(case) for case in source.case_ids()]
     splits = make_splits(cases, seed=options.seed, val_fraction=options.val_fraction, test_fraction=options.test_fraction)
-    done = prepare_folder(source, Path(options.folder).expanduser(), splits=splits, keep_empty=not options.skip_empty)
+    done = prepare_folder(source, expand(options.folder, "OUT"), splits=splits, keep_empty=not options.skip_empty)
     print(_closing(done))
     return 0
 
@@ -137,9 +138,8 @@ def _closing(done: Prepared) -> str:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("medsam-tune prepare", description=DESCRIPTION, formatter_class=raw)
+def _parser() -> OptionParser:
+    parser = OptionParser("medsam-tune prepare", DESCRIPTION)
     add = parser.add_argument
     add("source", metavar="SOURCE", help="the folder that holds the data")
     add("folder", metavar="FOLDER", help="the folder to make; must not exist")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 
+from medsam_tune.cli.options import OptionParser
 from medsam_tune.cli.overrides import normalise_overrides
 from medsam_tune.cli.recipe_files import find_recipe
 
@@ -34,9 +35,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("medsam-tune priors", description=DESCRIPTION, formatter_class=raw)
+def _parser() -> OptionParser:
+    parser = OptionParser("medsam-tune priors", DESCRIPTION)
     parser.add_argument("recipe", metavar="RECIPE")
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="--key=value")
     return parser

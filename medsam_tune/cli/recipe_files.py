@@ -7,6 +7,7 @@ from pathlib import Path
 
 import medsam_tune
 from medsam_tune.errors import RecipeError
+from medsam_tune.folders import expand
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -52,7 +53,7 @@ def find_recipe(name: str) -> Path:
     Raises:
         RecipeError: If there is neither, or the file is not YAML.
     """
-    path = Path(name).expanduser()
+    path = expand(name, "recipe")
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             raise RecipeError(f"{name}: a recipe ends in .yaml or .yml. `medsam-tune recipes show autosam` prints one.")
@@ -83,7 +84,7 @@ def _bundled(name: str) -> Path | None:
 
 
 def _suggestion(name: str) -> str:
-    asked = Path(name).expanduser()
+    asked = expand(name, "recipe")
     folder = asked if asked.is_dir() else asked.parent
     beside = [path for path in folder.iterdir() if path.suffix in SUFFIXES] if folder.is_dir() else []
     by_key = {path.stem: str(path) for path in beside} | {Path(key).name: key for key in bundled_recipes()}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from medsam_tune.cli.options import OptionParser
 from medsam_tune.cli.recipe_files import bundled_recipe, bundled_recipes, first_comment
 from medsam_tune.errors import RecipeError
 
@@ -50,8 +50,8 @@ def copy_recipe(name: str, destination: Path, *, force: bool = False) -> Path:
     return write_text(target, source.read_text(encoding="utf-8"))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("medsam-tune recipes", description="List, show or copy the bundled recipes.")
+def _parser() -> OptionParser:
+    parser = OptionParser("medsam-tune recipes", "List, show or copy the bundled recipes.")
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="name and first line of each")
     show = actions.add_parser("show", help="print one")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from medsam_tune.cli.overrides import normalise_overrides
 from medsam_tune.cli.recipe_files import find_recipe
 from medsam_tune.errors import RecipeError
+from medsam_tune.folders import expand
 
 HELP = """\
 usage: medsam-tune run RECIPE [--key=value | --key value | key=value ...]
@@ -35,12 +35,12 @@ def main(arguments: list[str]) -> int:
         print(HELP)
         return 0 if arguments else 2
     recipe, words = arguments[0], arguments[1:]
-    if recipe.startswith("-") or "=" in recipe:
+    if recipe.startswith("-") or ("=" in recipe and not expand(recipe, "recipe").is_file()):
         raise RecipeError(f"{recipe}: expected the recipe first, then the overrides: medsam-tune run RECIPE {recipe} ...")
     path, overrides = find_recipe(recipe), normalise_overrides(words)
     from medsam_tune.training.run import run_recipe
     from medsam_tune.training.run_folder import is_rank_zero
 
-    if not Path(recipe).expanduser().is_file() and is_rank_zero():
+    if not expand(recipe, "recipe").is_file() and is_rank_zero():
         print(f"{recipe}: not a file here; running the bundled recipe {path}", file=sys.stderr)
     return run_recipe(path, overrides)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medsam_tune.cli.options import OptionParser
 from medsam_tune.cli.overrides import normalise_overrides
 from medsam_tune.cli.recipe_files import find_recipe
 from medsam_tune.errors import RecipeError
+from medsam_tune.folders import expand
 
 if TYPE_CHECKING:
     from medsam_tune.sweeps import Sweep
@@ -47,7 +48,7 @@ def _run_here(sweep: Sweep, options: argparse.Namespace, words: list[str]) -> in
     """Run the sweep; the status is 1 where no run has finished."""
     from medsam_tune.sweeps.local import LocalSweep, run_sweep
 
-    folder = Path(options.folder or f"runs/sweeps/{sweep.name}").expanduser()
+    folder = expand(options.folder or f"runs/sweeps/{sweep.name}", "--folder")
     ended = run_sweep(
         LocalSweep(
             sweep,
@@ -67,9 +68,8 @@ def _run_here(sweep: Sweep, options: argparse.Namespace, words: list[str]) -> in
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("medsam-tune sweep", description=DESCRIPTION, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+def _parser() -> OptionParser:
+    parser = OptionParser("medsam-tune sweep", DESCRIPTION)
     parser.add_argument("file", metavar="SWEEP", help="a .yaml file, or the name of a bundled one such as adapter_rank")
     parser.add_argument("--local", action="store_true", help="run here, without an account")
     parser.add_argument("--trials", type=int, metavar="N", help="most runs in all; needed for random and bayes without run_cap")

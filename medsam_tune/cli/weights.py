@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 from pathlib import Path
 
+from medsam_tune.cli.options import OptionParser
 from medsam_tune.errors import RecipeError
 
 
@@ -54,8 +54,8 @@ def list_weights() -> None:
         print("  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[3]]))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("medsam-tune weights", description="List or download the released weights.")
+def _parser() -> OptionParser:
+    parser = OptionParser("medsam-tune weights", "List or download the released weights.")
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="name, architecture, licence, and the file where one is found")
     get = actions.add_parser("get", help="download one, verify its checksum and print its path")

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from medsam_tune.errors import RecipeError
+from medsam_tune.folders import expand
 
 SAMPLE_PREFIX = "sample:"
 
@@ -34,10 +35,7 @@ def data_folder(root: str) -> Path:
     """
     if root.startswith(SAMPLE_PREFIX):
         return sample_folder(root.removeprefix(SAMPLE_PREFIX))
-    try:
-        return Path(root).expanduser()
-    except RuntimeError as error:
-        raise RecipeError(f"data.root: {root!r} begins with an unknown home folder ({error}). Write the path out.") from error
+    return expand(root, "data.root")
 
 
 def _samples() -> Path:

@@ -17,14 +17,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.data.split_file import save_splits
-from medsam_tune.errors import RecipeError
+from medsam_tune.errors import RecipeError, own_error
 from medsam_tune.files import write_text
 from medsam_tune.segmenters.semantic import check_classes
 from medsam_tune.training.cache_stage import CacheEmbeddings, check_cacheable
 from medsam_tune.training.callbacks import RandomState, ResumeHint, StageClock, TrainableTable, TrainingRows
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
 from medsam_tune.training.console import quieten, say
-from medsam_tune.training.faults import one_fault, own_error
+from medsam_tune.training.faults import one_fault
+from medsam_tune.training.limits import check_numbers, check_recipe_files, config_files
 from medsam_tune.training.loggers import run_loggers
 from medsam_tune.training.module import TuningModule
 from medsam_tune.training.overlays import WandbOverlays
@@ -46,6 +47,7 @@ from medsam_tune.training.signals import SIGTERM_STATUS, Interruptions
 from medsam_tune.training.test_results import TestResults
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
+_OPTIONS = {"config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
 
 
 class MedsamCLI(LightningCLI):
@@ -94,13 +96,16 @@ class MedsamCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's ArgsType
         """Parse ``args``; a fault becomes one RecipeError."""
+        keys = list(self._parser(args[0] if args and args[0] in SUBCOMMANDS else None).get_defaults().keys())
+        sections = {key.partition(".")[0] for key in keys} - _OPTIONS
+        check_recipe_files(args, sections, also=(*SUBCOMMANDS, *_OPTIONS))
         try:
             self.config = parser.parse_args(args)
             resolve_paths(self.config)
         except ArgumentError as error:
-            keys = self._parser(args[0] if args and args[0] in SUBCOMMANDS else None).get_defaults().keys()
             recipe = "recipe" if self.recipe_file is None else str(self.recipe_file)
             raise RecipeError(one_fault(str(error), recipe=recipe, known_keys=keys)) from error
+        check_numbers(self._section().as_dict())
 
     def before_instantiate_classes(self) -> None:
         """Turn ``--ckpt_path`` into a file before anything is built."""
@@ -254,17 +259,8 @@ class _RecordRun(pl.Callback):
 
 def main(argv: list[str]) -> int:
     """Run ``fit``, ``validate``, ``test`` or ``predict`` with LightningCLI's full power; return the exit code."""
-    MedsamCLI(argv, recipe_file=_recipe_file(argv), command=shlex.join(["medsam-tune", *argv]), run=True)
+    MedsamCLI(argv, recipe_file=next(config_files(argv), None), command=shlex.join(["medsam-tune", *argv]), run=True)
     return 0
-
-
-def _recipe_file(argv: list[str]) -> Path | None:
-    for position, word in enumerate(argv):
-        if word in ("--config", "-c") and position + 1 < len(argv):
-            return Path(argv[position + 1])
-        if word.startswith("--config="):
-            return Path(word.partition("=")[2])
-    return None
 
 
 def _check_length(trainer: Namespace) -> None:

@@ -10,12 +10,10 @@ from importlib import import_module
 from itertools import takewhile
 from typing import Any
 
-from medsam_tune.errors import MedsamTuneError
-
 _KEY = re.compile(r'Parser key "([^"]+)":\s*')
 _CLASS_PATH = re.compile(r"Problem with given class_path '([^']+)':\s*")
 _SUBTYPE = re.compile(r"<class '(medsam_tune\.\w+)[\w.]*\.(\w+)'>")
-_NOT_ACCEPTED = re.compile(r"(?:Option|Key) '([^']+)' is not accepted")
+_NOT_ACCEPTED = re.compile(r"(?:Option|Key) '([^']+)' is not accepted\.?")
 _NO_GROUP_OPTION = re.compile(r"(?:Group|Subcommand) '([^']+)' does not accept option '([^']+)'")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)|has no attribute '(\w+)'|No module named '([^']+)'")
 _UNRECOGNISED = re.compile(r"unrecognized arguments: (.+)", re.DOTALL)
@@ -45,17 +43,11 @@ def one_fault(text: str, *, recipe: str = "recipe", known_keys: Iterable[str] = 
     if text.startswith("Problems parsing config:"):
         return f"{recipe}: is no YAML: {_on_one_line(text.partition(':')[2])}."
     key = ".".join(_KEY.findall(text))
+    if not key and (found := _NOT_ACCEPTED.fullmatch(text)):
+        return _unknown_key(found[1], known_keys)
     if not key:
         return _on_one_line(text)
     return _unknown_option(key, text) if _NOT_ACCEPTED.search(text) else f"{key}: {_on_one_line(_reason(text))}"
-
-
-def own_error(error: BaseException) -> MedsamTuneError | None:
-    """Return the error of ours that ``error`` was raised from, or None; the parser wraps what a constructor raises."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, MedsamTuneError):
-        cause = cause.__cause__
-    return cause
 
 
 def _reason(text: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.files import TEMPORARY_PREFIX
+from medsam_tune.folders import expand
 
 RUN_FOLDER_VARIABLE = "MEDSAM_TUNE_RUN_FOLDER"
 STORE_TIMEOUT_SECONDS = 300
@@ -152,7 +153,7 @@ def resolve_ckpt_path(value: str, root: Path, recipe: str) -> Path:
         CheckpointError: If the path does not exist.
     """
     if value not in {"last", "best"}:
-        path = Path(value).expanduser()
+        path = expand(value, "--ckpt_path")
         if not path.exists():
             raise CheckpointError(f"{path}: no such checkpoint. Give the path of a .ckpt file, or --ckpt_path=last or best.")
         return path.absolute()

@@ -28,6 +28,13 @@ def test_run_hands_the_file_and_normal_overrides_on(calls, tmp_path):
     assert calls == [("run", Path("mine.yaml"), ["--data.root=x", "--ckpt_path=last"])]
 
 
+def test_path_with_an_equals_sign_is_a_path(calls, tmp_path):
+    (tmp_path / "rank=4").mkdir()
+    (tmp_path / "rank=4" / "a=b.yaml").touch()
+    assert main(["run", "rank=4/a=b.yaml", "data.root=x=y"]) == 7
+    assert calls == [("run", Path("rank=4/a=b.yaml"), ["--data.root=x=y"])]
+
+
 def test_bundled_recipe_is_run_with_a_word_about_it(calls, tmp_path, capsys):
     main(["run", "recipes/autosam.yaml"])
     assert calls == [("run", tmp_path / "bundle" / "autosam.yaml", [])]

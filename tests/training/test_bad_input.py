@@ -94,6 +94,12 @@ def test_key_or_value_that_does_not_parse_is_named_with_what_was_likely_meant(re
     ("overrides", "said"),
     [
         (["--data.root=nowhere"], "nowhere: no such folder. Set data.root"),
+        (["--data.root=~nobody77/x"], "data.root: ~nobody77/x: no home folder is known for it."),
+        (["--seed_everything=-1"], "seed_everything: expected a number from 0 to 4294967295, got -1."),
+        (
+            ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=-1"],
+            "model.optimizer.lr: expected a number of at least 0.0, got -1.0.",
+        ),
         (["--data.source.images=scans"], "images/scans: no such folder; images holds the folders ['images', 'masks']"),
         (["--model.backbone.weights=sam_vit_x"], "model.backbone.weights: 'sam_vit_x' is unknown. Known: lite_medsam,"),
         (["--model.backbone.checkpoint=mine.pth"], "mine.pth: there is no such file."),
@@ -134,7 +140,7 @@ def test_recipe_that_cannot_be_is_refused_before_any_work(refused, overrides, sa
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("model: [\n", "bad.yaml: is no YAML: while parsing a flow node"),
+        ("model: [\n", "bad.yaml: line 2: is no YAML (expected the node content"),
         (RECIPE.replace("max_epochs", "max_epoch"), "trainer.max_epoch: no such key. Did you mean trainer.max_epochs?"),
         (
             RECIPE.replace("width: 8", "width: 8, height: 3"),
@@ -220,6 +226,13 @@ def test_nan_in_a_volume_is_named(refused, workplace):
             nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), workplace / "volumes" / folder / f"v{case}.nii.gz")
     said = refused("--data.source=medsam_tune.data.NiftiVolumes", "--data.source.axis=axial", "--data.root=volumes")
     assert said.startswith("volumes/images/v4.nii.gz: 1 of 576 values are NaN or infinite. Repair or remove the file")
+
+
+def test_recipe_that_is_no_utf8_or_has_a_section_too_many_is_named(refused):
+    Path("latin.yaml").write_bytes("# für Darmbilder\n".encode("latin-1") + RECIPE.encode())
+    assert refused(recipe="latin.yaml") == "latin.yaml: line 1: is no text in UTF-8. Save the file as UTF-8."
+    Path("typo.yaml").write_text(RECIPE + "dta: {}\n")
+    assert refused(recipe="typo.yaml").startswith("typo.yaml: dta: no such section. A recipe has data, model,")
 
 
 def test_full_disk_while_caching_loses_nothing(refused, workplace, monkeypatch):
