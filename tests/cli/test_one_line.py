@@ -45,7 +45,7 @@ def test_what_nobody_foresaw_is_one_line_with_status_1_and_a_log_in_the_state_fo
     text = log.read_text()
     assert text.startswith("medsam-tune ")
     assert "recipes list" in text.splitlines()[0]
-    assert 'raise error\nZeroDivisionError: integer modulo by zero' in text
+    assert "raise error\nZeroDivisionError: integer modulo by zero" in text
 
 
 def test_log_lies_beside_the_run_where_there_is_one(raising, tmp_path, monkeypatch):

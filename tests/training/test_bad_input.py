@@ -134,7 +134,7 @@ def test_key_or_value_that_does_not_parse_is_named_with_what_was_likely_meant(re
     ],
 )
 def test_recipe_that_cannot_be_is_refused_before_any_work(refused, overrides, said):
-    assert refused(*overrides).startswith(said)
+    assert refused(*overrides).removeprefix(f"{Path.cwd()}/").startswith(said)
 
 
 @pytest.mark.parametrize(
