@@ -187,10 +187,20 @@ def valid_region(frames: Sequence[Frame], side: int, device: torch.device | None
 
 
 def resize_region(region: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resample a bool map (N, 1, S, S) to (N, 1, h, w) by nearest neighbour."""
+    """Resample a bool map (N, 1, S, S) to (N, 1, h, w) by nearest neighbour; what is set somewhere never vanishes.
+
+    A map that nearest neighbour misses whole (an image of one row, an object of one pixel) is set wherever it reaches.
+
+    Example:
+        >>> resize_region(torch.eye(4, dtype=torch.bool)[None, None] & (torch.arange(4) == 1), (2, 2))[0, 0].int().tolist()
+        [[1, 0], [0, 0]]
+    """
     if region.shape[-2:] == size:
         return region
-    return F.interpolate(region.float(), size, mode="nearest-exact") > 0.5
+    stored = region.float()
+    resized = F.interpolate(stored, size, mode="nearest-exact") > 0.5
+    # Asking first whether any map vanished would make a GPU wait.
+    return torch.where(resized.flatten(1).any(dim=1)[:, None, None, None], resized, F.adaptive_max_pool2d(stored, size) > 0.5)
 
 
 def normalise(images: Tensor, frames: Sequence[Frame], rule: InputRule) -> Tensor:

@@ -15,6 +15,8 @@ from medsam_tune.geometry import (
     masks_to_input,
     points_to_input,
     points_to_original,
+    resize_region,
+    valid_region,
 )
 
 
@@ -129,3 +131,22 @@ def test_box_of_the_whole_image_becomes_the_box_of_the_valid_area():
         (height, width), (input_height, input_width) = frame.original_size, frame.input_size
         moved = boxes_to_input(torch.tensor([0, 0, width - 1, height - 1], dtype=torch.float64), frame)
         torch.testing.assert_close(moved, torch.tensor([0, 0, input_width - 1, input_height - 1], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("size", [(1, 64), (64, 1), (3, 200), (1, 1)])
+def test_valid_region_of_a_thin_image_never_vanishes(size):
+    frame = make_frame(size, InputRule(side=64))
+    region = valid_region([frame], 64)
+    small = resize_region(region, (16, 16))
+    assert small.any()
+    assert not (small & ~F.adaptive_max_pool2d(region.float(), (16, 16)).bool()).any()
+
+
+def test_object_of_one_pixel_is_kept_at_the_decoders_resolution_and_others_are_as_nearest_neighbour_has_them():
+    masks = torch.zeros(3, 1, 64, 64, dtype=torch.bool)
+    masks[0, 0, 5, 9] = True
+    masks[1, 0, 8:24, 12:30] = True
+    small = resize_region(masks, (16, 16))
+    assert small[0].nonzero().tolist() == [[0, 1, 2]]
+    assert torch.equal(small[1], F.interpolate(masks[1:2].float(), (16, 16), mode="nearest-exact")[0] > 0.5)
+    assert not small[2].any()

@@ -165,3 +165,13 @@ def test_settings_that_teach_nothing_are_refused():
         BceDiceLoss(bce_weight=0.0, dice_weight=0.0)
     with pytest.raises(RecipeError, match=r"init_args\.smooth: must be 0 or more, got -1"):
         BceDiceLoss(smooth=-1.0)
+
+
+def test_loss_of_an_image_of_one_row_is_a_number():
+    batch = make_batch(sizes=((1, 64), (40, 64)))
+    logits = torch.zeros(2, 1, 16, 16, requires_grad=True)
+    losses = BceDiceLoss()(MaskPrediction(logits), batch)
+    sum(losses.values()).backward()
+    assert all(bool(value.isfinite()) for value in losses.values())
+    assert bool(logits.grad.isfinite().all())
+    assert logits.grad[0, 0, 0].any()
