@@ -40,6 +40,7 @@ from medsam_tune.training.run_folder import (
     run_folder_of,
     share_run_folder,
 )
+from medsam_tune.training.sample_settings import without_sample_settings
 from medsam_tune.training.saving import checkpoint_callbacks
 from medsam_tune.training.schedule import EndOfTraining
 from medsam_tune.training.settings import RunSettings
@@ -100,12 +101,22 @@ class MedsamCLI(LightningCLI):
         sections = {key.partition(".")[0] for key in keys} - _OPTIONS
         check_recipe_files(args, sections, also=(*SUBCOMMANDS, *_OPTIONS))
         try:
-            self.config = parser.parse_args(args)
+            self.config = parser.parse_args(self._without_sample_settings(list(args or [])))
             resolve_paths(self.config)
         except ArgumentError as error:
             recipe = "recipe" if self.recipe_file is None else str(self.recipe_file)
             raise RecipeError(one_fault(str(error), recipe=recipe, known_keys=keys)) from error
         check_numbers(self._section().as_dict())
+
+    def _without_sample_settings(self, words: list[str]) -> list[str]:
+        """Return the command line with the sample's settings set back, where a training names other data."""
+        trains = not words or words[0] not in SUBCOMMANDS or words[0] == "fit"
+        if not trains or self.recipe_file is None or not self.recipe_file.is_file():
+            return words
+        words, dropped = without_sample_settings(self.recipe_file, words)
+        if dropped and not any(word.startswith("--print_config") for word in words):
+            say(f"Not the recipe's sample: data.source's {', '.join(dropped)} count as if the recipe did not set them.")
+        return words
 
     def before_instantiate_classes(self) -> None:
         """Turn ``--ckpt_path`` into a file before anything is built."""
