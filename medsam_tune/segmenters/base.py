@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -72,3 +73,10 @@ class Segmenter(nn.Module, ABC):
 
     def after_step(self, step: int) -> None:
         """Run after each step of the optimizer, counted from 0; nothing by default."""
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside the state dict; nothing by default."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``extra_state`` returned; nothing by default."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,6 +119,14 @@ class SamSegmenter(Segmenter):
     def after_step(self, step: int) -> None:
         """Pass the step on to the tuner."""
         self.tuner.after_step(step)
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return the tuner's state beside its parameters."""
+        return self.tuner.extra_state()
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Pass the state on to the tuner."""
+        self.tuner.load_extra_state(state)
 
     def _image_embeddings(self, batch: SegmentationBatch) -> Tensor:
         cached = batch.image_embeddings

@@ -213,9 +213,11 @@ class TuningModule(pl.LightningModule):
         checkpoint["state_dict"] = trained_entries(self, checkpoint["state_dict"])
         checkpoint["base_weights"] = None if weights is None else {"name": weights.name, "sha256": weights.sha256}
         checkpoint["frozen"] = frozen_identities(self.segmenter)
+        checkpoint["tuner"] = self.segmenter.extra_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         restore_frozen(self, checkpoint)
+        self.segmenter.load_extra_state(checkpoint["tuner"])
 
     def _log_metric(self, stage: str, metric: OverlapMetric, *, reset: bool = True) -> None:
         values = metric.compute()

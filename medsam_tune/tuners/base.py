@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,16 @@ class Tuner(ABC):
 
     def after_step(self, step: int) -> None:  # noqa: B027 - a hook that most tuners leave out
         """Run after the optimizer's step number ``step``, counted from 0, gradients still at hand; nothing by default."""
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside the parameters, as tensors and plain values; nothing by default.
+
+        Whatever ``after_backward`` and ``after_step`` keep from one step to the next belongs here, or a resumed run differs.
+        """
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - a hook that most tuners leave out
+        """Go on from what ``extra_state`` returned; its tensors lie on the CPU. Nothing by default."""
 
 
 class InsertingTuner(Tuner):

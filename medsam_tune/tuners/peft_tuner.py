@@ -17,6 +17,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import peft
 import torch
@@ -33,6 +34,8 @@ from medsam_tune.tuners.peft_methods import KEY, check_config, check_layers, ide
 from medsam_tune.tuners.peft_settings import read_config
 
 ADAPTER = "default"
+# What peft's RankAllocator smooths over the steps, by parameter name.
+_IMPORTANCES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 
 class PeftTuner(InsertingTuner):
@@ -77,6 +80,7 @@ class PeftTuner(InsertingTuner):
         self.declares_identity = not self.identity_note
         self.layers: tuple[str, ...] = ()
         self._peft: PeftModel | None = None
+        self._loaded: dict[str, dict[str, Tensor]] = {}
 
     @property
     def peft_model(self) -> PeftModel:
@@ -227,11 +231,27 @@ class PeftTuner(InsertingTuner):
         if not self._allocates:
             return
         model = self.peft_model.base_model
-        config = model.peft_config[ADAPTER]
-        if step > config.total_step - config.tfinal and config.rank_pattern is None:
-            # A continued run: what was pruned is exactly zero.
-            config.rank_pattern = _surviving_ranks(model)
+        places = {name: p.device for name, p in model.model.named_parameters()} if self._loaded else {}
+        for name, importance in self._loaded.items():
+            setattr(model.rankallocator, name, {key: value.to(places[key]) for key, value in importance.items()})
+        self._loaded = {}
         model.update_and_allocate(step)
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return AdaLoRA's smoothed importances and which ranks survive; nothing for other methods."""
+        if not self._allocates:
+            return {}
+        model = self.peft_model.base_model
+        importances = {name: dict(getattr(model.rankallocator, name)) for name in _IMPORTANCES} | self._loaded
+        return {**importances, "rank_pattern": model.peft_config[ADAPTER].rank_pattern}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``extra_state`` returned."""
+        if not self._allocates or not state:
+            return
+        self.peft_model.base_model.peft_config[ADAPTER].rank_pattern = state["rank_pattern"]
+        # The parameters may still move to another device before the next step.
+        self._loaded = {name: state[name] for name in _IMPORTANCES}
 
     @property
     def _allocates(self) -> bool:
@@ -256,9 +276,3 @@ def _gram_matrices(model: nn.Module) -> Iterator[Tensor]:
             yield p @ p.T
         elif ".lora_B." in name:
             yield p.T @ p
-
-
-def _surviving_ranks(model: nn.Module) -> dict[str, list[bool]]:
-    return {
-        name.removeprefix("model."): (p.flatten() != 0).tolist() for name, p in model.named_parameters() if ".lora_E." in name
-    }

@@ -7,14 +7,19 @@ import sys
 import pytest
 import torch
 
+from medsam_tune import tuners
 from medsam_tune.training.callbacks import RandomState
 from medsam_tune.training.module import TuningModule
+from medsam_tune.tuners import PeftTuner
+from medsam_tune.tuners.base import Tuner
 from tests.training.tiny_runs import STEPS_PER_EPOCH, only_run, run, weights_of
 
 FAST = ("--run.baselines=false", "--run.report=false")
 KILLER = """
 import os, signal
 from medsam_tune.training.module import TuningModule
+from medsam_tune.tuners import PeftTuner
+from medsam_tune.tuners.base import Tuner
 step = TuningModule.training_step
 def deadly(self, batch, index):
     if self.global_step == int(os.environ["KILL_AT"]):
@@ -199,3 +204,37 @@ def test_random_state_continues_where_the_checkpoint_was_written(tmp_path):
     assert random.random() == expected[1]
     fresh.on_train_batch_start(None, None, None, 1)
     assert not torch.equal(torch.rand(2), expected[0])
+
+
+AFTER_STEP = {
+    PeftTuner: (
+        "--model.tuner=medsam_tune.tuners.PeftTuner",
+        "--model.tuner.config=peft.AdaLoraConfig",
+        "--model.tuner.config.init_r=8",
+        "--model.tuner.config.target_r=3",
+        "--model.tuner.config.total_step=12",
+        "--model.tuner.config.tinit=2",
+        "--model.tuner.config.tfinal=3",
+        "--model.tuner.parts=[mask_decoder.attention]",
+    )
+}
+
+
+def test_every_tuner_that_acts_after_a_step_is_resumed_in_a_test():
+    found = [tuner for name in tuners.__all__ if isinstance(tuner := getattr(tuners, name), type) and issubclass(tuner, Tuner)]
+    acting = {parent for tuner in found for parent in tuner.__mro__ if "after_step" in vars(parent)}
+    assert acting - {Tuner} == set(AFTER_STEP)
+
+
+@pytest.mark.parametrize("batch", [7, 9, 11], ids=["while ranks are weighed", "while they go", "after they went"])
+@pytest.mark.parametrize("tuner", AFTER_STEP)
+def test_interrupted_tuner_goes_on_with_what_it_kept_from_step_to_step(workplace, monkeypatch, tuner, batch):
+    overrides = (*FAST, *AFTER_STEP[tuner], "--run.save_every_n_steps=1")
+    assert run(*overrides, "--run.folder=whole") == 0
+    resumed, _, _ = interrupted_and_resumed(monkeypatch, *overrides, batch=batch)
+    expected, found = (torch.load(folder.last_checkpoint, weights_only=True) for folder in (only_run("whole"), resumed))
+    torch.testing.assert_close(found["state_dict"], expected["state_dict"], rtol=0, atol=0)
+    torch.testing.assert_close(found["tuner"], expected["tuner"], rtol=0, atol=0)
+    # Three of eight ranks are left a layer, wherever they are.
+    ranks = [value != 0 for name, value in found["state_dict"].items() if "lora_E" in name]
+    assert sum(int(kept.sum()) for kept in ranks) == 3 * len(ranks)

@@ -208,6 +208,7 @@ def test_continued_adalora_keeps_pruned_ranks_pruned():
     train(segmenter, steps=6)
     continued = make_segmenter(PeftTuner(config, QKV))
     continued.load_state_dict(segmenter.state_dict())
+    continued.load_extra_state(segmenter.extra_state())
     pruned = {n: p == 0 for n, p in continued.named_parameters() if "lora_E" in n}
     with torch.no_grad():
         for n, p in continued.named_parameters():
