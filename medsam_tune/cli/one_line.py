@@ -62,7 +62,9 @@ class OneLine:
             self.status = _exit_status(error)
         elif isinstance(error, Exception):
             return self._say(error)
-        return error is not None and not isinstance(error, GeneratorExit)
+        else:
+            return False  # nothing was raised, or what no command may swallow
+        return True
 
     def _say(self, error: Exception) -> bool:
         if os.environ.get(TRACEBACK_VARIABLE):

@@ -9,7 +9,7 @@ import torch
 
 from medsam_tune import cli
 from medsam_tune.cli import recipes
-from medsam_tune.cli.one_line import MAX_LETTERS, describe, plain_message
+from medsam_tune.cli.one_line import MAX_LETTERS, OneLine, describe, plain_message
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.training.run_folder import RUN_FOLDER_VARIABLE
 
@@ -164,3 +164,11 @@ def test_file_that_the_system_refuses_is_named_first(raising, tmp_path):
 
     status, said = raising(KeyError("unused"), before=through_a_library)
     assert (status, said.partition(". ")[0]) == (1, f"error: {tmp_path / 'none'}: cannot be used (No such file or directory)")
+
+
+def test_what_is_no_exception_is_never_swallowed():
+    class Outcome(BaseException):
+        """As a test runner's or a coroutine's."""
+
+    with pytest.raises(Outcome), OneLine(["medsam-tune"]):
+        raise Outcome
