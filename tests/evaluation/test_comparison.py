@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from medsam_tune.evaluation.comparison import paired_difference, verdict_sentence
+from medsam_tune.metrics.overlap import OverlapMetric
+
+
+def scores(*overlaps):
+    """Scores of cases 0, 1, ... from (tp, fp, fn)."""
+    metric = OverlapMetric()
+    numbers = torch.arange(len(overlaps))
+    metric.update(numbers, numbers, torch.ones_like(numbers), torch.zeros_like(numbers), torch.tensor(overlaps))
+    return metric.scores()
+
+
+# Dice 0.8, 0.7, 0.6 and 0.5: 2 tp / (2 tp + fp + fn).
+TUNED = scores((40, 10, 10), (35, 15, 15), (30, 20, 20), (25, 25, 25))
+# 0.69, 0.60, 0.48, 0.39: a gain of 0.11, 0.10, 0.12 and 0.11, though the cases differ by far more.
+UNTUNED = scores((69, 31, 31), (60, 40, 40), (48, 52, 52), (39, 61, 61))
+
+
+def test_gain_is_paired_by_case_so_that_the_spread_over_cases_drops_out():
+    difference = paired_difference(TUNED, UNTUNED)
+    # Standard deviation 0.00816, t of three degrees of freedom 3.182: 0.11 +- 3.182 * 0.00816 / 2.
+    assert difference["mean"] == pytest.approx(0.11)
+    assert difference["ci95"] == pytest.approx([0.097, 0.123], abs=5e-4)
+    assert (difference["ci95_method"], difference["n_cases"], difference["verdict"]) == ("t", 4, "better")
+
+
+def test_swapped_networks_give_the_loss_and_say_worse():
+    difference = paired_difference(UNTUNED, TUNED)
+    assert difference["mean"] == pytest.approx(-0.11)
+    assert difference["verdict"] == "worse"
+
+
+def test_interval_that_holds_zero_shows_nothing():
+    mixed = scores((45, 5, 5), (30, 20, 20), (31, 19, 19), (26, 24, 24))
+    difference = paired_difference(mixed, TUNED)
+    assert difference["mean"] > 0
+    assert difference["verdict"] == "not shown to be better"
+    assert paired_difference(TUNED, TUNED)["verdict"] == "not shown to be better"
+    assert paired_difference(scores((4, 1, 1)), scores((1, 4, 4)))["verdict"] == "not shown to be better"
+
+
+def test_cases_without_a_value_in_one_of_them_are_left_out():
+    difference = paired_difference(scores((40, 10, 10), (0, 0, 0)), scores((35, 15, 15), (0, 9, 0)))
+    assert difference["n_cases"] == 1
+    assert difference["mean"] == pytest.approx(0.1)
+    assert difference["ci95"] is None
+
+
+def test_nothing_to_pair_gives_no_verdict():
+    difference = paired_difference(scores((0, 0, 0)), scores((0, 0, 0)))
+    assert (difference["mean"], difference["verdict"]) == (None, None)
+    assert verdict_sentence(difference, "under the same prompts") == ""
+
+
+def test_sentence_tells_difference_interval_and_cases():
+    sentence = verdict_sentence(paired_difference(UNTUNED, TUNED), "under the same prompts")
+    assert sentence == (
+        "Worse than the untuned network under the same prompts: Dice -0.110 "
+        "(paired over 4 cases, 95 % interval -0.123 to -0.097)."
+    )
+    one = verdict_sentence(paired_difference(scores((4, 1, 1)), scores((1, 4, 4))), "under the same prompts")
+    assert one.startswith("Not shown to be better than the untuned")
+    assert one.endswith("Dice +0.600 (paired over 1 case).")
