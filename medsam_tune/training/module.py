@@ -25,6 +25,7 @@ from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.side.base import SideNetwork
 from medsam_tune.training.checkpoint import restore_frozen, trained_entries
+from medsam_tune.training.finite import FiniteLosses
 from medsam_tune.training.means import RunningMeans
 from medsam_tune.training.schedule import planned_steps, step_schedule
 from medsam_tune.tuners.base import Tuner
@@ -108,6 +109,7 @@ class TuningModule(pl.LightningModule):
         self.test_metric = OverlapMetric()
         self.last_loss = torch.zeros(())
         self.means = RunningMeans()
+        self.finite = FiniteLosses(torch.device("cpu"))
         self._gradients_checked = False
 
     @property
@@ -127,6 +129,7 @@ class TuningModule(pl.LightningModule):
         return self
 
     def on_fit_start(self) -> None:
+        self.finite = FiniteLosses(self.device)
         # The cache ran the encoder in eval mode, and Lightning keeps modes as it finds them.
         self.train()
 
@@ -146,15 +149,13 @@ class TuningModule(pl.LightningModule):
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
         terms = {**self.segmenter.training_losses(batch, self.loss), **self.segmenter.auxiliary_losses()}
         total = torch.stack(list(terms.values())).sum()
-        if not torch.isfinite(total):
-            raise RecipeError(
-                f"loss is {total.detach().item()} at step {self.global_step} on images {', '.join(batch.image_ids)}. "
-                "Lower the learning rate, set trainer.precision=32-true, or look at these images. The last checkpoint stays."
-            )
+        looked = self.finite.add(total, self.global_step, batch.image_ids)
         self.last_loss = total.detach()
         losses = {"train/loss": total, **{f"train/{name}": value for name, value in terms.items()}}
         self.means.add(losses, batch.n_objects)
-        self.log("train/loss_step", self.last_loss, batch_size=batch.n_objects, prog_bar=True, logger=False)
+        if looked:
+            # A bar shows numbers, and a GPU has to be waited for to know one.
+            self.log("train/loss_step", self.last_loss, batch_size=batch.n_objects, prog_bar=True, logger=False)
         return total
 
     def on_after_backward(self) -> None:
@@ -209,6 +210,7 @@ class TuningModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.finite.look()
         weights = self.segmenter.base_weights()
         checkpoint["state_dict"] = trained_entries(self, checkpoint["state_dict"])
         checkpoint["base_weights"] = None if weights is None else {"name": weights.name, "sha256": weights.sha256}
