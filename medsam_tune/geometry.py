@@ -271,8 +271,7 @@ def boxes_to_original(boxes: Tensor, frame: Frame) -> Tensor:
 
 
 def _move_boxes(boxes: Tensor, scale: Tensor) -> Tensor:
-    first, last = boxes.unflatten(-1, (2, 2)).unbind(-2)
-    first, last = first * scale, (last + 1) * scale - 1
+    first, last = boxes[..., :2] * scale, (boxes[..., 2:] + 1) * scale - 1
     middle = (first + last) / 2
     return torch.cat([first.minimum(middle), last.maximum(middle)], dim=-1)
 

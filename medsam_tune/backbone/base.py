@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
 
+from medsam_tune.backbone.anatomy import Anatomy
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import Frame, InputRule
 from medsam_tune.types import MaskPrediction, PromptEmbeddings
@@ -49,8 +49,8 @@ class Backbone(nn.Module, ABC):
         """Return the parts a recipe may name: image_encoder, prompt_encoder, mask_decoder, in this order."""
 
     @abstractmethod
-    def qkv_rows(self, layer: str, which: Literal["q", "k", "v"]) -> Tensor:
-        """Return which output rows (C,) of the encoder's fused projection ``layer``, a dotted name, are q, k or v."""
+    def anatomy(self) -> Anatomy:
+        """Describe the network as it is now: blocks, layers by what they do, rows of q, k and v, idle parts."""
 
     @abstractmethod
     def encode(self, images: Tensor, frames: Sequence[Frame], *, fuse: Callable[[Tensor], Tensor] | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -12,45 +12,34 @@ from medsam_tune.errors import RecipeError
 
 KEY = "model.backbone.trainable"
 
-NOT_LEARNING = (
-    "mask_decoder.iou_prediction_head",
-    "mask_decoder.output_hypernetworks_mlps.1",
-    "mask_decoder.output_hypernetworks_mlps.2",
-    "mask_decoder.output_hypernetworks_mlps.3",
-)
-"""What a loss on the single mask (``multimask_output=False``) never reaches: 552,036 of the decoder's 4,058,340 parameters.
-
-The IoU token and mask tokens 1 to 3 are not in this list: the other tokens attend to them, so they learn.
-"""
-
-
 def freeze(module: nn.Module) -> None:
     """Stop every parameter of ``module`` from learning."""
     module.requires_grad_(False)
 
 
-def set_trainable(backbone: Backbone | Mapping[str, nn.Module], names: Sequence[str]) -> None:
+def set_trainable(backbone: Backbone, names: Sequence[str]) -> None:
     """Let the named parts learn, beside whatever learns already.
 
     A name is a part (``image_encoder``, ``prompt_encoder``, ``mask_decoder``) or a dotted path of a module or parameter below
-    one (``image_encoder.neck``). ``mask_decoder`` leaves out what a loss on the single mask never reaches (``NOT_LEARNING``),
-    so that plain ``ddp`` finds a gradient for every parameter that is declared to learn; naming those paths includes them.
+    one (``image_encoder.neck``). A whole part leaves out what a loss on the single mask never reaches, as the backbone's
+    anatomy says, so that plain ``ddp`` finds a gradient for every parameter that is declared to learn; naming those paths
+    includes them.
 
     Args:
-        backbone: The backbone, or its parts by name.
+        backbone: Whose parts they are.
         names: What is to learn.
 
     Raises:
         RecipeError: If a name matches no parameter; the message lists what exists.
     """
-    parts = backbone.parts() if isinstance(backbone, Backbone) else backbone
+    parts, anatomy = backbone.parts(), backbone.anatomy()
     parameters = {f"{part}.{name}": p for part, module in parts.items() for name, p in module.named_parameters()}
     for name in names:
         found = [key for key in parameters if _is_below(key, name)]
         if not found:
             raise RecipeError(_unknown_name(name, parameters))
         for key in found:
-            if name != "mask_decoder" or not any(_is_below(key, idle) for idle in NOT_LEARNING):
+            if name not in parts or anatomy.reached(key, "single_mask"):
                 parameters[key].requires_grad_(True)
 
 

@@ -16,11 +16,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from medsam_tune.backbone.anatomy import Anatomy
 from medsam_tune.backbone.architectures import (
     ARCHITECTURES,
     Architecture,
@@ -32,7 +33,7 @@ from medsam_tune.backbone.architectures import (
 )
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
 from medsam_tune.backbone.freezing import freeze, set_train_modes, set_trainable
-from medsam_tune.backbone.tiny_vit import TinyViT
+from medsam_tune.backbone.sam_anatomy import sam_anatomy
 from medsam_tune.backbone.weights import WEIGHTS, fetch_weights, load_state_dict_file, load_strictly
 from medsam_tune.errors import RecipeError
 from medsam_tune.files import sha256_of
@@ -95,31 +96,9 @@ class SamBackbone(Backbone):
         set_train_modes(self, mode)
         return self
 
-    def qkv_rows(self, layer: str, which: Literal["q", "k", "v"]) -> Tensor:
-        """Return which output rows of a fused query-key-value projection are q, k or v.
-
-        SAM's ViT has all q, all k, all v; TinyViT has q, k and v of head 0, then those of head 1.
-
-        Args:
-            layer: Dotted name such as ``image_encoder.blocks.0.attn.qkv``.
-            which: ``q``, ``k`` or ``v``.
-
-        Returns:
-            (C,) int64 in the order of the heads.
-
-        Raises:
-            ValueError: If ``layer`` is no fused projection of the image encoder.
-
-        Example:
-            >>> SamBackbone("random_tiny").qkv_rows("image_encoder.blocks.0.attn.qkv", "k")[:3]
-            tensor([32, 33, 34])
-        """
-        if not (layer.startswith("image_encoder.") and layer.endswith(".qkv")):
-            raise ValueError(f"layer must be a fused projection image_encoder...attn.qkv, got {layer!r}.")
-        attention: Any = self.get_submodule(layer.removesuffix(".qkv"))
-        rows = torch.arange(attention.qkv.out_features)
-        order = (attention.num_heads, 3, -1) if isinstance(self.image_encoder, TinyViT) else (3, attention.num_heads, -1)
-        return rows.view(order).select(order.index(3), "qkv".index(which)).reshape(-1)
+    def anatomy(self) -> Anatomy:
+        """Describe the network as it is now."""
+        return sam_anatomy(self)
 
     def encode(self, images: Tensor, frames: Sequence[Frame], *, fuse: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Normalise images (B, 3, S, S) in 0..255 and return image embeddings (B, C, g, g).

@@ -23,6 +23,10 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
+from medsam_tune.backbone.anatomy import Block, EncoderAnatomy, Projection, take_over
+
+_HOME = "image_encoder"
+
 
 class ConvNorm(nn.Sequential):
     """Convolve without bias, keep the size but for the stride, and batch-normalise."""
@@ -194,6 +198,7 @@ class TinyViT(nn.Module):
     ) -> None:
         super().__init__()
         self.img_size = img_size
+        self.stem_stride = stem_stride
         self.patch_embed = Stem(embed_dims[0], stem_stride)
         stages = []
         for i, (dim, depth) in enumerate(zip(embed_dims, depths, strict=True)):
@@ -221,6 +226,97 @@ class TinyViT(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return cast(Tensor, self.neck(x)).contiguous()
+
+
+class OpenTinyVitBlock(AttentionBlock):
+    """Stand for an attention block of TinyViT; the norms live inside its attention and its MLP.
+
+    Attributes:
+        attention_adapter: Maps the attention's output (B, H, W, C) before it is added to the residual.
+        mlp_adapter: Called with the stream before and after the MLP's norm, both (B, H, W, C); added beside the MLP.
+
+    Args:
+        block: The block whose children are taken over.
+    """
+
+    attention_adapter: nn.Module | None
+    mlp_adapter: nn.Module | None
+
+    def __init__(self, block: nn.Module) -> None:
+        # Not AttentionBlock's own: it would build fresh children.
+        nn.Module.__init__(self)
+        take_over(self, block)
+        self.window = cast(AttentionBlock, block).window
+        self.attention_adapter = None
+        self.mlp_adapter = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        tokens = x.permute(0, 2, 3, 1)
+        attended = self._attend(tokens)
+        if self.attention_adapter is not None:
+            attended = self.attention_adapter(attended)
+        mixed: Tensor = self.local_conv((tokens + attended).permute(0, 3, 1, 2))
+        tokens = mixed.permute(0, 2, 3, 1)
+        result: Tensor = tokens + self.mlp(tokens)
+        if self.mlp_adapter is not None:
+            result = result + self.mlp_adapter(tokens, self.mlp.norm(tokens))
+        return result.permute(0, 3, 1, 2)
+
+
+def tiny_vit_anatomy(encoder: TinyViT) -> EncoderAnatomy:
+    """Describe a TinyViT, or one whose blocks are open; its fused rows are q, k and v of head 0, then those of head 1."""
+    blocks = tuple(
+        _describe(f"{_HOME}.layers.{stage}.blocks.{i}", block, stage)
+        for stage, layer in enumerate(cast(Sequence[Stage], encoder.layers))
+        for i, block in enumerate(layer.blocks)
+    )
+    attending = [block for block in blocks if block.attention is not None]
+    parts = {
+        f"{_HOME}.{child}": tuple(f"{_HOME}.{child}.{name}" for name, _ in encoder.get_submodule(child).named_modules() if name)
+        for child in ("patch_embed", "neck")
+    }
+    return EncoderAnatomy(
+        blocks=blocks,
+        parts=parts,
+        projections={block.layers["attention.qkv"][0]: _rows(cast(WindowAttention, block.attention)) for block in attending},
+        # Attention reads its windows as (B, L, C).
+        grid_layers=frozenset(name for block in attending for name in block.layers["mlp"]),
+        patch_embed=f"{_HOME}.patch_embed",
+        patch_stride=encoder.stem_stride,
+    )
+
+
+def _describe(name: str, block: nn.Module, stage: int) -> Block:
+    if isinstance(block, ConvBlock):
+        return Block(name, block, width=len(cast(Tensor, block.conv3.get_submodule("c").weight)), layers={}, stage=stage)
+    attending = cast(AttentionBlock, block)
+    qkv, proj = f"{name}.attn.qkv", f"{name}.attn.proj"
+    return Block(
+        name=name,
+        module=block,
+        width=len(attending.attn.norm.weight),
+        layers={
+            "attention": (qkv, proj),
+            "attention.qkv": (qkv,),
+            "attention.proj": (proj,),
+            "mlp": (f"{name}.mlp.fc1", f"{name}.mlp.fc2"),
+            "norm": (f"{name}.attn.norm", f"{name}.mlp.norm"),
+        },
+        attention=attending.attn,
+        mlp=attending.mlp,
+        norms=(attending.attn.norm, attending.mlp.norm),
+        window=attending.window,
+        stage=stage,
+        places=("attention_adapter", "mlp_adapter"),
+        opened=OpenTinyVitBlock,
+    )
+
+
+def _rows(attention: WindowAttention) -> dict[Projection, Tensor]:
+    by_head = torch.arange(len(attention.qkv.weight), device="cpu").view(attention.num_heads, 3, -1)
+    q, k, v = (by_head[:, which].reshape(-1) for which in range(3))
+    return {"q": q, "k": k, "v": v}
 
 
 def _offset_index(window: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from medsam_tune.export.build import names_own_file
 
-# medsam_tune.tuners.bottleneck_peft.PEFT_TYPE; a card is written without importing peft.
+# medsam_tune.tuners.msa.bottleneck_peft.PEFT_TYPE; a card is written without importing peft.
 OWN_METHOD = "BOTTLENECK_ADAPTER"
 
 _CARD = """\
@@ -59,7 +59,7 @@ _OWN_METHOD = """
 The adapter alone also loads with peft, which learns of the method by the first line:
 
 ```python
-import medsam_tune.tuners.bottleneck_peft
+import medsam_tune.tuners.msa.bottleneck_peft
 from peft import PeftModel
 from segment_anything import sam_model_registry
 

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from medsam_tune.tuners.adaptformer import AdaptFormer
     from medsam_tune.tuners.base import NoTuner, Tuner
     from medsam_tune.tuners.bias import BiasTuning
-    from medsam_tune.tuners.bottleneck_adapter import BottleneckAdapter
     from medsam_tune.tuners.conv_lora import ConvLoraTuner
     from medsam_tune.tuners.fact import FactorTuning
     from medsam_tune.tuners.full import DecoderTuning, FullTuning, PartTuning
+    from medsam_tune.tuners.msa.bottleneck_adapter import BottleneckAdapter
     from medsam_tune.tuners.norm import NormTuning
     from medsam_tune.tuners.peft_tuner import PeftTuner
     from medsam_tune.tuners.sam_adapter import SamAdapter
@@ -42,7 +42,7 @@ __all__ = [
 _HOMES = {
     "AdaptFormer": "adaptformer",
     "BiasTuning": "bias",
-    "BottleneckAdapter": "bottleneck_adapter",
+    "BottleneckAdapter": "msa.bottleneck_adapter",
     "ConvLoraTuner": "conv_lora",
     "DecoderTuning": "full",
     "FactorTuning": "fact",

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsam_tune.backbone.base import Backbone
-from medsam_tune.backbone.blocks import block_width, open_encoder_blocks
-from medsam_tune.tuners.base import InsertingTuner, names_below
-from medsam_tune.tuners.bottleneck import Bottleneck, check_bottleneck
+from medsam_tune.tuners.base import InsertingTuner
+from medsam_tune.tuners.msa.bottleneck import Bottleneck, check_bottleneck
 from medsam_tune.tuners.parts import BlockRange, encoder_blocks
+from medsam_tune.tuners.places import put_beside_mlps
 
 
 class AdaptMlp(Bottleneck):
@@ -76,7 +76,8 @@ class AdaptFormer(InsertingTuner):
         Raises:
             RecipeError: If the block range does not fit.
         """
-        opened = open_encoder_blocks(backbone, encoder_blocks(backbone, self.blocks).values())
-        for block in opened.values():
-            block.mlp_adapter = AdaptMlp(block_width(block), self.rank, scale=self.scale, dropout=self.dropout)
-        return names_below(backbone, [f"{name}.mlp_adapter" for name in opened])
+        return put_beside_mlps(
+            backbone,
+            encoder_blocks(backbone, self.blocks).values(),
+            lambda channels: AdaptMlp(channels, self.rank, scale=self.scale, dropout=self.dropout),
+        )

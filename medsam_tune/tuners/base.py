@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medsam_tune.backbone.base import Backbone
-from medsam_tune.backbone.freezing import NOT_LEARNING, set_trainable
+from medsam_tune.backbone.freezing import set_trainable
 from medsam_tune.errors import RecipeError
 
 
@@ -111,8 +111,8 @@ def names_below(backbone: Backbone, modules: Iterable[str]) -> list[str]:
 
 def decoder_names(backbone: Backbone) -> list[str]:
     """Return the dotted names of the mask decoder's parameters that a loss on the single mask reaches."""
-    idle = tuple(f"{path}." for path in NOT_LEARNING)
-    return [name for name in names_below(backbone, ["mask_decoder"]) if not name.startswith(idle)]
+    anatomy = backbone.anatomy()
+    return [name for name in names_below(backbone, ["mask_decoder"]) if anatomy.reached(name, "single_mask")]
 
 
 class NoTuner(Tuner):

@@ -27,5 +27,5 @@ class BiasTuning(ScopedTuner):
     """
 
     def chosen(self, backbone: Backbone, name: str) -> bool:
-        """Choose biases; those of the keys leave every attention as it is."""
-        return name.endswith(".bias") and not name.endswith(".k_proj.bias")
+        """Choose biases, but for those that change no output."""
+        return name.endswith(".bias") and name not in backbone.anatomy().decoder.without_effect

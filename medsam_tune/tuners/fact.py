@@ -125,6 +125,7 @@ class FactorTuning(InsertingTuner):
         width = backbone.get_parameter(f"{layer}.weight").shape[1]
         if str(width) not in factors:
             factors[str(width)] = SharedFactors(width, self.rank)
-        rows = {which: backbone.qkv_rows(layer, which) for which in self.projections}
+        made = backbone.anatomy().encoder.projections[layer]
+        rows = {which: made[which] for which in self.projections if which in made}
         shared = cast(SharedFactors, factors[str(width)])
         return FactorCore(shared, rows, rank=self.rank, scale=self.scale, dropout=self.dropout)

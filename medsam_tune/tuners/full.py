@@ -39,7 +39,7 @@ class PartTuning(InsertingTuner):
     """Train the layers of chosen parts whole, by default the encoder's attention.
 
     Args:
-        parts: Names such as ``image_encoder.attention``; see ``parts.PART_NAMES``.
+        parts: Names such as ``image_encoder.attention``; see ``anatomy.PART_NAMES``.
         blocks: First and last encoder block, both included; null is all. With late blocks only, the backward pass stops early.
     """
 

@@ -11,7 +11,6 @@ Differs from the authors' code:
 from __future__ import annotations
 
 from medsam_tune.backbone.base import Backbone
-from medsam_tune.backbone.blocks import LAYER_NORMS
 from medsam_tune.tuners.scoped import ScopedTuner
 
 
@@ -28,4 +27,4 @@ class NormTuning(ScopedTuner):
 
     def chosen(self, backbone: Backbone, name: str) -> bool:
         """Choose the parameters of layer norms."""
-        return isinstance(backbone.get_submodule(name.rpartition(".")[0]), LAYER_NORMS)
+        return isinstance(backbone.get_submodule(name.rpartition(".")[0]), backbone.anatomy().norm_kinds)

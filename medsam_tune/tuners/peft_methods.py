@@ -5,7 +5,7 @@ Source: peft 0.21.2, tried one by one on SAM's modules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from peft import PeftConfig
 from torch import nn
@@ -67,13 +67,13 @@ def check_config(config: PeftConfig) -> None:
     _check_initial_weights(config)
 
 
-def check_layers(config: PeftConfig, layers: Mapping[str, nn.Module], *, tiny_vit: bool) -> None:
+def check_layers(config: PeftConfig, layers: Mapping[str, nn.Module], *, on_grids: Collection[str]) -> None:
     """Check that the method can be put on these layers.
 
     Args:
         config: The peft configuration.
         layers: The layers by dotted name.
-        tiny_vit: Whether the image encoder is a TinyViT, whose attention works on (B, L, C).
+        on_grids: Those among them that read tokens as (B, H, W, C).
 
     Raises:
         RecipeError: If a layer's kind or the shape of its input rules the method out.
@@ -92,8 +92,7 @@ def check_layers(config: PeftConfig, layers: Mapping[str, nn.Module], *, tiny_vi
                 f"{KEY}: {name} cannot be put on {layer}: peft cuts patches of {module.kernel_size} pixels without padding and "
                 "changes the output before training. Choose other parts, or another method."
             )
-        spatial = layer.startswith("image_encoder.") and not (tiny_vit and ".attn." in layer)
-        if spatial and isinstance(module, nn.Linear):
+        if layer in on_grids and isinstance(module, nn.Linear):
             raise RecipeError(
                 f"{KEY}: {name} cannot be put on {layer}: {reason}, but that layer reads (B, H, W, C). "
                 "Choose parts of the mask decoder, or another method."

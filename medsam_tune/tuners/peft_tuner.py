@@ -44,7 +44,7 @@ class PeftTuner(InsertingTuner):
     Args:
         config: A configuration of peft, such as ``peft.LoraConfig`` with ``r`` and ``lora_alpha``. Which layers it means is
             said by ``parts``, so ``target_modules`` stays out.
-        parts: Names such as ``image_encoder.attention.qkv`` or ``mask_decoder.attention``; see ``parts.PART_NAMES``.
+        parts: Names such as ``image_encoder.attention.qkv`` or ``mask_decoder.attention``; see ``anatomy.PART_NAMES``.
         blocks: First and last encoder block, both included; every block by default. With late blocks only, the backward pass
             stops at the first of them.
 
@@ -129,8 +129,8 @@ class PeftTuner(InsertingTuner):
         if method_name(self.config) == "LN_TUNING":
             kinds = (nn.LayerNorm,)
         names = layer_names(backbone, self.parts, blocks=self.blocks, kinds=kinds)
-        tiny_vit = any(name.startswith("image_encoder.layers.") for name, _ in backbone.named_modules())
-        check_layers(self.config, {name: backbone.get_submodule(name) for name in names}, tiny_vit=tiny_vit)
+        on_grids = backbone.anatomy().encoder.grid_layers
+        check_layers(self.config, {name: backbone.get_submodule(name) for name in names}, on_grids=on_grids)
         return names
 
     def adapter_config(self) -> dict[str, object]:

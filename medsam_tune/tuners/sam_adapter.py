@@ -7,7 +7,7 @@ Differs from the authors' code:
 - With ``init: identity`` the shared up-projection starts at zero, so nothing changes before training; ``init: repo`` draws it
   from a truncated normal distribution with standard deviation 0.02, as theirs.
 - The mask decoder, trained along there, stays frozen unless the backbone's ``trainable`` names it. Boxes and points may prompt.
-- SAM's ViT only: the prompts of all blocks come out of one projection, so all tokens must have one width.
+- Encoders whose blocks have one width, such as SAM's ViT: the prompts of all blocks come out of one projection.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.errors import RecipeError
 from medsam_tune.tuners.base import InsertingTuner, names_below
-from medsam_tune.tuners.bottleneck import Init
+from medsam_tune.tuners.msa.bottleneck import Init
 
 
 def high_frequencies(images: Tensor, rate: float) -> Tensor:
@@ -48,7 +48,7 @@ def high_frequencies(images: Tensor, rate: float) -> Tensor:
 
 
 class TaskPrompts(nn.Module):
-    """Make one prompt per encoder block from the patch embedding and the image's high frequencies.
+    """Make one prompt per encoder block from the patch embedding and the image's high frequencies, and add it to the tokens.
 
     Args:
         channels: C of the tokens.
@@ -71,40 +71,21 @@ class TaskPrompts(nn.Module):
             nn.init.zeros_(cast(Any, layer).bias)
         if init == "identity":
             nn.init.zeros_(self.up_proj.weight)
+        self._prompts: list[Tensor] = []
 
     def forward(self, images: Tensor, tokens: Tensor) -> list[Tensor]:
-        """Return a prompt (B, g, g, C) per block from normalised images (B, 3, S, S) and their patch embedding (B, g, g, C)."""
+        """Return a prompt (B, h, w, C) per block from normalised images (B, 3, S, S) and their patch embedding (B, h, w, C)."""
         frequencies = self.frequency_embed(high_frequencies(images, self.rate))
         features = self.embedding_proj(tokens) + frequencies.permute(0, 2, 3, 1)
         return [self.up_proj(F.gelu(project(features))) for project in self.block_projs]
 
+    def read(self, patch_embed: nn.Module, inputs: tuple[Tensor, ...], tokens: Tensor) -> None:
+        """Look at what the patch embedding maps to what; a hook behind it."""
+        self._prompts = self(inputs[0], tokens)
 
-class PromptedVit(nn.Module):
-    """Stand for SAM's ViT encoder, whose children and parameter names it takes over, and add a prompt before every block.
-
-    Args:
-        encoder: The encoder.
-        task_prompts: What makes the prompts.
-    """
-
-    def __init__(self, encoder: nn.Module, task_prompts: TaskPrompts) -> None:
-        super().__init__()
-        self.img_size = cast(int, encoder.img_size)
-        self.pos_embed = cast(nn.Parameter, encoder.pos_embed)
-        for name, child in encoder.named_children():
-            self.add_module(name, child)
-        self.task_prompts = task_prompts
-        self.training = encoder.training
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (B, 3, S, S) to image embeddings (B, C, g, g)."""
-        parts: Any = self
-        tokens: Tensor = parts.patch_embed(images)
-        prompts = self.task_prompts(images, tokens)
-        tokens = tokens + self.pos_embed
-        for block, prompt in zip(parts.blocks, prompts, strict=True):
-            tokens = block(tokens + prompt)
-        return cast(Tensor, parts.neck(tokens.permute(0, 3, 1, 2)))
+    def prompt(self, block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Add the next prompt to the tokens (B, h, w, C) of a block; a hook before each."""
+        return (inputs[0] + self._prompts.pop(0), *inputs[1:])
 
 
 class SamAdapter(InsertingTuner):
@@ -135,15 +116,15 @@ class SamAdapter(InsertingTuner):
         """Put the prompts in front of the blocks and return the names of what learns.
 
         Raises:
-            RecipeError: If the encoder is not SAM's ViT, or ``scale_factor`` leaves no channel.
+            RecipeError: If the encoder's blocks differ in width, or ``scale_factor`` leaves no channel.
         """
-        encoder: Any = backbone.parts()["image_encoder"]
-        if not hasattr(encoder, "blocks"):
+        described = backbone.anatomy().encoder
+        channels = described.blocks[0].width
+        if any(block.width != channels or block.attention is None for block in described.blocks):
             raise RecipeError(
                 "model.tuner: SamAdapter needs tokens of one width in all blocks, TinyViT's differ. "
                 "Choose weights of SAM's ViT such as sam_vit_b, or another tuner."
             )
-        channels = encoder.pos_embed.shape[-1]
         if channels < self.scale_factor:
             raise RecipeError(
                 f"model.tuner.scale_factor: {self.scale_factor} leaves none of the {channels} channels. Set {channels} or less."
@@ -151,10 +132,13 @@ class SamAdapter(InsertingTuner):
         task_prompts = TaskPrompts(
             channels,
             channels // self.scale_factor,
-            n_blocks=len(encoder.blocks),
-            patch=backbone.input_rule.side // backbone.embedding_size,
+            n_blocks=len(described.blocks),
+            patch=described.patch_stride,
             rate=self.rate,
             init=self.init,
         )
-        backbone.set_submodule("image_encoder", PromptedVit(encoder, task_prompts))
+        backbone.parts()["image_encoder"].add_module("task_prompts", task_prompts)
+        backbone.get_submodule(described.patch_embed).register_forward_hook(task_prompts.read)
+        for block in described.blocks:
+            block.module.register_forward_pre_hook(task_prompts.prompt)
         return names_below(backbone, ["image_encoder.task_prompts"])

@@ -17,10 +17,10 @@ from typing import cast
 from torch import Tensor, nn
 
 from medsam_tune.backbone.base import Backbone
-from medsam_tune.backbone.blocks import block_width, open_encoder_blocks
-from medsam_tune.tuners.base import InsertingTuner, names_below
-from medsam_tune.tuners.bottleneck import Init, bottleneck_width, check_bottleneck
+from medsam_tune.tuners.base import InsertingTuner
+from medsam_tune.tuners.msa.bottleneck import Init, bottleneck_width, check_bottleneck
 from medsam_tune.tuners.parts import BlockRange, encoder_blocks
+from medsam_tune.tuners.places import put_beside_mlps
 
 
 class ChannelSpatialAdapter(nn.Module):
@@ -82,9 +82,7 @@ class SamMed2DAdapter(InsertingTuner):
         Raises:
             RecipeError: If the block range does not fit.
         """
-        opened = open_encoder_blocks(backbone, encoder_blocks(backbone, self.blocks).values())
-        for block in opened.values():
-            channels = block_width(block)
-            width = bottleneck_width(channels, ratio=self.ratio, rank=None)
-            block.mlp_adapter = ChannelSpatialAdapter(channels, width, init=self.init)
-        return names_below(backbone, [f"{name}.mlp_adapter" for name in opened])
+        return put_beside_mlps(backbone, encoder_blocks(backbone, self.blocks).values(), self._adapter)
+
+    def _adapter(self, channels: int) -> ChannelSpatialAdapter:
+        return ChannelSpatialAdapter(channels, bottleneck_width(channels, ratio=self.ratio, rank=None), init=self.init)

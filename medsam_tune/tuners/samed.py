@@ -80,6 +80,7 @@ class SamedTuner(PeftTuner):
 def _free_entries(backbone: Backbone, layer: str, weight: Tensor, *, rank: int) -> Tensor:
     """Return (3C, 2r) bool: the entries of B that may differ from zero."""
     mask = torch.zeros(weight.shape, dtype=torch.bool, device="cpu")
-    mask[backbone.qkv_rows(layer, "q"), :rank] = True
-    mask[backbone.qkv_rows(layer, "v"), rank:] = True
+    encoder = backbone.anatomy().encoder
+    mask[encoder.rows(layer, "q"), :rank] = True
+    mask[encoder.rows(layer, "v"), rank:] = True
     return mask

@@ -55,7 +55,7 @@ def _names_in_scope(backbone: Backbone, scope: Sequence[Scope], blocks: BlockRan
     """Return the names of all parameters in scope that can learn from the single mask."""
     names: list[str] = []
     if "image_encoder" in scope:
-        homes = ["image_encoder"] if blocks is None else list(encoder_blocks(backbone, blocks).values())
+        homes = ["image_encoder"] if blocks is None else [block.name for block in encoder_blocks(backbone, blocks).values()]
         names += names_below(backbone, homes)
     if "mask_decoder" in scope:
         names += decoder_names(backbone)

@@ -42,7 +42,7 @@ class ScaleShiftTuning(InsertingTuner):
     """Scale and shift the features behind linear layers and norms.
 
     Args:
-        parts: Names such as ``image_encoder.attention``; see ``parts.PART_NAMES``. Linear layers and LayerNorms of these count.
+        parts: Names such as ``image_encoder.attention``; see ``anatomy.PART_NAMES``. Their linear layers and norms count.
         blocks: First and last encoder block, both included; null is all.
     """
 

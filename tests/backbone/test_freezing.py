@@ -7,9 +7,8 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
-from medsam_tune.backbone.architectures import ARCHITECTURES, build_parts
+from medsam_tune.backbone import SamBackbone
 from medsam_tune.backbone.freezing import (
-    NOT_LEARNING,
     check_trainable,
     freeze,
     set_train_modes,
@@ -37,12 +36,10 @@ def _learning(module):
 
 def test_medsam_scope_names_93729252_parameters_of_which_93177216_learn():
     with torch.device("meta"):
-        parts = nn.ModuleDict(build_parts(ARCHITECTURES["vit_b"], 1024))
-    freeze(parts)
-    set_trainable(parts, MEDSAM_SCOPE)
-    named = sum(p.numel() for part in MEDSAM_SCOPE for p in parts[part].parameters())
+        backbone = SamBackbone("random_vit_b", trainable=MEDSAM_SCOPE)
+    named = sum(p.numel() for part in MEDSAM_SCOPE for p in backbone.parts()[part].parameters())
     assert named == 93_729_252
-    assert trainable_report(parts).trained == 93_177_216
+    assert trainable_report(backbone).trained == 93_177_216
 
 
 def test_every_parameter_of_medsam_scope_gets_a_gradient(tiny_backbone):
@@ -58,11 +55,13 @@ def test_every_parameter_of_medsam_scope_gets_a_gradient(tiny_backbone):
     assert all(p.grad is not None for p in tiny_backbone.parameters() if p.requires_grad)
 
 
-def test_what_the_mask_decoder_leaves_out_gets_no_gradient_from_the_single_mask(tiny_backbone):
-    set_trainable(tiny_backbone, ["mask_decoder", *NOT_LEARNING])
-    _step(tiny_backbone)
+@pytest.mark.parametrize("output", ["single_mask", "multimask"])
+def test_what_the_anatomy_calls_idle_is_what_gets_no_gradient_from_that_output(tiny_backbone, output):
+    idle = tiny_backbone.anatomy().decoder.idle[output]
+    tiny_backbone.mask_decoder.requires_grad_(True)
+    _step(tiny_backbone, multimask_output=output == "multimask")
     without = {name for name, p in tiny_backbone.named_parameters() if p.requires_grad and p.grad is None}
-    assert without == {name for name in _learning(tiny_backbone) if name.startswith(NOT_LEARNING)}
+    assert without == {name for name in _learning(tiny_backbone) if name.startswith(idle)}
     assert without
 
 

@@ -11,8 +11,8 @@ from importlib import import_module
 import medsam_tune.tuners
 from medsam_tune.tuners.base import NoTuner, Tuner
 from medsam_tune.tuners.bias import BiasTuning
-from medsam_tune.tuners.bottleneck_adapter import BottleneckAdapter
 from medsam_tune.tuners.fact import FactorTuning
+from medsam_tune.tuners.msa.bottleneck_adapter import BottleneckAdapter
 from medsam_tune.tuners.norm import NormTuning
 from medsam_tune.tuners.sam_adapter import SamAdapter
 from medsam_tune.tuners.sam_med2d import SamMed2DAdapter
@@ -60,7 +60,7 @@ RESTING = {"ConvLoraTuner": ".experts."}
 def concrete_tuners() -> dict[str, type[Tuner]]:
     """Every concrete Tuner defined in a module of ``medsam_tune.tuners``, but NoTuner, by name."""
     found = {}
-    for info in pkgutil.iter_modules(medsam_tune.tuners.__path__, "medsam_tune.tuners."):
+    for info in pkgutil.walk_packages(medsam_tune.tuners.__path__, "medsam_tune.tuners."):
         for name, value in vars(import_module(info.name)).items():
             if inspect.isclass(value) and issubclass(value, Tuner) and not inspect.isabstract(value) and value is not NoTuner:
                 found[name] = value

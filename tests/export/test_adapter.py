@@ -20,7 +20,7 @@ from medsam_tune.files import sha256_of
 from medsam_tune.losses import SoftmaxDiceLoss
 from medsam_tune.prompts.none import NoPrompt
 from medsam_tune.segmenters.sam import SamSegmenter
-from medsam_tune.tuners.bottleneck_peft import PEFT_TYPE
+from medsam_tune.tuners.msa.bottleneck_peft import PEFT_TYPE
 from tests.class_batches import make_class_batch
 from tests.factories import make_batch
 
@@ -285,13 +285,13 @@ def test_the_model_cards_lines_load_an_adapter_of_our_own_kind_into_stock_peft(t
     for table in (peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING, peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING):
         monkeypatch.delitem(table, PEFT_TYPE)
     monkeypatch.delitem(peft.mapping.PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE)
-    monkeypatch.delitem(sys.modules, "medsam_tune.tuners.bottleneck_peft")
-    monkeypatch.setattr(medsam_tune.tuners, "bottleneck_peft", None, raising=False)
+    monkeypatch.delitem(sys.modules, "medsam_tune.tuners.msa.bottleneck_peft")
+    monkeypatch.setattr(medsam_tune.tuners.msa, "bottleneck_peft", None, raising=False)
     stock = SamBackbone("random_tiny")
     monkeypatch.setattr("segment_anything.sam_model_registry", {"vit_b": lambda checkpoint: stock})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(KeyError, match="BOTTLENECK_ADAPTER"):
-            exec(lines.replace("import medsam_tune.tuners.bottleneck_peft", ""), {})
+            exec(lines.replace("import medsam_tune.tuners.msa.bottleneck_peft", ""), {})
         exec(lines, {})
     torch.testing.assert_close(logits(SamSegmenter(stock, NoPrompt())), logits(segmenter), atol=1e-6, rtol=0)

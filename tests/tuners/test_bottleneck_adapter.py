@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from medsam_tune.backbone.blocks import OpenTwoWayBlock, open_decoder_blocks, open_encoder_blocks
+from medsam_tune.backbone.anatomy import open_block
+from medsam_tune.backbone.mask_decoder import OpenTwoWayBlock
 from medsam_tune.errors import RecipeError
 from medsam_tune.prompts import BoxPrompt, NoPrompt
 from medsam_tune.segmenters.sam import SamSegmenter
-from medsam_tune.tuners.bottleneck_adapter import BottleneckAdapter
+from medsam_tune.tuners.msa.bottleneck_adapter import BottleneckAdapter
 from medsam_tune.tuners.parts import encoder_blocks
 from tests.backbones import BACKBONES, make_tiny_vit, make_vit
 from tests.factories import make_batch
@@ -74,8 +75,8 @@ def test_training_the_mask_decoder_too_adds_what_the_single_mask_reaches():
 def test_open_blocks_with_empty_places_give_the_same_output_and_the_same_keys(family):
     backbone, batch = BACKBONES[family](), make_batch()
     stock = copy.deepcopy(backbone)
-    open_encoder_blocks(backbone, encoder_blocks(backbone).values())
-    open_decoder_blocks(backbone)
+    for block in (*encoder_blocks(backbone).values(), *backbone.anatomy().decoder.blocks):
+        open_block(backbone, block)
     assert list(backbone.state_dict()) == list(stock.state_dict())
     ours, theirs = (SamSegmenter(b, BoxPrompt())(batch).low_res_masks for b in (backbone, stock))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
@@ -218,7 +219,7 @@ def test_tiny_vit_gets_adapters_in_its_attention_blocks_only():
     backbone = make_tiny_vit()
     BottleneckAdapter(decoder="none").attach(backbone)
     homes = {name.partition("_adapter.")[0] for name, p in backbone.named_parameters() if p.requires_grad}
-    assert homes == {f"{block}.{place}" for block in encoder_blocks(backbone).values() for place in ("attention", "mlp")}
+    assert homes == {f"{block.name}.{place}" for block in encoder_blocks(backbone).values() for place in ("attention", "mlp")}
 
 
 def test_repo_init_moves_the_output_and_is_declared_not_to_be_an_identity():

@@ -8,7 +8,7 @@ from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 
 from medsam_tune.prompts.box import BoxPrompt
 from medsam_tune.segmenters.sam import SamSegmenter
-from medsam_tune.tuners.bottleneck_peft import PEFT_TYPE, BottleneckConfig, BottleneckLayer
+from medsam_tune.tuners.msa.bottleneck_peft import PEFT_TYPE, BottleneckConfig, BottleneckLayer
 from tests.backbones import BACKBONES, make_vit
 from tests.factories import make_batch
 

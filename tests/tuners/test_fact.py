@@ -33,7 +33,7 @@ def test_the_update_is_the_product_of_three_matrices_on_the_rows_of_q_and_v(fami
     weight = frozen.weight.clone()
     for which in ("q", "v"):
         core = tuned.factor_core.cores[which].weight
-        weight[stock.qkv_rows(layer, which)] += 0.5 * factors.up_proj.weight @ core @ factors.down_proj.weight
+        weight[stock.anatomy().encoder.rows(layer, which)] += 0.5 * factors.up_proj.weight @ core @ factors.down_proj.weight
     tokens = torch.randn(3, frozen.in_features)
     torch.testing.assert_close(tuned(tokens), tokens @ weight.T + frozen.bias, rtol=1e-4, atol=1e-5)
 

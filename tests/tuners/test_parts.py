@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from medsam_tune.backbone.anatomy import PART_NAMES
 from medsam_tune.errors import RecipeError
-from medsam_tune.tuners.parts import PART_NAMES, encoder_blocks, layer_names
+from medsam_tune.tuners.parts import encoder_blocks, layer_names
 from tests.backbones import BACKBONES, make_tiny_vit, make_vit
 
 
@@ -18,7 +19,7 @@ def test_attention_and_mlp_of_the_vit():
 
 
 def test_tiny_vit_blocks_are_numbered_flat_and_the_first_two_have_no_attention():
-    assert encoder_blocks(make_tiny_vit()) == {
+    assert {number: block.name for number, block in encoder_blocks(make_tiny_vit()).items()} == {
         2: "image_encoder.layers.1.blocks.0",
         3: "image_encoder.layers.2.blocks.0",
         4: "image_encoder.layers.2.blocks.1",
@@ -92,7 +93,7 @@ def test_value_rows_alone_decide_what_attention_hands_on(family):
     attention = backbone.get_submodule(layer.removesuffix(".qkv"))
     width = attention.qkv.in_features
     tokens = torch.randn((1, 2, 2, width) if family == "vit" else (1, 4, width))
-    rows = backbone.qkv_rows(layer, "v")
+    rows = backbone.anatomy().encoder.rows(layer, "v")
     assert len(rows) == width
     with torch.no_grad():
         attention.qkv.weight[rows] = 0
@@ -110,13 +111,13 @@ def test_without_keys_queries_change_nothing(family):
         for name, parameter in attention.named_parameters():
             if name.startswith("rel_pos"):
                 parameter.zero_()
-        attention.qkv.weight[backbone.qkv_rows(layer, "k")] = 0
-        attention.qkv.bias[backbone.qkv_rows(layer, "k")] = 0
+        attention.qkv.weight[backbone.anatomy().encoder.rows(layer, "k")] = 0
+        attention.qkv.bias[backbone.anatomy().encoder.rows(layer, "k")] = 0
         before = attention(tokens)
-        attention.qkv.weight[backbone.qkv_rows(layer, "q")] += 1
+        attention.qkv.weight[backbone.anatomy().encoder.rows(layer, "q")] += 1
         torch.testing.assert_close(attention(tokens), before)
 
 
 def test_rows_of_another_layer_are_refused():
-    with pytest.raises(ValueError, match=r"layer must be a fused projection image_encoder\.\.\.attn\.qkv, got 'mask_decoder'"):
-        make_vit().qkv_rows("mask_decoder", "q")
+    with pytest.raises(ValueError, match=r"makes q \(image_encoder\.blocks\.0\.attn\.qkv, .*got 'mask_decoder'"):
+        make_vit().anatomy().encoder.rows("mask_decoder", "q")

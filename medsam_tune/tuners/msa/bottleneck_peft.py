@@ -1,10 +1,11 @@
 """Bottleneck adapters as a method of the peft library, so that its own functions save, load, add, switch and remove them.
 
 peft's table of methods is open at run time but its list of names is a closed enum; the name is therefore a plain string.
-Whoever reads such a folder with peft alone imports ``medsam_tune.tuners.bottleneck_peft`` first, which registers the method.
+Whoever reads such a folder with peft alone imports ``medsam_tune.tuners.msa.bottleneck_peft`` first, which registers the
+method.
 
-A block of SAM gets places for adapters (``backbone.blocks``); each place is what peft calls a target module, and peft replaces
-it by a layer that holds any number of adapters by name. Without an active adapter a place does nothing.
+A block gets places for adapters (``backbone.anatomy.open_block``); each place is what peft calls a target module, and peft
+replaces it by a layer that holds any number of adapters by name. Without an active adapter a place does nothing.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
-from medsam_tune.backbone.blocks import AdapterPlace, block_width, open_decoder_blocks, open_encoder_blocks
-from medsam_tune.tuners.bottleneck import Activation, Init, ParallelAdapter, SerialAdapter, bottleneck_width
-from medsam_tune.tuners.hyper_prompt import HyperPromptAdapter
+from medsam_tune.backbone.anatomy import AdapterPlace, Block, open_block
+from medsam_tune.backbone.sam_anatomy import anatomy_of
+from medsam_tune.tuners.msa.bottleneck import Activation, Init, ParallelAdapter, SerialAdapter, bottleneck_width
+from medsam_tune.tuners.msa.hyper_prompt import HyperPromptAdapter
 from medsam_tune.tuners.parts import encoder_blocks
 
 PREFIX = "bottleneck_"
@@ -86,15 +88,13 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
 
     Args:
         base_layer: The empty place.
-        channels: C, channels of the tokens there.
     """
 
     adapter_layer_names = ("bottleneck_adapters",)
 
-    def __init__(self, base_layer: AdapterPlace, channels: int) -> None:
+    def __init__(self, base_layer: AdapterPlace) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.channels = channels
         self.bottleneck_adapters = nn.ModuleDict()
         self._disable_adapters = False
         self._active_adapter: list[str] = []
@@ -102,7 +102,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
 
     def add(self, name: str, config: BottleneckConfig) -> None:
         """Add an adapter by the settings of ``config`` and make it the active one."""
-        self.bottleneck_adapters[name] = build_adapter(self.base_layer.kind, self.channels, config)
+        self.bottleneck_adapters[name] = build_adapter(self.base_layer.kind, self.base_layer.channels, config)
         cast(Any, self).set_adapter(name, inference_mode=config.inference_mode)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -142,12 +142,11 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        channels = _channels(parent)
         if not isinstance(target, BottleneckLayer):
-            target = BottleneckLayer(cast(AdapterPlace, target), channels)
+            target = BottleneckLayer(cast(AdapterPlace, target))
             self._replace_module(parent, target_name, target, None)
         target.add(adapter_name, peft_config)
-        target.to(next(parent.get_submodule("mlp").parameters()).device)
+        target.to(next(parent.parameters()).device)
         if adapter_name not in self.active_adapters:
             target.bottleneck_adapters[adapter_name].requires_grad_(False)
             cast(Any, target).set_adapter(self.active_adapters)
@@ -178,30 +177,34 @@ def place_names(model: nn.Module, config: BottleneckConfig) -> list[str]:
     Raises:
         RecipeError: If the block range does not fit the encoder.
     """
-    names = []
-    if config.placement:
-        blocks = encoder_blocks(model, None if config.blocks is None else (config.blocks[0], config.blocks[1]))
-        names = [f"{block}.{place}_adapter" for block in blocks.values() for place in config.placement]
-    if config.decoder != "none":
-        layers = cast(nn.ModuleList, model.get_submodule("mask_decoder.transformer.layers"))
-        places = (_STEERED, _PARALLEL, "image_adapter")
-        names += [f"mask_decoder.transformer.layers.{i}.{place}" for i in range(len(layers)) for place in places]
-    return names
+    return [f"{block.name}.{place}" for block, places in _places(model, config) for place in places]
 
 
 def open_places(model: nn.Module, config: BottleneckConfig) -> list[str]:
-    """Open the blocks that ``config`` means, put an empty place wherever an adapter will go, and return the places' names."""
-    names = place_names(model, config)
-    blocks = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
-    open_encoder_blocks(model, [name for name in blocks if name.startswith("image_encoder.")])
-    if config.decoder != "none":
-        open_decoder_blocks(model)
-    for name in names:
-        path, _, place = name.rpartition(".")
-        block = model.get_submodule(path)
-        if getattr(block, place) is None:
-            setattr(block, place, AdapterPlace(place))
+    """Open the blocks that ``config`` means, put an empty place wherever an adapter will go, and return the places' names.
+
+    Raises:
+        RecipeError: If the block range does not fit, or the network's blocks have no such places.
+    """
+    names = []
+    for block, places in _places(model, config):
+        opened = open_block(model, block)
+        for place in places:
+            if getattr(opened, place) is None:
+                setattr(opened, place, AdapterPlace(place, block.width))
+            names.append(f"{block.name}.{place}")
     return names
+
+
+def _places(model: nn.Module, config: BottleneckConfig) -> list[tuple[Block, list[str]]]:
+    """Return the blocks that get adapters, each with its places, encoder first."""
+    found: list[tuple[Block, list[str]]] = []
+    if config.placement:
+        blocks = encoder_blocks(model, None if config.blocks is None else (config.blocks[0], config.blocks[1]))
+        found += [(block, [f"{place}_adapter" for place in config.placement]) for block in blocks.values()]
+    if config.decoder != "none":
+        found += [(block, [_STEERED, _PARALLEL, "image_adapter"]) for block in anatomy_of(model).decoder.blocks]
+    return found
 
 
 def build_adapter(place: str, channels: int, config: BottleneckConfig) -> nn.Module:
@@ -218,13 +221,6 @@ def build_adapter(place: str, channels: int, config: BottleneckConfig) -> nn.Mod
     if place == _STEERED and config.decoder == "hyper":
         return HyperPromptAdapter(channels, width, layers=config.hyper_layers, activation=config.activation, init=config.init)
     return SerialAdapter(channels, width, activation=config.activation, init=config.init)
-
-
-def _channels(block: nn.Module) -> int:
-    """Return C of an opened block of encoder or decoder."""
-    if hasattr(block, "cross_attn_token_to_image"):
-        return cast(int, cast(Any, block).norm1.normalized_shape[0])
-    return block_width(cast(Any, block))
 
 
 def _register() -> None:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsam_tune.errors import RecipeError
-from medsam_tune.tuners.bottleneck import Activation, Bottleneck, Init
+from medsam_tune.tuners.msa.bottleneck import Activation, Bottleneck, Init
 
 
 class PromptMixing(nn.Module):

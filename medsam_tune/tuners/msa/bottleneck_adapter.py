@@ -22,8 +22,8 @@ from typing import Literal
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.errors import RecipeError
 from medsam_tune.tuners.base import decoder_names
-from medsam_tune.tuners.bottleneck import Activation, Init, check_bottleneck
-from medsam_tune.tuners.bottleneck_peft import BottleneckConfig, place_names
+from medsam_tune.tuners.msa.bottleneck import Activation, Init, check_bottleneck
+from medsam_tune.tuners.msa.bottleneck_peft import BottleneckConfig, place_names
 from medsam_tune.tuners.parts import BlockRange
 from medsam_tune.tuners.peft_tuner import PeftTuner
 

@@ -1,0 +1,112 @@
+"""SAM's ViT image encoder: its anatomy, and its block with places where a tuner may put a module.
+
+The open block takes over the children of the block it stands for, so every parameter keeps its name, and replays that block's
+forward pass: with empty places the output is the same. Attention, MLP and norms stay the original modules.
+
+Source: segment-anything @ dca509f, ``Block`` and ``ImageEncoderViT`` in modeling/image_encoder.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from segment_anything.modeling.image_encoder import window_partition, window_unpartition
+from torch import Tensor, nn
+
+from medsam_tune.backbone.anatomy import Block, EncoderAnatomy, Projection, take_over
+
+_HOME = "image_encoder"
+
+
+def vit_anatomy(encoder: nn.Module) -> EncoderAnatomy:
+    """Describe SAM's ViT, or one whose blocks are open; its fused rows are all q, then all k, then all v."""
+    blocks = tuple(_describe(f"{_HOME}.blocks.{i}", block) for i, block in enumerate(cast(Any, encoder).blocks))
+    fused = {name: block.attention for block in blocks for name in block.layers["attention.qkv"]}
+    linear = ("attention", "mlp")
+    parts = {
+        "image_encoder.patch_embed": tuple(f"{_HOME}.patch_embed.{name}" for name in _below(encoder, "patch_embed")),
+        "image_encoder.neck": tuple(f"{_HOME}.neck.{name}" for name in _below(encoder, "neck")),
+    }
+    return EncoderAnatomy(
+        blocks=blocks,
+        parts=parts,
+        projections={name: _rows(cast(nn.Module, attention)) for name, attention in fused.items()},
+        grid_layers=frozenset(name for block in blocks for part in linear for name in block.layers[part]),
+        patch_embed=f"{_HOME}.patch_embed",
+        patch_stride=int(cast(Any, encoder).patch_embed.proj.weight.shape[-1]),
+    )
+
+
+class OpenVitBlock(nn.Module):
+    """Stand for a block of SAM's ViT.
+
+    Attributes:
+        attention_adapter: Maps the attention's output (B, H, W, C), windows undone, before it is added to the residual.
+        mlp_adapter: Called with the stream before and after the MLP's norm, both (B, H, W, C); added beside the MLP.
+
+    Args:
+        block: The block whose children are taken over.
+    """
+
+    norm1: nn.LayerNorm
+    attn: nn.Module
+    norm2: nn.LayerNorm
+    mlp: nn.Module
+    attention_adapter: nn.Module | None
+    mlp_adapter: nn.Module | None
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        take_over(self, block)
+        self.window_size = cast(int, block.window_size)
+        self.attention_adapter = None
+        self.mlp_adapter = None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (B, H, W, C) to the same shape."""
+        attended = self._attend(self.norm1(tokens))
+        if self.attention_adapter is not None:
+            attended = self.attention_adapter(attended)
+        tokens = tokens + attended
+        normed = self.norm2(tokens)
+        mixed: Tensor = tokens + self.mlp(normed)
+        return mixed if self.mlp_adapter is None else mixed + self.mlp_adapter(tokens, normed)
+
+    def _attend(self, normed: Tensor) -> Tensor:
+        # The zeros that fill the last windows come after the norm, as in SAM.
+        if self.window_size == 0:
+            return cast(Tensor, self.attn(normed))
+        windows, padded = window_partition(normed, self.window_size)
+        return cast(Tensor, window_unpartition(self.attn(windows), self.window_size, padded, normed.shape[1:3]))
+
+
+def _describe(name: str, block: Any) -> Block:  # noqa: ANN401 - segment_anything carries no types
+    qkv, proj = f"{name}.attn.qkv", f"{name}.attn.proj"
+    return Block(
+        name=name,
+        module=block,
+        width=len(block.norm1.weight),
+        layers={
+            "attention": (qkv, proj),
+            "attention.qkv": (qkv,),
+            "attention.proj": (proj,),
+            "mlp": (f"{name}.mlp.lin1", f"{name}.mlp.lin2"),
+            "norm": (f"{name}.norm1", f"{name}.norm2"),
+        },
+        attention=block.attn,
+        mlp=block.mlp,
+        norms=(block.norm1, block.norm2),
+        window=int(block.window_size),
+        places=("attention_adapter", "mlp_adapter"),
+        opened=OpenVitBlock,
+    )
+
+
+def _rows(attention: nn.Module) -> dict[Projection, Tensor]:
+    q, k, v = torch.arange(len(cast(Any, attention).qkv.weight), device="cpu").view(3, -1)
+    return {"q": q, "k": k, "v": v}
+
+
+def _below(encoder: nn.Module, child: str) -> list[str]:
+    return [name for name, _ in encoder.get_submodule(child).named_modules() if name]
