@@ -66,6 +66,9 @@ class SegmentationBatch:
         case_index: (B,) int64, position of the case in the source's sorted case list.
         image_ids: B names.
         case_ids: B names.
+        patient_ids: B names, the units of a split; empty where nobody knows them.
+        volume_index: (B,) int64, equal for slices of one volume; None where images stand alone.
+        slice_index: (B,) int64, position of a slice in its volume.
         spacing_mm: B pairs (row, column).
         epoch: Training epoch; with the seed it makes random prompts reproducible.
         training: Whether the batch is trained on; prompts may move in training and stay in evaluation.
@@ -84,6 +87,9 @@ class SegmentationBatch:
     image_ids: tuple[str, ...]
     case_ids: tuple[str, ...]
     spacing_mm: tuple[tuple[float, float], ...]
+    patient_ids: tuple[str, ...] = ()
+    volume_index: Tensor | None = None
+    slice_index: Tensor | None = None
     epoch: int = 0
     training: bool = False
     image_embeddings: Tensor | None = None

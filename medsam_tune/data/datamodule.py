@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader
 from medsam_tune.cache.prior_settings import PriorSettings
 from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.checks import check_cases
+from medsam_tune.data.chunks import ChunkDataset, check_chunk, collate_chunks, make_chunks, numbered_places
 from medsam_tune.data.dataset import (
     DatasetSettings,
     EmbeddingLookup,
@@ -23,14 +23,14 @@ from medsam_tune.data.dataset import (
     PriorLookup,
     SegmentationDataset,
     Views,
-    collate,
 )
 from medsam_tune.data.loader import ResumableLoader
-from medsam_tune.data.patients import likely_patients, patients_of
+from medsam_tune.data.patients import patients_of
 from medsam_tune.data.sample import data_folder
 from medsam_tune.data.sampler import EpochSampler
-from medsam_tune.data.split_file import load_splits, save_splits
-from medsam_tune.data.splits import PARTS, Splits, SplitSettings, make_splits
+from medsam_tune.data.setting_checks import check_counts, check_views
+from medsam_tune.data.split_choice import choose_splits
+from medsam_tune.data.splits import PARTS, Splits, SplitSettings
 from medsam_tune.data.targets import MAY_BE_EMPTY, Target
 from medsam_tune.data.transforms import Augmentation
 from medsam_tune.errors import DataError, RecipeError
@@ -61,6 +61,7 @@ class SegmentationDataModule(LightningDataModule):
         patient: Which patient a case belongs to: a pattern whose first group is the patient, a ``.csv`` file, or ``header``.
             Every case is a patient of its own by default.
         ignore_label: The mask value of pixels that nobody annotated; loss and metrics leave them out.
+        chunk: Neighbouring slices of a volume that travel together and are augmented as one; batch sizes count chunks.
     """
 
     def __init__(
@@ -81,17 +82,18 @@ class SegmentationDataModule(LightningDataModule):
         seed: int = 0,
         patient: str | None = None,
         ignore_label: int | None = None,
+        chunk: int = 1,
     ) -> None:
         super().__init__()
-        _check_views(views, augmented=augmentation is not None, cached=cache_embeddings)
-        _check_counts(batch_size=batch_size, eval_batch_size=eval_batch_size, max_objects=max_objects)
+        check_views(views, augmented=augmentation is not None, cached=cache_embeddings)
+        check_counts(batch_size=batch_size, eval_batch_size=eval_batch_size, max_objects=max_objects, chunk=chunk)
         if target == "per_class" and max_objects is not None:
             raise RecipeError("data.max_objects: target per_class has one row for each class. Leave max_objects out.")
         self.source, self.root, self.target = source, root, target
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size or batch_size, num_workers
         self.split, self.augmentation, self.views, self.seed = split, augmentation, views, seed
         self.cache_embeddings, self.cache_folder, self.max_objects = cache_embeddings, cache_folder, max_objects
-        self.priors, self.patient = priors, patient
+        self.priors, self.patient, self.chunk = priors, patient, chunk
         source.ignore_label = ignore_label
         self._opened_for: tuple[InputRule, bool] | None = None
         self._splits: Splits | None = None
@@ -123,13 +125,20 @@ class SegmentationDataModule(LightningDataModule):
             return
         self.source.open(data_folder(self.root), require_masks=require_masks)
         self._checksums = check_cases(self.source, cache=None if self.cache_folder is None else Path(self.cache_folder))
+        check_chunk(self.chunk, self.source.places())
         self._case_names = tuple(sorted(set(self.source.case_ids())))
         self._patients = patients_of(dict(zip(self.source.case_ids(), self.source.patient_ids(), strict=True)), self.patient)
         self._classes = self._find_classes()
         everything = list(range(len(self.source)))
         self._datasets = {"predict": self._build(input_rule, self.source.select(everything, "predict"), training=False)}
         if require_masks:
-            self._splits = self._make_splits(run_folder)
+            self._splits = choose_splits(
+                self.split,
+                self._case_names,
+                patients=None if self.patient is None else self._patients,
+                files=self._checksums,
+                run_folder=run_folder,
+            )
             self._datasets.update(self._split_datasets(self._splits, input_rule))
         self._opened_for = (input_rule, require_masks)
 
@@ -206,7 +215,8 @@ class SegmentationDataModule(LightningDataModule):
     def input_image(self, index: int, view: int) -> tuple[Tensor, Frame]:
         """Return image (3, S, S) in 0..255 and frame of a source index and view: exactly what a batch holds."""
         dataset = self.dataset("predict")
-        return image_to_input(self._views(augmented=True).read(index, view).image, dataset.settings.input_rule)
+        views = self._datasets.get("train", dataset).views if view else dataset.views
+        return image_to_input(views.read(index, view).image, dataset.settings.input_rule)
 
     def use_embeddings(self, lookup: EmbeddingLookup | None) -> None:
         """Let every dataset add the cached embedding (C, g, g) of (source index, view) to its items; None stops it."""
@@ -226,45 +236,21 @@ class SegmentationDataModule(LightningDataModule):
             module = cast(Any, self.trainer.lightning_module)
             self.open(module.segmenter.input_rule, require_masks=stage != "predict")
 
-    def train_dataloader(self) -> DataLoader[PreparedItem]:
+    def train_dataloader(self) -> DataLoader[tuple[PreparedItem, ...]]:
         """Return the shuffled training loader of this process; it can be resumed in the middle of an epoch."""
         return self._loader("train", self.batch_size, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[PreparedItem]:
+    def val_dataloader(self) -> DataLoader[tuple[PreparedItem, ...]]:
         """Return the validation loader of this process, in the source's order."""
         return self._loader("val", self.eval_batch_size, shuffle=False)
 
-    def test_dataloader(self) -> DataLoader[PreparedItem]:
+    def test_dataloader(self) -> DataLoader[tuple[PreparedItem, ...]]:
         """Return the test loader of this process, in the source's order."""
         return self._loader("test", self.eval_batch_size, shuffle=False)
 
-    def predict_dataloader(self) -> DataLoader[PreparedItem]:
+    def predict_dataloader(self) -> DataLoader[tuple[PreparedItem, ...]]:
         """Return the loader of every item of this process, in the source's order."""
         return self._loader("predict", self.eval_batch_size, shuffle=False)
-
-    def _make_splits(self, run_folder: Path | None) -> Splits:
-        cases = self.source.case_ids()
-        patients = None if self.patient is None else self._patients
-        stored = None if run_folder is None else run_folder / "splits.json"
-        if self.split.file is not None:
-            splits = load_splits(Path(self.split.file), cases, patients=patients)
-        elif stored is not None and stored.is_file():
-            return load_splits(stored, cases, patients=patients)
-        else:
-            splits = self._draw_splits(cases, patients)
-        splits = replace(splits, files=self._checksums)
-        if stored is not None:
-            save_splits(splits, stored)
-        return splits
-
-    def _draw_splits(self, cases: Sequence[str], patients: dict[str, str] | None) -> Splits:
-        likely = likely_patients(cases) if patients is None else None
-        if likely is not None and self.split.strict:
-            raise DataError(likely.message())
-        if likely is not None:
-            warnings.warn(likely.message(), stacklevel=2)
-        settings = {name: value for name, value in asdict(self.split).items() if name not in ("file", "strict")}
-        return make_splits(cases, **settings, patients=patients)
 
     def _split_datasets(self, splits: Splits, input_rule: InputRule) -> dict[str, SegmentationDataset]:
         cases = self.source.case_ids()
@@ -305,21 +291,35 @@ class SegmentationDataModule(LightningDataModule):
     def _shows_object(self, index: int) -> bool:
         return bool(self.source[index].masks.any())
 
-    def _views(self, *, augmented: bool) -> Views:
-        return Views(self.source, self.augmentation if augmented else None, self.seed)
-
     def _build(self, input_rule: InputRule, indices: list[int], *, training: bool) -> SegmentationDataset:
         numbers = {name: i for i, name in enumerate(self._case_names)}
-        settings = DatasetSettings(input_rule, self.target, numbers, classes=tuple(self._classes))
+        settings = DatasetSettings(
+            input_rule,
+            self.target,
+            numbers,
+            classes=tuple(self._classes),
+            patients=self._patients,
+            places=numbered_places(self.source.places()),
+        )
         if training:
             # One view without a cache: a fresh draw each epoch.
             settings = replace(
                 settings, training=True, n_views=self.views if self.views > 1 else 0, max_objects=self.max_objects
             )
-        return SegmentationDataset(self._views(augmented=training), indices, settings)
+        views = Views(self.source, self.augmentation if training else None, self.seed)
+        if training and self.chunk > 1:
+            names = self.source.image_ids()
+            first = {indices[place]: names[indices[chunk[0]]] for chunk in self._chunks(indices) for place in chunk}
+            views = replace(views, moving_with=first)
+        return SegmentationDataset(views, indices, settings)
 
-    def _loader(self, stage: Stage, batch_size: int, *, shuffle: bool) -> DataLoader[PreparedItem]:
-        dataset = self.dataset(stage)
+    def _chunks(self, indices: Sequence[int]) -> list[tuple[int, ...]]:
+        places = self.source.places()
+        return make_chunks([places[index] for index in indices], self.chunk)
+
+    def _loader(self, stage: Stage, batch_size: int, *, shuffle: bool) -> DataLoader[tuple[PreparedItem, ...]]:
+        items = self.dataset(stage)
+        dataset = ChunkDataset(items, self._chunks(items.indices))
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=shuffle, rank=rank, world=world)
         # Evaluation starts over after an interruption, and Lightning builds its own loader from a plain one for prediction.
@@ -329,8 +329,9 @@ class SegmentationDataModule(LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=collate,
+            collate_fn=collate_chunks,
             persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
             # Of its own, so that reading data leaves the global random state alone.
             generator=torch.Generator().manual_seed(self.seed),
         )
@@ -340,21 +341,3 @@ def _first(indices: Iterator[int]) -> Iterator[int]:
     for index in indices:
         yield index
         return
-
-
-def _check_views(views: int, *, augmented: bool, cached: bool) -> None:
-    if views < 1:
-        raise RecipeError(f"data.views: expected at least 1, got {views}.")
-    if views > 1 and not augmented:
-        raise RecipeError(f"data.views: {views} views need data.augmentation, which is not set. Set it, or views: 1.")
-    if augmented and cached and views == 1:
-        raise RecipeError(
-            "data.augmentation: a cached embedding shows one fixed view, so nothing would be augmented. Set data.views: K to "
-            "cache K views of each training image (view 0 unaugmented), or data.cache_embeddings: false."
-        )
-
-
-def _check_counts(*, batch_size: int, eval_batch_size: int | None, max_objects: int | None) -> None:
-    for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("max_objects", max_objects)):
-        if value is not None and value < 1:
-            raise RecipeError(f"data.{name}: expected at least 1, got {value}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -31,12 +31,14 @@ class Views:
         augmentation: What changes; None allows view 0 only.
         seed: With the image's id and the view's number it makes the view.
         priors: Given a source index, returns the automatic masks of the image as stored; None adds no prior maps.
+        moving_with: Where slices of a chunk move as one: the name that makes the view of a source index, its first slice's.
     """
 
     source: SegmentationSource
     augmentation: Augmentation | None = None
     seed: int = 0
     priors: PriorLookup | None = None
+    moving_with: Mapping[int, str] = field(default_factory=dict)
 
     def read(self, index: int, view: int) -> Sample:
         """Return item ``index`` of the source under ``view``.
@@ -54,7 +56,10 @@ class Views:
             return sample
         if self.augmentation is None:
             raise RecipeError(f"data.views: view {view} is asked for, but data.augmentation is not set.")
-        changed = augment(sample, self.augmentation, seed=view_seed(self.seed, sample.image_id, view))
+        name = self.moving_with.get(index)
+        seed = view_seed(self.seed, sample.image_id if name is None else name, view)
+        # Drawn again for one slice, a chunk would fall apart.
+        changed = augment(sample, self.augmentation, seed=seed, keep_objects=name is None)
         return replace(changed, view=view)
 
 
@@ -72,6 +77,8 @@ class PreparedItem:
         training: Whether the item is trained on.
         image_embeddings: (C, g, g) from the cache, or None.
         priors: (P, S, S) prior maps in the input frame, or None.
+        volume_index: Number of the volume that the image is a slice of.
+        slice_index: Position of the slice in its volume.
     """
 
     sample: Sample
@@ -83,6 +90,8 @@ class PreparedItem:
     training: bool
     image_embeddings: Tensor | None
     priors: Tensor | None = None
+    volume_index: int = 0
+    slice_index: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,8 @@ class DatasetSettings:
         n_views: Number of fixed views that the epochs go through, view 0 unaugmented; 0 makes a new view each epoch.
         max_objects: Objects drawn from each training image; None takes all.
         classes: Every label of the source, where the target is ``per_class``.
+        patients: The patient of each case; without it every case is one.
+        places: Number of the volume and position in it, for each item of the source; without it each item is a volume.
     """
 
     input_rule: InputRule
@@ -106,6 +117,8 @@ class DatasetSettings:
     n_views: int = 1
     max_objects: int | None = None
     classes: tuple[int, ...] = ()
+    patients: Mapping[str, str] = field(default_factory=dict)
+    places: Sequence[tuple[int, int]] = ()
 
 
 class SegmentationDataset(Dataset[PreparedItem]):
@@ -132,6 +145,8 @@ class SegmentationDataset(Dataset[PreparedItem]):
         index, view = self.indices[position], self.view_of(epoch)
         settings = self.settings
         sample = self._limited(apply_target(self.views.read(index, view), settings.target, classes=settings.classes), epoch)
+        sample = replace(sample, patient_id=settings.patients.get(sample.case_id, sample.case_id))
+        volume_index, slice_index = settings.places[index] if settings.places else (index, 0)
         rule = settings.input_rule
         image, frame = image_to_input(sample.image, rule)
         return PreparedItem(
@@ -144,6 +159,8 @@ class SegmentationDataset(Dataset[PreparedItem]):
             training=settings.training,
             image_embeddings=None if self.embeddings is None else self.embeddings(index, view),
             priors=None if sample.priors is None else priors_to_input(sample.priors, frame, rule.side),
+            volume_index=volume_index,
+            slice_index=slice_index,
         )
 
     def view_of(self, epoch: int) -> int:
@@ -178,7 +195,10 @@ def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
         case_index=torch.tensor([item.case_index for item in items]),
         image_ids=tuple(sample.image_id for sample in samples),
         case_ids=tuple(sample.case_id for sample in samples),
+        patient_ids=tuple(sample.patient_id for sample in samples),
         spacing_mm=tuple(sample.spacing_mm for sample in samples),
+        volume_index=torch.tensor([item.volume_index for item in items]),
+        slice_index=torch.tensor([item.slice_index for item in items]),
         epoch=items[0].epoch,
         training=items[0].training,
         image_embeddings=torch.stack(embeddings) if embeddings else None,

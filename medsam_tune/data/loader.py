@@ -11,7 +11,7 @@ from medsam_tune.data.dataset import PreparedItem
 from medsam_tune.data.sampler import EpochSampler
 
 
-class ResumableLoader(DataLoader[PreparedItem]):
+class ResumableLoader(DataLoader[tuple[PreparedItem, ...]]):
     """Serve the batches of an ``EpochSampler``; Lightning stores ``state_dict`` in its checkpoints and hands it back.
 
     The state is (epoch, batches served): with the sampler's seed it names the next batch. Batches that workers have read ahead

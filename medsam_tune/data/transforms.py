@@ -61,23 +61,24 @@ def view_seed(seed: int, image_id: str, view: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def augment(sample: Sample, augmentation: Augmentation, *, seed: int) -> Sample:
+def augment(sample: Sample, augmentation: Augmentation, *, seed: int, keep_objects: bool = True) -> Sample:
     """Return the sample with image and masks changed together; the same seed gives the same result, whatever ran before.
 
     Images and the segmentation prior are resampled bilinearly, masks and the boundary prior by nearest neighbour, and what
-    comes in from outside is 0. Changes of colour leave masks and priors alone. A draw that leaves no pixel of any object is
-    drawn again; after ten such draws the sample stays as it is.
+    comes in from outside is 0. Changes of colour leave masks and priors alone, and what was not annotated moves with the masks.
+    A draw that leaves no pixel of any object is drawn again; after ten such draws the sample stays as it is.
 
     Args:
         sample: At its original size.
         augmentation: The settings.
         seed: From ``view_seed``; torch's global random state is neither read nor changed.
+        keep_objects: False takes the first draw whatever it leaves, so that samples of one size and seed move alike.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for _ in range(_DRAWS):
             changed = _draw(sample, augmentation)
-            if changed.masks.any() or not sample.masks.any():
+            if not keep_objects or changed.masks.any() or not sample.masks.any():
                 return changed
     return sample
 
@@ -97,15 +98,18 @@ def _draw(sample: Sample, augmentation: Augmentation) -> Sample:
     )
     colour = v2.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
     # torchvision expects float images in 0..1.
-    moving = [tv_tensors.Image(sample.image / 255), tv_tensors.Mask(sample.masks.to(torch.uint8))]
+    rows = sample.masks if sample.ignored is None else torch.cat([sample.masks, sample.ignored[None]])
+    moving = [tv_tensors.Image(sample.image / 255), tv_tensors.Mask(rows.to(torch.uint8))]
     if sample.priors is not None:
         moving += [tv_tensors.Image(sample.priors[:1]), tv_tensors.Mask(sample.priors[1:])]
     image, masks, *priors = geometry(*moving)
     image = colour(image).as_subclass(torch.Tensor) * 255
+    rows = masks.as_subclass(torch.Tensor).bool()
     return replace(
         sample,
         image=image,
-        masks=masks.as_subclass(torch.Tensor).bool(),
+        masks=rows[: len(sample.masks)],
+        ignored=None if sample.ignored is None else rows[-1],
         priors=torch.cat([prior.as_subclass(torch.Tensor) for prior in priors]) if priors else None,
     )
 

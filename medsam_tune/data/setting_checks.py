@@ -1,0 +1,33 @@
+"""What settings of the data exclude each other, said before a file is read."""
+
+from __future__ import annotations
+
+from medsam_tune.errors import RecipeError
+
+
+def check_views(views: int, *, augmented: bool, cached: bool) -> None:
+    """Refuse a number of views that cannot be shown.
+
+    Raises:
+        RecipeError: Naming the key.
+    """
+    if views < 1:
+        raise RecipeError(f"data.views: expected at least 1, got {views}.")
+    if views > 1 and not augmented:
+        raise RecipeError(f"data.views: {views} views need data.augmentation, which is not set. Set it, or views: 1.")
+    if augmented and cached and views == 1:
+        raise RecipeError(
+            "data.augmentation: a cached embedding shows one fixed view, so nothing would be augmented. Set data.views: K to "
+            "cache K views of each training image (view 0 unaugmented), or data.cache_embeddings: false."
+        )
+
+
+def check_counts(**counts: int | None) -> None:
+    """Refuse counts below 1.
+
+    Raises:
+        RecipeError: Naming the key.
+    """
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise RecipeError(f"data.{name}: expected at least 1, got {value}.")

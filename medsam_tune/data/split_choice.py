@@ -1,0 +1,60 @@
+"""Where a run's split comes from: a file that the recipe names, the run's own, or a draw."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from medsam_tune.data.patients import likely_patients
+from medsam_tune.data.split_file import load_splits, save_splits
+from medsam_tune.data.splits import Splits, SplitSettings, make_splits
+from medsam_tune.errors import DataError
+
+STORED = "splits.json"
+
+
+def choose_splits(
+    settings: SplitSettings,
+    cases: Iterable[str],
+    *,
+    patients: Mapping[str, str] | None,
+    files: Mapping[str, str],
+    run_folder: Path | None,
+) -> Splits:
+    """Load ``data.split.file``, else the run's own split, else draw one; a new one is stored in the run folder.
+
+    Args:
+        settings: The recipe's.
+        cases: The cases of the data.
+        patients: The patient of each case; None where the recipe has no ``data.patient``.
+        files: The checksum of each case's files.
+        run_folder: Where splits.json is kept; None keeps it nowhere.
+
+    Raises:
+        DataError: If a file does not fit the data, patients are too few, or names look like several files of one patient and
+            ``data.split.strict`` is set.
+    """
+    cases = tuple(cases)
+    stored = None if run_folder is None else run_folder / STORED
+    if settings.file is not None:
+        splits = load_splits(Path(settings.file), cases, patients=patients)
+    elif stored is not None and stored.is_file():
+        return load_splits(stored, cases, patients=patients)
+    else:
+        splits = _draw_splits(settings, cases, patients)
+    splits = replace(splits, files=files)
+    if stored is not None:
+        save_splits(splits, stored)
+    return splits
+
+
+def _draw_splits(settings: SplitSettings, cases: tuple[str, ...], patients: Mapping[str, str] | None) -> Splits:
+    likely = likely_patients(cases) if patients is None else None
+    if likely is not None and settings.strict:
+        raise DataError(likely.message())
+    if likely is not None:
+        warnings.warn(likely.message(), stacklevel=2)
+    drawn = {name: value for name, value in asdict(settings).items() if name not in ("file", "strict")}
+    return make_splits(cases, **drawn, patients=patients)

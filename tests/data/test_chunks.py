@@ -1,0 +1,105 @@
+"""Slices of a chunk travel, turn and are resumed together."""
+
+import numpy as np
+import pytest
+import torch
+
+from medsam_tune.data import Augmentation, NiftiVolumes, SliceRule
+from medsam_tune.data.datamodule import SegmentationDataModule
+from medsam_tune.errors import RecipeError
+from medsam_tune.geometry import InputRule
+
+RULE = InputRule(side=16)
+FLIP = Augmentation(horizontal_flip=0.5)
+
+
+@pytest.fixture
+def root(volumes):
+    """Eight volumes of seven slices, brighter from slice to slice and from left to right."""
+    values = np.arange(6)[:, None, None] * 10 + np.arange(7)[None, None, :] + np.zeros((6, 5, 7))
+    labels = np.zeros((6, 5, 7), np.uint8)
+    labels[:2, 1:3, 3] = 1
+    for case in "abcdefgh":
+        volumes("images", case, values.astype(np.int16))
+        folder = volumes("labels", case, labels)
+    return folder
+
+
+def opened(root, **settings):
+    source = NiftiVolumes(window=(0.0, 80.0), slices=settings.pop("slices", SliceRule()))
+    data = SegmentationDataModule(source, str(root), cache_embeddings=False, **settings)
+    data.open(RULE)
+    return data
+
+
+def test_batches_hold_whole_chunks_of_one_volume_in_order(root):
+    data = opened(root, chunk=3, batch_size=2)
+    seen = []
+    for batch in data.train_dataloader():
+        pairs = list(zip(batch.volume_index.tolist(), batch.slice_index.tolist(), strict=True))
+        while pairs:
+            volume, first = pairs[0]
+            size = min(3, 7 - first)
+            assert pairs[:size] == [(volume, first + step) for step in range(size)]
+            pairs, seen = pairs[size:], [*seen, *pairs[:size]]
+    assert sorted(seen) == sorted(set(seen))
+    assert len(seen) == 7 * len(data.splits.train)
+
+
+def test_volume_index_is_one_number_for_a_volume_and_chunks_of_one_are_single_slices(root):
+    data = opened(root, batch_size=4)
+    batch = next(iter(data.train_dataloader()))
+    assert [data.case_names[number] for number in batch.volume_index.tolist()] == list(batch.case_ids)
+    assert batch.patient_ids == batch.case_ids
+    places = zip(batch.case_ids, batch.slice_index.tolist(), strict=True)
+    assert [f"{case}_axial{position:03d}" for case, position in places] == list(batch.image_ids)
+
+
+@pytest.mark.parametrize(("views", "chunk"), [(1, 7), (4, 3), (1, 1)])
+def test_chunk_is_turned_as_a_whole(root, views, chunk):
+    data = opened(root, chunk=chunk, augmentation=FLIP, views=views, batch_size=1)
+    turned = []
+    for epoch in range(4):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            row = batch.images[:, 0, batch.frames[0].input_size[0] // 2]
+            flips = (row[:, 0] < row[:, batch.frames[0].input_size[1] - 1]).tolist()
+            assert len(set(flips)) == 1
+            turned.append(flips[0])
+    assert len(set(turned)) == 2
+
+
+def test_cached_views_are_those_that_batches_show(root):
+    data = opened(root, chunk=3, augmentation=FLIP, views=3, batch_size=1)
+    for epoch in range(3):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        batch = next(iter(loader))
+        for row, index in enumerate(batch.sample_index.tolist()):
+            assert torch.equal(data.input_image(index, epoch)[0], batch.images[row])
+
+
+def test_training_goes_on_with_the_chunk_that_it_would_have_seen(root):
+    loader = opened(root, chunk=3, batch_size=2).train_dataloader()
+    whole = [batch.image_ids for batch in loader]
+    again = opened(root, chunk=3, batch_size=2).train_dataloader()
+    again.load_state_dict({"epoch": 0, "batches": 2})
+    assert [batch.image_ids for batch in again] == whole[2:]
+
+
+def test_chosen_slices_are_neighbours_though_others_lie_between(root):
+    data = opened(root, chunk=2, batch_size=1, slices=SliceRule(step=3))
+    batch = next(iter(data.val_dataloader()))
+    assert batch.slice_index.tolist() == [0, 3]
+
+
+def test_single_images_have_no_chunks(root, volumes):
+    flat = np.zeros((6, 5, 1), np.int16)
+    for case in "abcdefgh":
+        volumes("images", case, flat)
+        volumes("labels", case, (flat + 1).astype(np.uint8))
+    with pytest.raises(RecipeError, match=r"data\.chunk: 2 slices are to travel together, but every image stands alone"):
+        opened(root, chunk=2)
+    with pytest.raises(RecipeError, match=r"data\.chunk: expected at least 1, got 0"):
+        opened(root, chunk=0)
