@@ -91,9 +91,7 @@ def merged_state(segmenter: Segmenter) -> dict[str, Tensor]:
         CheckpointError: If the network has parts outside SAM, or its tuner cannot be merged.
     """
     plain = _plain(segmenter)
-    merge = getattr(plain.tuner, "merge", None)
-    if merge is not None:
-        merge()
+    plain.tuner.merge()
     state = {name: tensor.detach().cpu() for name, tensor in plain.backbone.state_dict().items()}
     foreign = sorted(state.keys() ^ _stock_names(state))
     if foreign:

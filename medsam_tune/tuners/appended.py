@@ -31,3 +31,14 @@ def _apply(name: str, owner: nn.Module, inputs: tuple[Tensor, ...], output: Tens
     # Looked up at every call, so a deep copy of the backbone uses its own module.
     result: Tensor = owner.get_submodule(name)(inputs[0], output)
     return result
+
+
+def remove_from_layer(backbone: Backbone, layer: str, name: str) -> nn.Module:
+    """Take the module of this name away from below the layer again, which then works as it did before, and return it."""
+    owner = backbone.get_submodule(layer)
+    module = owner.get_submodule(name)
+    delattr(owner, name)
+    for key, hook in list(owner._forward_hooks.items()):
+        if isinstance(hook, partial) and hook.func is _apply and hook.args == (name,):
+            del owner._forward_hooks[key]
+    return module

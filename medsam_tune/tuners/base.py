@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.backbone.freezing import set_trainable
-from medsam_tune.errors import RecipeError
+from medsam_tune.errors import CheckpointError, RecipeError
 
 
 class Tuner(ABC):
@@ -52,6 +52,17 @@ class Tuner(ABC):
     def after_step(self, step: int) -> None:  # noqa: B027 - a hook that most tuners leave out
         """Run after the optimizer's step number ``step``, counted from 0, gradients still at hand; nothing by default."""
 
+    def merge(self) -> None:
+        """Fold what was trained into the network's own weights and remove what was inserted; the output in eval mode stays.
+
+        Raises:
+            CheckpointError: If the method cannot be merged, as most that put a module between two layers.
+        """
+        raise CheckpointError(
+            f"model.tuner: {type(self).__name__} cannot be merged: what it inserts acts between layers, and no weight of the "
+            "network can hold it. Export the run's own folder instead."
+        )
+
     def extra_state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold beside the parameters, as tensors and plain values; nothing by default.
 
@@ -68,6 +79,7 @@ class InsertingTuner(Tuner):
 
     def __init__(self) -> None:
         self._owned: frozenset[str] = frozenset()
+        self._backbone: Backbone | None = None
 
     @abstractmethod
     def insert(self, backbone: Backbone) -> Iterable[str]:
@@ -90,6 +102,7 @@ class InsertingTuner(Tuner):
                 "Build a fresh backbone and a fresh tuner."
             )
         names = list(self.insert(backbone))
+        self._backbone = backbone
         set_trainable(backbone, names)
         self._owned = frozenset(names)
         backbone.attached_tuner = type(self).__name__
@@ -99,9 +112,26 @@ class InsertingTuner(Tuner):
         """Tell whether the backbone's parameter of this dotted name belongs to the tuner."""
         return parameter_name in self._owned
 
+    def backbone(self) -> Backbone:
+        """Return the network that the tuner is attached to.
+
+        Raises:
+            RuntimeError: Before ``attach``.
+        """
+        if self._backbone is None:
+            raise RuntimeError("the tuner is not attached; build a SamSegmenter with it, or call attach(backbone)")
+        return self._backbone
+
     def changes_encoder(self) -> bool:
         """Tell whether any parameter of the tuner lies in the image encoder."""
         return any(name.startswith("image_encoder.") for name in self._owned)
+
+
+class OwnWeightsTuner(InsertingTuner):
+    """Train parameters that the network has already, so that there is nothing to merge."""
+
+    def merge(self) -> None:
+        """Leave everything as it is."""
 
 
 def names_below(backbone: Backbone, modules: Iterable[str]) -> list[str]:
@@ -128,3 +158,6 @@ class NoTuner(Tuner):
     def changes_encoder(self) -> bool:
         """Return False: the encoder stays the released one."""
         return False
+
+    def merge(self) -> None:
+        """Leave everything as it is."""

@@ -13,14 +13,15 @@ Differs from the authors' code:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.errors import RecipeError
-from medsam_tune.tuners.appended import append_to_layer
+from medsam_tune.tuners.appended import append_to_layer, remove_from_layer
 from medsam_tune.tuners.base import InsertingTuner, names_below
 from medsam_tune.tuners.parts import BlockRange, layer_names
 
@@ -74,6 +75,13 @@ class FactorCore(nn.Module):
             output = output.index_add(-1, self.get_buffer(f"{which}_rows"), (self.scale * update).to(output.dtype))
         return output
 
+    def updates(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the rows (C,) that a core updates and the matrix (C, C) that it adds to them."""
+        (shared,) = self._shared
+        for which, core in self.cores.items():
+            product = shared.up_proj.weight @ cast(Tensor, core.weight) @ shared.down_proj.weight
+            yield self.get_buffer(f"{which}_rows"), self.scale * product
+
 
 class FactorTuning(InsertingTuner):
     """Tune attention by factors shared over the layers (FacT in tensor-train form).
@@ -108,6 +116,7 @@ class FactorTuning(InsertingTuner):
         self.dropout = dropout
         self.projections = tuple(projections)
         self.blocks = blocks
+        self._layers: list[str] = []
 
     def insert(self, backbone: Backbone) -> Iterable[str]:
         """Add shared factors and a core per projection, and return their names.
@@ -116,10 +125,21 @@ class FactorTuning(InsertingTuner):
             RecipeError: If the block range does not fit.
         """
         layers = layer_names(backbone, ["image_encoder.attention.qkv"], blocks=self.blocks)
+        self._layers = layers
         factors = nn.ModuleDict()
         backbone.parts()["image_encoder"].add_module("shared_factors", factors)
         cores = [append_to_layer(backbone, layer, "factor_core", self._core(backbone, layer, factors)) for layer in layers]
         return names_below(backbone, ["image_encoder.shared_factors", *cores])
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add each layer's product of core and factors to the rows that it updates."""
+        backbone = self.backbone()
+        for layer in self._layers:
+            weight = backbone.get_parameter(f"{layer}.weight")
+            for rows, update in cast(FactorCore, remove_from_layer(backbone, layer, "factor_core")).updates():
+                weight[rows] += update
+        delattr(backbone.parts()["image_encoder"], "shared_factors")
 
     def _core(self, backbone: Backbone, layer: str, factors: nn.ModuleDict) -> FactorCore:
         width = backbone.get_parameter(f"{layer}.weight").shape[1]

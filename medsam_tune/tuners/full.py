@@ -15,11 +15,11 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from medsam_tune.backbone.base import Backbone
-from medsam_tune.tuners.base import InsertingTuner, decoder_names, names_below
+from medsam_tune.tuners.base import OwnWeightsTuner, decoder_names, names_below
 from medsam_tune.tuners.parts import BlockRange, layer_names
 
 
-class FullTuning(InsertingTuner):
+class FullTuning(OwnWeightsTuner):
     """Train the image encoder and the mask decoder; the prompt encoder stays frozen."""
 
     def insert(self, backbone: Backbone) -> Iterable[str]:
@@ -27,7 +27,7 @@ class FullTuning(InsertingTuner):
         return [*names_below(backbone, ["image_encoder"]), *decoder_names(backbone)]
 
 
-class DecoderTuning(InsertingTuner):
+class DecoderTuning(OwnWeightsTuner):
     """Train the mask decoder; the embedding cache stays valid."""
 
     def insert(self, backbone: Backbone) -> Iterable[str]:
@@ -35,7 +35,7 @@ class DecoderTuning(InsertingTuner):
         return decoder_names(backbone)
 
 
-class PartTuning(InsertingTuner):
+class PartTuning(OwnWeightsTuner):
     """Train the layers of chosen parts whole, by default the encoder's attention.
 
     Args:

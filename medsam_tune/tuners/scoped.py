@@ -8,13 +8,13 @@ from typing import Literal
 
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.errors import RecipeError
-from medsam_tune.tuners.base import InsertingTuner, decoder_names, names_below
+from medsam_tune.tuners.base import OwnWeightsTuner, decoder_names, names_below
 from medsam_tune.tuners.parts import BlockRange, encoder_blocks
 
 Scope = Literal["image_encoder", "mask_decoder"]
 
 
-class ScopedTuner(InsertingTuner):
+class ScopedTuner(OwnWeightsTuner):
     """Train those of SAM's own parameters in a scope that a subclass chooses.
 
     Args:

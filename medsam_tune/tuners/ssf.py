@@ -11,12 +11,13 @@ Differs from the authors' code:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from medsam_tune.backbone.base import Backbone
-from medsam_tune.tuners.appended import append_to_layer
+from medsam_tune.tuners.appended import append_to_layer, remove_from_layer
 from medsam_tune.tuners.base import InsertingTuner, names_below
 from medsam_tune.tuners.parts import BlockRange, layer_names
 
@@ -55,6 +56,7 @@ class ScaleShiftTuning(InsertingTuner):
         super().__init__()
         self.parts = tuple(parts)
         self.blocks = blocks
+        self._layers: list[str] = []
 
     def insert(self, backbone: Backbone) -> Iterable[str]:
         """Append a scale and a shift to each layer and return their names.
@@ -64,6 +66,16 @@ class ScaleShiftTuning(InsertingTuner):
         """
         layers = layer_names(backbone, self.parts, blocks=self.blocks, kinds=(nn.Linear, nn.LayerNorm))
         widths = {layer: len(backbone.get_parameter(f"{layer}.bias")) for layer in layers}
+        self._layers = list(widths)
         return names_below(
             backbone, [append_to_layer(backbone, layer, "scale_shift", ScaleShift(width)) for layer, width in widths.items()]
         )
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Multiply the rows of each layer's weight and bias by the scales and add the shifts to its bias."""
+        for layer in self._layers:
+            module = cast(ScaleShift, remove_from_layer(self.backbone(), layer, "scale_shift"))
+            weight, bias = (self.backbone().get_parameter(f"{layer}.{name}") for name in ("weight", "bias"))
+            weight.mul_(module.scale.reshape(-1, *[1] * (weight.ndim - 1)))
+            bias.mul_(module.scale).add_(module.shift)

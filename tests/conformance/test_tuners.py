@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from medsam_tune.errors import RecipeError
+from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.export.trained import trained_names
 from medsam_tune.geometry import normalise
 from medsam_tune.prompts import BoxPrompt
@@ -112,6 +112,22 @@ def test_what_is_saved_and_loaded_without_pickles_gives_equal_logits(name, famil
         expected = trained.eval()(batch).low_res_masks
         torch.testing.assert_close(fresh(batch).low_res_masks, expected, rtol=0, atol=0)
     assert not torch.equal(untrained, expected)
+
+
+@each
+def test_what_can_be_merged_gives_the_same_logits_under_the_networks_own_names_and_the_rest_says_why_not(name, family):
+    batch = make_batch(objects=(2, 1))
+    segmenter = make_segmenter(name, family)
+    take_step(segmenter, batch)
+    if not CASES[name].merges:
+        with pytest.raises(CheckpointError, match=r"cannot be merged.*Export the"):
+            segmenter.tuner.merge()
+        return
+    with torch.no_grad():
+        expected = segmenter.eval()(batch).low_res_masks
+        segmenter.tuner.merge()
+        torch.testing.assert_close(segmenter(batch).low_res_masks, expected, rtol=1e-4, atol=1e-4)
+    assert segmenter.backbone.state_dict().keys() == BACKBONES[family]().state_dict().keys()
 
 
 @each

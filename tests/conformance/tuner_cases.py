@@ -19,6 +19,8 @@ from medsam_tune.tuners.sam_med2d import SamMed2DAdapter
 from medsam_tune.tuners.ssf import ScaleShiftTuning
 from tests.conformance.peft_cases import PEFT_CASES
 
+BETWEEN_LAYERS = {"AdaptFormer", "BottleneckAdapter", "ConvLoraTuner", "SamAdapter", "SamMed2DAdapter"}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -33,6 +35,11 @@ class Case:
     make: Callable[[], Tuner]
     families: tuple[str, ...] = ("vit", "tiny_vit")
     resting: str | None = None
+
+    @property
+    def merges(self) -> bool:
+        """Whether the weights of the network can hold what was trained."""
+        return type(self.make()).__name__ not in BETWEEN_LAYERS
 
 
 # Settings beside the defaults; the class is discovered in any case.
