@@ -1,0 +1,77 @@
+"""The formats that the suite holds to their word: how each is built, and how a test writes such a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from medsam_tune.data.formats import Format, NiftiFormat, NpyFormat, NpzFormat, RasterFormat
+
+NAME = "DOE^JANE"
+"""Stands in every text that a file of the format can hold."""
+
+OBLIQUE = np.array([[0, 0.1, 2.0, 5], [-1.5, 0.1, 0, 7], [0.1, 0.5, 0, -3], [0, 0, 0, 1]])
+
+
+@dataclass(frozen=True)
+class FormatCase:
+    """Hold a format and how a file of it is made.
+
+    Attributes:
+        name: For the test's name.
+        format: The format.
+        shape: Of the image that ``write`` is given.
+        write: Writes an image, and labels into the same file or the second one, with ``NAME`` in every text field.
+    """
+
+    name: str
+    format: Format
+    shape: tuple[int, ...]
+    write: Callable[[Path, np.ndarray, np.ndarray], tuple[Path, Path]]
+
+
+def _write_nifti(folder: Path, image: np.ndarray, labels: np.ndarray) -> tuple[Path, Path]:
+    paths = []
+    for name, values in (("image", image), ("labels", labels)):
+        stored = nibabel.Nifti1Image(values, OBLIQUE)
+        for field in ("descrip", "aux_file", "db_name", "intent_name", "data_type"):
+            stored.header[field] = NAME
+        stored.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", NAME.encode()))
+        paths.append(folder / f"{name}.nii.gz")
+        nibabel.save(stored, paths[-1])
+    return paths[0], paths[1]
+
+
+def _write_npz(folder: Path, image: np.ndarray, labels: np.ndarray) -> tuple[Path, Path]:
+    path = folder / "image.npz"
+    np.savez_compressed(path, imgs=image, gts=labels, spacing=(0.5, 0.7, 3.0), patient=np.array(NAME))
+    return path, path
+
+
+def _write_npy(folder: Path, image: np.ndarray, labels: np.ndarray) -> tuple[Path, Path]:
+    np.save(folder / "image.npy", image)
+    np.save(folder / "labels.npy", labels)
+    return folder / "image.npy", folder / "labels.npy"
+
+
+def _write_png(folder: Path, image: np.ndarray, labels: np.ndarray) -> tuple[Path, Path]:
+    words = PngInfo()
+    words.add_text("Patient", NAME)
+    words.add_text("spacing_mm", "0.7 0.5")
+    for name, values in (("image", image), ("labels", labels)):
+        Image.fromarray(values).save(folder / f"{name}.png", pnginfo=words)
+    return folder / "image.png", folder / "labels.png"
+
+
+FORMATS = [
+    FormatCase("nifti", NiftiFormat(), (5, 6, 4), _write_nifti),
+    FormatCase("npz", NpzFormat(), (3, 5, 6), _write_npz),
+    FormatCase("npy", NpyFormat(), (5, 6), _write_npy),
+    FormatCase("raster", RasterFormat(), (5, 6), _write_png),
+]
