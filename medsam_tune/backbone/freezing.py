@@ -87,8 +87,11 @@ class TrainableReport:
 
 
 def trainable_report(module: nn.Module) -> TrainableReport:
-    """Count what learns, by the first two names of a parameter's path, by three where such a group learns only in part."""
-    counts = [(name, p.numel() if p.requires_grad else 0, p.numel()) for name, p in module.named_parameters()]
+    """Count what learns, by the first two names of a parameter's path, by three where such a group learns only in part.
+
+    A parameter of which a tuner holds some entries at zero carries ``free_numbers``, how many others there are; these count.
+    """
+    counts = [(name, _free_numbers(p) if p.requires_grad else 0, p.numel()) for name, p in module.named_parameters()]
     rows = []
     for group, members in _grouped(counts, depth=2).items():
         trained, total = _sums(members)
@@ -144,6 +147,10 @@ def _grouped(counts: Iterable[tuple[str, int, int]], *, depth: int) -> dict[str,
     for row in counts:
         groups.setdefault(".".join(row[0].split(".")[:depth]), []).append(row)
     return groups
+
+
+def _free_numbers(parameter: nn.Parameter) -> int:
+    return int(getattr(parameter, "free_numbers", parameter.numel()))
 
 
 def _sums(counts: Iterable[tuple[str, int, int]]) -> tuple[int, int]:

@@ -25,7 +25,7 @@ def step_schedule(
 
     Args:
         optimizer: Its learning rate is the peak.
-        schedule: ``cosine`` and ``poly`` end at 0 after ``total_steps``.
+        schedule: ``cosine`` ends at 0 after ``total_steps``; ``poly`` is SAMed's, which ends a little above.
         warmup_steps: Steps of linear warm-up.
         total_steps: Optimizer steps of the whole training; infinite when only a time limit is set.
 
@@ -121,11 +121,22 @@ def learning_rate_factor(step: int, schedule: str, *, warmup_steps: int, total_s
         >>> learning_rate_factor(4, "constant", warmup_steps=10, total_steps=100)
         0.5
     """
+    if schedule == "poly":
+        return _samed_factor(step, warmup_steps=warmup_steps, total_steps=total_steps)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     if schedule == "constant":
         return 1.0
     done = min(1.0, (step - warmup_steps) / max(1.0, total_steps - warmup_steps))
-    if schedule == "poly":
-        return float((1 - done) ** POLY_EXPONENT)
     return round(0.5 * (1 + math.cos(math.pi * done)), 12)
+
+
+def _samed_factor(step: int, *, warmup_steps: int, total_steps: float) -> float:
+    """Return the factor of SAMed's ``trainer.py``, which sets the rate of a step from the count of the step before it.
+
+    So the first two steps share a rate, and the decay begins at W + 2 and is spread over all T steps, not over T - W.
+    """
+    counted = max(0, step - 1)
+    if counted < warmup_steps:
+        return (counted + 1) / warmup_steps
+    return float(max(0.0, 1 - (counted - warmup_steps) / total_steps) ** POLY_EXPONENT)

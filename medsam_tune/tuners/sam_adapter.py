@@ -5,7 +5,8 @@ Authors' code: tianrun-chen/SAM-Adapter-PyTorch @ ea368fe.
 
 Differs from the authors' code:
 - With ``init: identity`` the shared up-projection starts at zero, so nothing changes before training; ``init: repo`` draws it
-  from a truncated normal distribution with standard deviation 0.02, as theirs.
+  as theirs. All other weights start as theirs in both: linear layers from a truncated normal distribution with standard
+  deviation 0.02, the convolution from a normal one with variance 2 / (outputs of a pixel), biases at zero.
 - The mask decoder, trained along there, stays frozen unless the backbone's ``trainable`` names it. Boxes and points may prompt.
 - Encoders whose blocks have one width, such as SAM's ViT: the prompts of all blocks come out of one projection.
 """
@@ -69,6 +70,8 @@ class TaskPrompts(nn.Module):
         for layer in (self.embedding_proj, self.up_proj, *self.block_projs):
             nn.init.trunc_normal_(cast(Any, layer).weight, std=0.02)
             nn.init.zeros_(cast(Any, layer).bias)
+        nn.init.kaiming_normal_(self.frequency_embed.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(cast(Tensor, self.frequency_embed.bias))
         if init == "identity":
             nn.init.zeros_(self.up_proj.weight)
         self._prompts: list[Tensor] = []

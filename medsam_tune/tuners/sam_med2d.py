@@ -3,7 +3,8 @@
 Paper: Cheng et al. 2023, SAM-Med2D, arXiv 2308.16184. Authors' code: OpenGVLab/SAM-Med2D @ bfd2b93.
 
 Differs from the authors' code:
-- With ``init: identity`` the last norm starts at zero, so nothing changes before training; ``init: repo`` starts it at one.
+- With ``init: identity`` the last norm starts at zero, so nothing changes before training, and the other weights are PyTorch's
+  own; ``init: repo`` starts it at one and draws all other weights as theirs (Kaiming's normal distribution by the outputs).
 - A grid with an odd side is cropped back after the transposed convolution; theirs fails.
 - Prompt encoder and mask decoder learn there as well; here the backbone's ``trainable`` names what learns beside the adapter.
 - The interactive training of the paper (eight decoder-only rounds an image) belongs to the prompts, not to this file.
@@ -29,7 +30,7 @@ class ChannelSpatialAdapter(nn.Module):
     Args:
         channels: C.
         width: Hidden channels of the gate.
-        init: ``identity``: the output is 0 before training; ``repo``: the norm starts at one.
+        init: ``identity``: the output is 0 before training; ``repo``: as the authors draw it.
     """
 
     def __init__(self, channels: int, width: int, *, init: Init = "identity") -> None:
@@ -46,6 +47,10 @@ class ChannelSpatialAdapter(nn.Module):
         self.norm = nn.LayerNorm(channels)
         if init == "identity":
             nn.init.zeros_(self.norm.weight)
+            return
+        for layer in (*self.gate, *self.spatial):
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, residual: Tensor, normed: Tensor) -> Tensor:
         """Return what is added to the MLP's output (B, H, W, C); the stream before the norm is not used."""

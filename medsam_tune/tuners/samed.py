@@ -54,7 +54,6 @@ class SamedTuner(PeftTuner):
         config = LoraConfig(r=2 * rank, lora_alpha=stored_alpha, lora_dropout=dropout)
         super().__init__(config, ("image_encoder.attention.qkv",), blocks=blocks)
         self.rank = rank
-        self._free = 0
 
     def insert(self, backbone: Backbone) -> list[str]:
         """Wrap the fused layers and mask the gradient of their second factor.
@@ -68,13 +67,9 @@ class SamedTuner(PeftTuner):
             weight = wrapped.lora_B[ADAPTER].weight  # type: ignore[union-attr,index]
             mask = _free_entries(backbone, layer, weight, rank=self.rank)
             weight.register_hook(lambda gradient, mask=mask: gradient * mask.to(gradient))
-            # Two thirds of B's rows (q and v) may use half of its columns.
-            self._free += wrapped.lora_A[ADAPTER].weight.numel() + weight.numel() // 3  # type: ignore[union-attr,index]
+            # Two thirds of B's rows (q and v) may use half of its columns; read by freezing.trainable_report.
+            weight.free_numbers = int(mask.sum())
         return names
-
-    def free_parameters(self) -> int:
-        """Return how many numbers can move; the stored factors hold more, because of B's structural zeros."""
-        return self._free
 
 
 def _free_entries(backbone: Backbone, layer: str, weight: Tensor, *, rank: int) -> Tensor:

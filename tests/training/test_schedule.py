@@ -18,13 +18,31 @@ from tests.training.tiny_runs import STEPS_PER_EPOCH, build
         (8, "cosine", 0.5 * (1 + math.sqrt(0.5))),  # a quarter of the 16 steps after warm-up: cos 45 degrees
         (12, "cosine", 0.5),
         (20, "cosine", 0.0),
-        (12, "poly", 0.5358867),  # 0.5 ** 0.9
-        (20, "poly", 0.0),
-        (25, "poly", 0.0),
     ],
 )
 def test_factor_follows_the_curve(step, schedule, expected):
     assert learning_rate_factor(step, schedule, warmup_steps=4, total_steps=20) == pytest.approx(expected, abs=1e-7)
+
+
+def test_poly_is_the_learning_rate_that_samed_trains_with():
+    """The loop of hitachinsk/SAMed @ e351840, trainer.py, with the rate that the optimizer has in each step noted down."""
+    base, period, iterations = 0.005, 5, 84
+    rate, used = base / period, []
+    for iteration in range(iterations):
+        used.append(rate)
+        if iteration < period:
+            rate = base * (iteration + 1) / period
+        else:
+            rate = base * (1.0 - (iteration - period) / iterations) ** 0.9
+    ours = [base * learning_rate_factor(step, "poly", warmup_steps=period, total_steps=iterations) for step in range(84)]
+    assert ours == pytest.approx(used)
+    assert [rate / base for rate in ours[:7]] == pytest.approx([0.2, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert ours[-1] / base == pytest.approx((7 / 84) ** 0.9)
+
+
+def test_poly_without_warm_up_starts_at_the_peak_and_never_turns_negative():
+    factors = [learning_rate_factor(step, "poly", warmup_steps=0, total_steps=4) for step in (0, 1, 2, 9)]
+    assert factors == pytest.approx([1.0, 1.0, 0.75**0.9, 0.0])
 
 
 def test_schedule_moves_the_optimizers_learning_rate_and_ends_at_zero():

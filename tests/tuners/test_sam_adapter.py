@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medsam_tune.errors import RecipeError
-from medsam_tune.tuners.sam_adapter import SamAdapter, high_frequencies
+from medsam_tune.tuners.sam_adapter import SamAdapter, TaskPrompts, high_frequencies
 from tests.backbones import make_tiny_vit, make_vit
 from tests.tuners.shapes import trained_count
 
@@ -84,3 +84,12 @@ def test_settings_out_of_range_are_refused(settings, message):
 def test_a_scale_factor_that_leaves_no_channel_is_refused():
     with pytest.raises(RecipeError, match=r"scale_factor: 64 leaves none of the 32 channels\. Set 32 or less"):
         SamAdapter(64).attach(make_vit())
+
+
+@pytest.mark.parametrize("init", ["identity", "repo"])
+def test_the_authors_initialisation_of_what_reads_the_frequencies(init):
+    prompts = TaskPrompts(64, 32, n_blocks=1, patch=8, rate=0.25, init=init)
+    weight, bias = prompts.frequency_embed.weight, prompts.frequency_embed.bias
+    assert weight.std().item() == pytest.approx((2 / (8 * 8 * 32)) ** 0.5, rel=0.1)
+    assert not bias.any()
+    assert prompts.embedding_proj.weight.std().item() == pytest.approx(0.02, rel=0.1)

@@ -42,3 +42,14 @@ def test_an_odd_grid_keeps_its_size_and_its_even_part_its_place():
 def test_a_ratio_of_0_is_refused():
     with pytest.raises(RecipeError, match=r"model\.tuner\.ratio: 0\.0 is no share of the channels"):
         SamMed2DAdapter(0.0)
+
+
+def test_the_authors_initialisation_is_kaimings_by_the_outputs():
+    adapter = ChannelSpatialAdapter(64, 16, init="repo")
+    convolution, _, transposed, _ = adapter.spatial
+    squeeze, _, excite, _ = adapter.gate
+    # Outputs that one input reaches: 64 x 9, 64 x 16, 16, 64; for 768 channels the first is 0.0170, PyTorch's own 0.0069.
+    expected = [(2 / n) ** 0.5 for n in (64 * 9, 64 * 16, 16, 64)]
+    found = [layer.weight.std().item() for layer in (convolution, transposed, squeeze, excite)]
+    assert found == pytest.approx(expected, rel=0.1)
+    assert adapter.norm.weight.eq(1).all()

@@ -7,6 +7,7 @@ import torch
 from peft import PeftModel
 
 from medsam_tune.backbone import SamBackbone
+from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.errors import RecipeError
 from medsam_tune.prompts.none import NoPrompt
 from medsam_tune.segmenters.sam import SamSegmenter
@@ -22,9 +23,8 @@ def update(backbone, layer):
 def test_vit_b_of_rank_4_has_147456_free_numbers_and_stores_294912():
     with torch.device("meta"):
         backbone = SamBackbone("random_vit_b")
-        tuner = SamedTuner(rank=4)
-        tuner.attach(backbone)
-    assert tuner.free_parameters() == 147_456
+        SamedTuner(rank=4).attach(backbone)
+    assert trainable_report(backbone).trained == 147_456
     assert sum(p.numel() for p in backbone.parameters() if p.requires_grad) == 294_912
 
 
