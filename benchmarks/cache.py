@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from medsam_tune.backbone import SamBackbone
-from medsam_tune.cache import open_store
 from medsam_tune.geometry import Frame, InputRule, image_to_input, masks_to_input
-from medsam_tune.inference.embed import fill_store, lookup
 from medsam_tune.losses import BceDiceLoss
+from medsam_tune.precompute import EmbeddingPrecompute, open_store
+from medsam_tune.precompute.fill import fill, lookup
 from medsam_tune.prompts import BoxPrompt, HarDNetPromptGenerator
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.types import SegmentationBatch
@@ -87,17 +87,20 @@ def synthetic_batch(index: int, rule: InputRule) -> SegmentationBatch:
     )
 
 
-def fill(backbone: SamBackbone, n_images: int, root: Path) -> Find:
+def fill_store(backbone: SamBackbone, n_images: int, root: Path) -> Find:
     """Encode the synthetic images into a store and return its lookup."""
     rule = backbone.input_rule
     identity = backbone.weights
-    store = open_store(weights_name=identity.name, weights_sha256=identity.sha256, rule=rule, root=root)
 
-    def load(item: tuple[int, int]) -> tuple[Tensor, Frame]:
+    def load(item: tuple[int, ...]) -> tuple[Tensor, Frame]:
         image, _, frame = synthetic_image(item[0], rule)
         return image, frame
 
-    return lookup(store, fill_store(store, [(index, 0) for index in range(n_images)], load, backbone.encode).keys)
+    precompute = EmbeddingPrecompute(
+        weights_name=identity.name, weights_sha256=identity.sha256, rule=rule, load=load, encode=backbone.encode
+    )
+    store = open_store(precompute, root)
+    return lookup(store, precompute, fill(store, precompute, [(index, 0) for index in range(n_images)]).keys)
 
 
 def loss_of(segmenter: SamSegmenter, batch: SegmentationBatch) -> Tensor:
@@ -170,7 +173,7 @@ def main() -> None:
         for name, segmenter in segmenters(arguments.weights).items():
             segmenter.train()
             batches = [synthetic_batch(index, segmenter.input_rule) for index in range(arguments.images)]
-            find = fill(segmenter.backbone, arguments.images, Path(folder))
+            find = fill_store(segmenter.backbone, arguments.images, Path(folder))
             rows += measure(name, segmenter, batches, find, arguments.steps).rows()
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"\n{arguments.weights}, batch 1, {arguments.steps} steps each, {torch.get_num_threads()} threads, load {load}")

@@ -26,11 +26,11 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from medsam_tune.backbone import SamBackbone
-from medsam_tune.cache.prior_settings import PriorSettings
 from medsam_tune.data import ImageFolder
 from medsam_tune.data.sample import sample_folder
 from medsam_tune.geometry import image_to_input
 from medsam_tune.inference.automatic import AutomaticMaskGenerator
+from medsam_tune.precompute.prior_settings import PriorSettings
 from medsam_tune.types import AutomaticMasks
 
 Result = TypeVar("Result")

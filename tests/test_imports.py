@@ -15,7 +15,7 @@ MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE
 
 LEVELS = [
     {"types", "geometry", "errors", "files", "folders", "yaml_files"},
-    {"fusion", "losses", "metrics", "cache"},
+    {"fusion", "losses", "metrics", "precompute"},
     {"backbone", "data"},
     {"tuners", "prompts", "side"},
     {"segmenters"},

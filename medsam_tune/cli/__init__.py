@@ -20,7 +20,7 @@ OWN_COMMANDS = {
     "recipes": "list, show or copy the bundled recipes",
     "weights": "list or download the released weights",
     "prepare": "turn NIfTI, PNG, npz or npy data into a folder of 8-bit images, masks and splits",
-    "cache": "build, list or clear the cached image embeddings",
+    "cache": "build image embeddings; list or clear them and the priors",
     "priors": "find the automatic masks that SAMAug adds to the images of a recipe",
     "sweep": "run a recipe over many values: a W&B sweep file, on W&B or here",
     "export": "merge a run into one plain SAM checkpoint",

@@ -1,4 +1,4 @@
-"""``medsam-tune cache``: build, list and clear cached image embeddings."""
+"""``medsam-tune cache``: build image embeddings; list and clear all that frozen networks computed once per image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medsam_tune.cli.recipe_files import find_recipe
 from medsam_tune.errors import RecipeError
 
 DESCRIPTION = """\
-Build, list or clear the cached image embeddings.
+Build image embeddings, and list or clear what frozen networks computed once per image: embeddings and priors.
 
 The cache lies in $MEDSAM_TUNE_CACHE, or ~/.cache/medsam_tune. Whatever is in it can be built again."""
 
@@ -38,38 +38,41 @@ def build(recipe: str, words: list[str]) -> int:
 
 
 def list_stores() -> int:
-    """Print each store: name, images, size, weights, time of making."""
-    from medsam_tune.cache import embeddings_folder, entries
+    """Print each store: name, kind, images, size, weights, time of making."""
+    from medsam_tune.precompute import cache_root, entries
 
     stores = entries()
     if not stores:
-        print(f"{embeddings_folder()}: no embeddings are cached")
+        print(f"{cache_root()}: nothing is cached")
         return 0
-    width = max(len(store.name) for store in stores)
+    names, kinds = max(len(store.name) for store in stores), max(len(store.kind) for store in stores)
     for store in stores:
         print(
-            f"{store.name:<{width}}  {store.images:>7} images  {format_bytes(store.bytes):>9}  {store.weights}  {store.created}"
+            f"{store.name:<{names}}  {store.kind:<{kinds}}  {store.images:>7} images  {format_bytes(store.bytes):>9}  "
+            f"{store.weights}  {store.created}".rstrip()
         )
-    print(f"{embeddings_folder()}: {format_bytes(sum(store.bytes for store in stores))}")
+    print(f"{cache_root()}: {format_bytes(sum(store.bytes for store in stores))}")
     return 0
 
 
 def clear(name: str | None, *, everything: bool) -> int:
-    """Remove the store called ``name``, or all of them.
+    """Remove the store called ``name``, those of the kind ``name``, or all of them.
 
     Raises:
         RecipeError: If neither or both are asked for, or no store has that name.
+        DataError: If a store may not be changed.
     """
-    from medsam_tune.cache import clear as clear_store
-    from medsam_tune.cache import entries
+    from medsam_tune.precompute import clear as clear_store
+    from medsam_tune.precompute import entries
 
-    stores = {store.name: store for store in entries()}
+    stores = entries()
+    there = ", ".join(store.name for store in stores) or "none"
     if (name is None) is not everything:
-        raise RecipeError(f"cache clear: give one NAME or --all. There are: {', '.join(stores) or 'none'}.")
-    if name is not None and name not in stores:
-        raise RecipeError(f"{name}: no such cached store. There are: {', '.join(stores) or 'none'}.")
-    freed = sum(clear_store(store.folder) for store in stores.values() if name in {None, store.name})
-    print(f"freed {format_bytes(freed)}")
+        raise RecipeError(f"cache clear: give one NAME or --all. There are: {there}.")
+    meant = [store for store in stores if name in (None, store.name, store.kind)]
+    if name is not None and not meant:
+        raise RecipeError(f"{name}: no such cached store. There are: {there}.")
+    print(f"freed {format_bytes(sum(clear_store(store.folder) for store in meant))}")
     return 0
 
 
@@ -97,6 +100,6 @@ def _parser() -> OptionParser:
     filling.add_argument("overrides", nargs=argparse.REMAINDER, metavar="--key=value")
     actions.add_parser("list", help="what is cached, and its size")
     clearing = actions.add_parser("clear", help="remove one store, or all")
-    clearing.add_argument("name", nargs="?", metavar="NAME", help="as in `medsam-tune cache list`")
+    clearing.add_argument("name", nargs="?", metavar="NAME", help="as `cache list` says, or a kind: embeddings, priors")
     clearing.add_argument("--all", action="store_true", help="remove all of them")
     return parser

@@ -116,11 +116,13 @@ def recipe_lines() -> Iterator[str]:
 
 def cache_lines() -> Iterator[str]:
     """Yield where embeddings are cached and how much of it is used."""
-    from medsam_tune.cache import cache_root, entries
+    from medsam_tune.precompute import cache_root, entries
 
     stores = entries()
     size = format_bytes(sum(store.bytes for store in stores))
-    yield f"{cache_root()}: {sum(store.images for store in stores)} embeddings, {size}; $MEDSAM_TUNE_CACHE moves it"
+    counts = {kind: sum(store.images for store in stores if store.kind == kind) for kind in ("embeddings", "priors")}
+    held = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    yield f"{cache_root()}: {held}, {size}; $MEDSAM_TUNE_CACHE moves it"
 
 
 def _version(name: str) -> str | None:

@@ -25,12 +25,12 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     path, overrides = find_recipe(options.recipe), normalise_overrides(options.overrides)
     from medsam_tune.training.cli import MedsamCLI
-    from medsam_tune.training.prior_stage import make_priors
+    from medsam_tune.training.precompute_stage import fill_priors
 
     command = shlex.join(["medsam-tune", "priors", *arguments])
     cli = MedsamCLI(["--config", str(path), *overrides], recipe_file=path, command=command, run=False)
     cli.discard_unused_folder()
-    filled, counts, folder = make_priors(cli.datamodule, stages=("train", "val", "test"))
+    filled, counts, folder = fill_priors(cli.datamodule, stages=("train", "val", "test"))
     print(f"{counts}\n{filled.made} made in {filled.seconds:.1f} s; kept in {folder}")
     return 0
 

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from medsam_tune.cache.location import cache_root
 from medsam_tune.data.base import SegmentationSource
 from medsam_tune.errors import DataError
 from medsam_tune.files import write_json
+from medsam_tune.precompute.location import cache_root
 
 _BLOCK = 1 << 20
 # Fewer cases are read before a bar could be looked at.

@@ -12,7 +12,6 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from medsam_tune.cache.prior_settings import PriorSettings
 from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.checks import check_cases
 from medsam_tune.data.chunks import ChunkDataset, check_chunk, collate_chunks, make_chunks, numbered_places
@@ -35,6 +34,7 @@ from medsam_tune.data.targets import MAY_BE_EMPTY, Target
 from medsam_tune.data.transforms import Augmentation
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.geometry import Frame, InputRule, image_to_input
+from medsam_tune.precompute.prior_settings import PriorSettings
 
 Stage = Literal["train", "val", "test", "predict"]
 DEFAULT_SPLIT = SplitSettings()

@@ -26,9 +26,9 @@ from torch import Tensor
 from torchvision.ops import nms  # type: ignore[import-untyped]
 
 from medsam_tune.backbone.base import Backbone
-from medsam_tune.cache.prior_settings import PriorSettings
 from medsam_tune.geometry import Frame, boxes_to_input, image_to_input, to_original
 from medsam_tune.inference.automatic_decoding import Candidates, prompt_decoder
+from medsam_tune.precompute.prior_settings import PriorSettings
 from medsam_tune.types import AutomaticMasks
 
 MASK_THRESHOLD = 0.0

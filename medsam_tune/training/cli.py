@@ -20,7 +20,6 @@ from medsam_tune.data.split_file import save_splits
 from medsam_tune.errors import RecipeError, own_error
 from medsam_tune.files import write_text
 from medsam_tune.segmenters.semantic import check_classes
-from medsam_tune.training.cache_stage import CacheEmbeddings, check_cacheable
 from medsam_tune.training.callbacks import RandomState, ResumeHint, StageClock, TrainableTable, TrainingRows
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
 from medsam_tune.training.console import quieten, say
@@ -29,8 +28,8 @@ from medsam_tune.training.limits import check_numbers, check_recipe_files, confi
 from medsam_tune.training.loggers import run_loggers
 from medsam_tune.training.module import TuningModule
 from medsam_tune.training.overlays import WandbOverlays
+from medsam_tune.training.precompute_stage import PrecomputeStage, check_cacheable
 from medsam_tune.training.predictions import PredictionFiles
-from medsam_tune.training.prior_stage import CachePriors
 from medsam_tune.training.recipe_paths import resolve_paths
 from medsam_tune.training.run_folder import (
     RunFolder,
@@ -225,8 +224,7 @@ class MedsamCLI(LightningCLI):
             RandomState(),
             TrainingRows(),
             TrainableTable(),
-            CachePriors(self.clock),
-            CacheEmbeddings(self.clock),
+            PrecomputeStage(self.clock),
             self.clock,
             _RecordRun(self),
             self.results,

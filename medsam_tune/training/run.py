@@ -44,12 +44,12 @@ def run_recipe(recipe: Path, overrides: list[str]) -> int:
 
 def build_cache(recipe: Path, overrides: list[str]) -> int:
     """Fill the embedding cache for a recipe's training, validation and test images, and do nothing else."""
-    from medsam_tune.training.cache_stage import fill_cache
+    from medsam_tune.training.precompute_stage import fill_embeddings
 
     cli = _build(recipe, overrides)
     cli.discard_unused_folder()
-    n_items, seconds = fill_cache(cli.model.segmenter, cli.datamodule, stages=("train", "val", "test"))
-    say(f"{n_items} embeddings are in the cache ({seconds:.0f} s).")
+    filled = fill_embeddings(cli.model.segmenter, cli.datamodule, stages=("train", "val", "test"))
+    say(f"{len(filled.keys)} embeddings are in the cache ({filled.seconds:.0f} s).")
     return 0
 
 

@@ -1,6 +1,5 @@
 import pytest
 
-from medsam_tune.cache import embeddings_folder
 from medsam_tune.cli import main
 from medsam_tune.cli.cache import format_bytes
 
@@ -13,19 +12,23 @@ def root(tmp_path, monkeypatch):
 
 @pytest.fixture
 def stores():
+    """Fill one store of embeddings and one of priors, and return their folders."""
     import torch
 
-    from medsam_tune.cache import open_store
     from medsam_tune.geometry import InputRule
+    from medsam_tune.precompute import EmbeddingPrecompute, PriorOrigin, PriorPrecompute, PriorSettings, open_store
 
-    made = [open_store(weights_name=name, weights_sha256=name * 8, rule=InputRule(side=64)) for name in ("lite", "vit_b")]
-    made[0].put(["a", "b"], torch.zeros(2, 4, 2, 2))
+    rule = InputRule(side=64)
+    embeddings = EmbeddingPrecompute(weights_name="lite", weights_sha256="l" * 64, rule=rule, load=None, encode=None)
+    priors = PriorPrecompute(PriorOrigin(PriorSettings("vit_b"), "v" * 64, rule), None, None)
+    made = [open_store(embeddings), open_store(priors)]
+    made[0].write({f"{made[0].identity}-{name}": torch.zeros(4, 2, 2) for name in "ab"})
     return [store.folder for store in made]
 
 
-def test_empty_cache_is_listed_as_empty(capsys):
+def test_empty_cache_is_listed_as_empty(root, capsys):
     assert main(["cache"]) == 0
-    assert capsys.readouterr().out == f"{embeddings_folder()}: no embeddings are cached\n"
+    assert capsys.readouterr().out == f"{root}: nothing is cached\n"
 
 
 def test_list_shows_images_and_weights_of_every_store(stores, capsys):
@@ -33,14 +36,21 @@ def test_list_shows_images_and_weights_of_every_store(stores, capsys):
     lines = capsys.readouterr().out.splitlines()
     shown = {line.split()[0]: line for line in lines[:-1]}
     assert shown.keys() == {folder.name for folder in stores}
-    assert " 2 images " in shown[stores[0].name]
+    assert " embeddings        2 images " in shown[stores[0].name]
     assert " lite " in shown[stores[0].name]
+    assert " priors            0 images " in shown[stores[1].name]
+    assert " vit_b " in shown[stores[1].name]
 
 
 def test_clear_removes_the_named_store_only(stores, capsys):
     assert main(["cache", "clear", stores[0].name]) == 0
     assert [folder.exists() for folder in stores] == [False, True]
     assert capsys.readouterr().out.startswith("freed ")
+
+
+def test_clear_of_a_kind_removes_its_stores(stores):
+    assert main(["cache", "clear", "priors"]) == 0
+    assert [folder.exists() for folder in stores] == [True, False]
 
 
 def test_clear_all_removes_every_store(stores):

@@ -34,7 +34,7 @@ def test_report_covers_everything_and_ends_well(capsys, tmp_path, monkeypatch):
     assert shown.startswith(f"medsam-tune {medsam_tune.__version__}, Python {sys.version.split()[0]}")
     titles = [line for line in shown.splitlines() if line and not line.startswith(" ")][1:]
     assert titles == ["packages", "devices", "memory", "weights", "recipes", "cache", "the `lightning` command"]
-    assert f"  {tmp_path}: 0 embeddings, 0 B" in shown
+    assert f"  {tmp_path}: 0 embeddings, 0 priors, 0 B" in shown
 
 
 def test_packages_are_listed_with_what_is_asked_for(installed):

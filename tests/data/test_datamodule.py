@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from medsam_tune.cache.prior_settings import PriorSettings
 from medsam_tune.data import Augmentation, ImageFolder, NiftiVolumes, SliceRule, SplitSettings
 from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.geometry import InputRule
+from medsam_tune.precompute.prior_settings import PriorSettings
 from medsam_tune.types import AutomaticMasks
 
 RULE = InputRule(side=32)

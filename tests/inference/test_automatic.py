@@ -5,11 +5,11 @@ from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 
 from medsam_tune.backbone import SamBackbone
-from medsam_tune.cache.prior_settings import PriorSettings
 from medsam_tune.geometry import InputRule, image_to_input, to_original
 from medsam_tune.inference import automatic
 from medsam_tune.inference.automatic import AutomaticMaskGenerator
 from medsam_tune.inference.automatic_decoding import prompt_decoder
+from medsam_tune.precompute.prior_settings import PriorSettings
 from medsam_tune.types import PromptEmbeddings
 from tests.backbones import BACKBONES
 

@@ -1,6 +1,6 @@
 import pytest
-
 from medsam_tune.cache import PriorSettings
+
 from medsam_tune.errors import RecipeError
 
 

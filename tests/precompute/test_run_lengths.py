@@ -2,7 +2,7 @@ import pytest
 import torch
 from segment_anything.utils.amg import mask_to_rle_pytorch
 
-from medsam_tune.cache.prior_rle import decode_masks, encode_masks
+from medsam_tune.precompute.run_lengths import decode_masks, encode_masks
 
 
 def random_masks(n, height, width):

@@ -7,54 +7,52 @@ is harmless. A damaged shard is noticed, removed and thereby rebuilt by whoever 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from medsam_tune.cache.shards import (
-    SHARD_PATTERN,
-    CorruptShardError,
-    read_tensor,
-    shard_keys,
-    write_shard,
-)
 from medsam_tune.errors import DataError
-from medsam_tune.files import remove_abandoned
+from medsam_tune.files import remove_abandoned, write_fault
+from medsam_tune.precompute.shards import SHARD_PATTERN, CorruptShardError, read_tensor, shard_keys, write_shard
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger("medsam_tune")
 
+Value = TypeVar("Value")
 
-class ShardStore:
-    """Keep tensors in shards under one folder; what a tensor means is its subclasses' business.
+
+class Store:
+    """Keep tensors in shards under one folder.
 
     It holds no open file, so it may be pickled and used in forked or spawned workers.
 
     Args:
         folder: Created if missing.
-
-    Attributes:
-        remade: What becomes of an image whose tensor is damaged, for notices.
+        identity: From ``Precompute.identity``; every key begins with it, so that values of other origin are never found here.
 
     Raises:
-        DataError: If the folder cannot be made or read.
+        DataError: If the folder cannot be made or read, or a file in it holds values of other origin.
+
+    Example:
+        >>> import tempfile, torch
+        >>> store = Store(Path(tempfile.mkdtemp()), "0123456789abcdef")
+        >>> store.write({"0123456789abcdef-a": torch.ones(2, 3)})
+        >>> store.read("0123456789abcdef-a").sum()
+        tensor(6.)
     """
 
-    remade = "encoded again"
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, identity: str) -> None:
         self.folder = Path(folder)
+        self.identity = identity
         self._shards: dict[Path, frozenset[str]] = {}
         self._index: dict[str, Path] = {}
         self._verified: set[str] = set()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(
-                f"{self.folder}: the cache folder cannot be made: {error.strerror}. Choose another folder."
-            ) from error
+            raise DataError(write_fault(self.folder, error)) from error
         self.refresh()
 
     def __contains__(self, key: object) -> bool:
@@ -64,11 +62,15 @@ class ShardStore:
         return len(self._index)
 
     def keys(self) -> set[str]:
-        """Return the keys known since the last ``refresh`` or ``put``."""
+        """Return the keys known since the last ``refresh`` or ``write``."""
         return set(self._index)
 
     def refresh(self) -> None:
-        """Read the folder again: others' shards appear, removed ones vanish, damaged ones are removed with a notice."""
+        """Read the folder again: others' shards appear, removed ones vanish, damaged ones are removed with a notice.
+
+        Raises:
+            DataError: If a shard may not be read, or holds values of other origin.
+        """
         present = set(self.folder.glob(SHARD_PATTERN))
         for path in sorted(self._shards.keys() - present):
             self._forget(path)
@@ -78,7 +80,7 @@ class ShardStore:
             except FileNotFoundError:
                 continue  # another process replaced it in this moment
             except CorruptShardError as error:
-                _notice(error, f"The shard is removed and its images are {self.remade}.")
+                _notice(error, "The shard is removed and its images are computed again.")
                 path.unlink(missing_ok=True)
 
     def discard_corrupt(self, keys: Iterable[str]) -> set[str]:
@@ -95,7 +97,7 @@ class ShardStore:
             try:
                 self._read(key)
             except CorruptShardError as error:
-                _notice(error, f"It is removed and the image is {self.remade}.")
+                _notice(error, "It is removed and the image is computed again.")
                 damaged.add(key)
         self.discard(damaged)
         return damaged
@@ -119,6 +121,17 @@ class ShardStore:
             raise DataError(
                 f"{error}. Run the same command again: it removes and rebuilds what is damaged; or delete the folder."
             ) from error
+
+    def get(self, key: str, unpack: Callable[[Tensor], Value]) -> Value:
+        """Return the value that one tensor stands for.
+
+        Raises:
+            DataError: If no shard holds the key, its shard is damaged, or the tensor stands for no value.
+        """
+        try:
+            return unpack(self.read(key))
+        except ValueError as error:
+            raise DataError(f"{self.folder}: entry {key} is damaged: {error} Delete the folder and run again.") from error
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors, at least one, as one shard.
@@ -161,6 +174,12 @@ class ShardStore:
         self._forget(path)
 
     def _add(self, path: Path, keys: frozenset[str]) -> None:
+        foreign = sorted(key for key in keys if not key.startswith(f"{self.identity}-"))
+        if foreign:
+            raise DataError(
+                f"{path}: holds values made with other weights or settings ({foreign[0].partition('-')[0]}, expected "
+                f"{self.identity}). They are not used; delete the file or put it back into the folder it came from."
+            )
         self._shards[path] = keys
         self._index.update(dict.fromkeys(keys, path))
         self._verified -= keys
@@ -172,57 +191,6 @@ class ShardStore:
                 del self._index[key]
         for other, keys in self._shards.items():
             self._index.update(dict.fromkeys(keys & lost, other))
-
-
-class EmbeddingStore(ShardStore):
-    """Keep image embeddings in fp16 shards under one folder.
-
-    Args:
-        folder: Created if missing; every embedding in it comes from the same weights and input rule.
-
-    Raises:
-        DataError: If the folder cannot be made or read.
-
-    Example:
-        >>> import tempfile, torch
-        >>> store = EmbeddingStore(Path(tempfile.mkdtemp()))
-        >>> store.put(["a"], torch.ones(1, 2, 3, 3))
-        >>> store.get("a").sum()
-        tensor(18.)
-    """
-
-    def get(self, key: str) -> Tensor:
-        """Return one embedding (C, g, g) float32; its checksum is compared on the first read in a process.
-
-        Raises:
-            DataError: If no shard holds the key, or its shard is damaged.
-        """
-        return self.read(key).float()
-
-    def put(self, keys: Sequence[str], embeddings: Tensor) -> None:
-        """Write embeddings (n, C, g, g) as one shard.
-
-        Args:
-            keys: n keys, one a row.
-            embeddings: Any floating type; kept as fp16.
-
-        Raises:
-            ValueError: If the number of keys and rows differ.
-            DataError: If a value is not finite in fp16, the disk is full or the folder cannot be written.
-        """
-        import torch
-
-        if len(keys) != len(embeddings):
-            raise ValueError(f"keys must name every embedding, got {len(keys)} keys for {len(embeddings)} embeddings.")
-        if not keys:
-            return
-        halves = embeddings.detach().to("cpu", torch.float16)
-        if not bool(torch.isfinite(halves).all()):
-            raise DataError(
-                f"{self.folder}: the encoder returned NaN, infinity or more than fp16 holds (65504), which cannot be "
-                "cached. Set data.cache_embeddings: false, and check the weights and the images for NaN."
-            )
-        self.write(dict(zip(keys, halves, strict=True)))
 
 
 def _notice(error: CorruptShardError, action: str) -> None:

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from medsam_tune.backbone import SamBackbone
-from medsam_tune.cache import PriorSettings, priors_folder
 from medsam_tune.errors import RecipeError
 from medsam_tune.inference.automatic import AutomaticMaskGenerator
-from medsam_tune.inference.fill_priors import build_prior_network
-from medsam_tune.training import prior_stage
-from medsam_tune.training.prior_stage import make_priors
+from medsam_tune.inference.prior_network import build_prior_network
+from medsam_tune.precompute import PriorSettings, cache_root
+from medsam_tune.training import precompute_stage
+from medsam_tune.training.precompute_stage import fill_priors
 from tests.training.tiny_runs import build
 
 # A tiny random network's scores are near 0; without thresholds every mask that has a pixel is kept.
@@ -24,20 +24,20 @@ PRIORS = [f"--data.priors.{name}={value}" for name, value in WORDS.items()]
 
 
 def stores():
-    return list(priors_folder().glob("*")) if priors_folder().is_dir() else []
+    return list(cache_root().glob("priors/*"))
 
 
 def test_masks_are_made_before_training_and_reach_the_data(workplace, monkeypatch):
     cli = build(*PRIORS, "--data.cache_embeddings=false")
     looked_up = {}
     monkeypatch.setattr(cli.datamodule, "use_priors", lambda lookup: looked_up.setdefault("lookup", lookup))
-    callback = next(c for c in cli.trainer.callbacks if isinstance(c, prior_stage.CachePriors))
+    callback = next(c for c in cli.trainer.callbacks if isinstance(c, precompute_stage.PrecomputeStage))
     cli.trainer.datamodule = cli.datamodule
     callback.setup(cli.trainer, cli.model, "fit")
     settings = PriorSettings(**WORDS)
     generator = AutomaticMaskGenerator(build_prior_network(settings), settings)
     indices = [*cli.datamodule.dataset("train").indices, *cli.datamodule.dataset("val").indices]
-    assert set(looked_up["lookup"].keys) == set(indices)
+    assert set(looked_up["lookup"].keys) == {(index,) for index in indices}
     for index in indices[:2]:
         expected = generator.generate(cli.datamodule.source[index].image)
         found = looked_up["lookup"](index)
@@ -51,21 +51,21 @@ def test_masks_are_made_before_training_and_reach_the_data(workplace, monkeypatc
 
 def test_second_start_does_not_build_the_network_again(workplace, monkeypatch):
     cli = build(*PRIORS, "--data.cache_embeddings=false")
-    filled, counts, folder = make_priors(cli.datamodule, stages=("train", "val", "test"))
+    filled, counts, folder = fill_priors(cli.datamodule, stages=("train", "val", "test"))
     assert filled.made == counts.images == 20
     assert counts.masks > 6 * counts.images
     assert [folder] == stores()
-    monkeypatch.setattr(prior_stage, "build_prior_network", None)
-    again, _, _ = make_priors(cli.datamodule, stages=("train", "val", "test"))
+    monkeypatch.setattr(precompute_stage, "build_prior_network", None)
+    again, _, _ = fill_priors(cli.datamodule, stages=("train", "val", "test"))
     assert again.made == 0
 
 
 def test_masks_of_other_weights_are_not_used(workplace):
     cli = build(*PRIORS, "--data.cache_embeddings=false")
-    first, _, folder = make_priors(cli.datamodule, stages=("val",))
+    first, _, folder = fill_priors(cli.datamodule, stages=("val",))
     torch.save(SamBackbone("random_tiny", seed=1).state_dict(), "mine.pth")
     cli.datamodule.priors = PriorSettings(**WORDS, checkpoint="mine.pth")
-    second, _, other_folder = make_priors(cli.datamodule, stages=("val",))
+    second, _, other_folder = fill_priors(cli.datamodule, stages=("val",))
     assert second.made == first.made > 0
     assert {folder, other_folder} == set(stores())
     assert not set(first.keys.values()) & set(second.keys.values())
@@ -73,10 +73,10 @@ def test_masks_of_other_weights_are_not_used(workplace):
 
 def test_recipe_without_priors_makes_none(workplace):
     cli = build()
-    callback = next(c for c in cli.trainer.callbacks if isinstance(c, prior_stage.CachePriors))
+    callback = next(c for c in cli.trainer.callbacks if isinstance(c, precompute_stage.PrecomputeStage))
     cli.trainer.datamodule = cli.datamodule
     callback.setup(cli.trainer, cli.model, "fit")
     assert stores() == []
     assert "priors" not in cli.clock.seconds
     with pytest.raises(RecipeError, match=r"data\.priors: is null in this recipe"):
-        make_priors(cli.datamodule, stages=("val",))
+        fill_priors(cli.datamodule, stages=("val",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,7 @@ def shard_keys(path: Path) -> frozenset[str]:
 
     Raises:
         CorruptShardError: If the header is damaged or the file is shorter or longer than the header says.
+        DataError: If the shard may not be read.
         FileNotFoundError: If the shard is gone.
     """
     from safetensors import safe_open
@@ -63,10 +65,11 @@ def read_tensor(path: Path, key: str, *, verify: bool) -> Tensor:
     Args:
         path: The shard.
         key: A key of that shard.
-        verify: Also compare the stored checksum.
+        verify: Also compare the stored checksum and look for NaN.
 
     Raises:
-        CorruptShardError: If the shard cannot be read or the checksum differs.
+        CorruptShardError: If the shard is damaged, the checksum differs or a number is none.
+        DataError: If the shard may not be read.
         FileNotFoundError: If the shard is gone.
     """
     from safetensors import safe_open
@@ -76,6 +79,8 @@ def read_tensor(path: Path, key: str, *, verify: bool) -> Tensor:
         expected = (shard.metadata() or {}).get(key) if verify else None
     if verify and checksum(tensor) != expected:
         raise CorruptShardError(f"{path}: the checksum of entry {key} differs from the one written with it")
+    if verify and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        raise CorruptShardError(f"{path}: entry {key} holds NaN or infinity")
     return tensor
 
 
@@ -90,5 +95,7 @@ def _corruption(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except SafetensorError as error:
+    except (SafetensorError, PermissionError) as error:
+        if path.exists() and not os.access(path, os.R_OK):
+            raise DataError(f"{path}: may not be read. Change its permissions, or set another data.cache_folder.") from error
         raise CorruptShardError(f"{path}: {error}") from error

@@ -3,11 +3,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from medsam_tune.cache import embedding_key, store_name
+from medsam_tune.errors import DataError
 from medsam_tune.geometry import Frame, InputRule, Resampling
+from medsam_tune.precompute import EmbeddingPrecompute
 
 FRAME = Frame(original_size=(40, 64), input_size=(10, 16))
 RULE = InputRule(side=16)
+
+
+def precompute(sha256="a" * 64, rule=RULE):
+    return EmbeddingPrecompute(weights_name="x", weights_sha256=sha256, rule=rule, load=None, encode=None)
+
+
+def embedding_key(pixels, frame):
+    return precompute().key((pixels, frame))
 
 
 def image(seed=0):
@@ -34,7 +43,8 @@ def test_one_changed_pixel_or_valid_area_changes_the_key():
 
 def test_key_of_a_known_image_is_the_same_in_every_process_and_release():
     # Computed once with hashlib alone: blake2b of "(3, 2, 2) (2, 2)" and of twelve float32 zeros.
-    assert embedding_key(torch.zeros(3, 2, 2), Frame((2, 2), (2, 2))) == "11282cf14a9b69bcd8f7b83caf53577e"
+    key = embedding_key(torch.zeros(3, 2, 2), Frame((2, 2), (2, 2)))
+    assert key == f"{precompute().identity()}-11282cf14a9b69bcd8f7b83caf53577e"
 
 
 @pytest.mark.parametrize(
@@ -51,11 +61,20 @@ def test_key_of_a_known_image_is_the_same_in_every_process_and_release():
         {"std": (1.0, 1.0, 1.0)},
     ],
 )
-def test_every_part_of_the_input_rule_changes_the_store(changed):
-    assert store_name("a" * 64, replace(RULE, **changed)) != store_name("a" * 64, RULE)
+def test_every_part_of_the_input_rule_changes_the_identity(changed):
+    assert precompute(rule=replace(RULE, **changed)).identity() != precompute().identity()
 
 
-def test_weights_and_precision_stand_in_the_stores_name():
-    assert store_name("0123456789abcdef" * 4, RULE).startswith("0123456789ab-")
-    assert store_name("a" * 64, RULE).endswith("-fp16")
-    assert store_name("a" * 64, RULE, "fp32").endswith("-fp32")
+def test_other_weights_have_another_identity():
+    assert precompute("b" * 64).identity() != precompute().identity()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_a_value_that_fp16_cannot_hold_is_refused(value):
+    with pytest.raises(DataError, match=r"^data\.cache_embeddings: .*Set data\.cache_embeddings: false"):
+        precompute().pack(torch.full((4, 3, 3), value))
+
+
+def test_embedding_comes_back_rounded_to_fp16():
+    embedding = torch.randn(4, 3, 3)
+    assert torch.equal(precompute().unpack(precompute().pack(embedding)), embedding.half().float())
