@@ -186,6 +186,19 @@ def valid_region(frames: Sequence[Frame], side: int, device: torch.device | None
     return region
 
 
+def known_region(frames: Sequence[Frame], ignored: Tensor | None, side: int, device: torch.device | None = None) -> Tensor:
+    """Return (B, 1, S, S) bool: True where the input shows the image and somebody annotated it.
+
+    Args:
+        frames: B frames.
+        ignored: (B, 1, S, S) bool, pixels that nobody annotated, or None.
+        side: S.
+        device: Of the result.
+    """
+    region = valid_region(frames, side, device)
+    return region if ignored is None else region & ~ignored.to(region.device)
+
+
 def resize_region(region: Tensor, size: tuple[int, int]) -> Tensor:
     """Resample a bool map (N, 1, S, S) to (N, 1, h, w) by nearest neighbour; what is set somewhere never vanishes.
 

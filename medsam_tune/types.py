@@ -74,6 +74,8 @@ class SegmentationBatch:
         training: Whether the batch is trained on; prompts may move in training and stay in evaluation.
         image_embeddings: (B, C, g, g) float32 from the cache, or None.
         priors: (B, P, S, S) float32 prior maps (SAMAug), or None.
+        ignored: (B, 1, S, S) bool, pixels that nobody annotated, or None: they count as padding does.
+        original_ignored: B masks (H, W) bool of the same at the original size; empty without ``ignored``.
     """
 
     images: Tensor
@@ -94,6 +96,8 @@ class SegmentationBatch:
     training: bool = False
     image_embeddings: Tensor | None = None
     priors: Tensor | None = None
+    ignored: Tensor | None = None
+    original_ignored: tuple[Tensor, ...] = ()
 
     def to(self, device: torch.device | str) -> SegmentationBatch:
         """Return the batch with its model inputs on ``device``; the original-size masks move too."""

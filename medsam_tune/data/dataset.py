@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,6 +78,7 @@ class PreparedItem:
         training: Whether the item is trained on.
         image_embeddings: (C, g, g) from the cache, or None.
         priors: (P, S, S) prior maps in the input frame, or None.
+        ignored: (1, S, S) bool, pixels that nobody annotated, or None.
         volume_index: Number of the volume that the image is a slice of.
         slice_index: Position of the slice in its volume.
     """
@@ -90,6 +92,7 @@ class PreparedItem:
     training: bool
     image_embeddings: Tensor | None
     priors: Tensor | None = None
+    ignored: Tensor | None = None
     volume_index: int = 0
     slice_index: int = 0
 
@@ -159,6 +162,7 @@ class SegmentationDataset(Dataset[PreparedItem]):
             training=settings.training,
             image_embeddings=None if self.embeddings is None else self.embeddings(index, view),
             priors=None if sample.priors is None else priors_to_input(sample.priors, frame, rule.side),
+            ignored=None if sample.ignored is None else masks_to_input(sample.ignored[None], frame, rule.side),
             volume_index=volume_index,
             slice_index=slice_index,
         )
@@ -203,7 +207,19 @@ def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
         training=items[0].training,
         image_embeddings=torch.stack(embeddings) if embeddings else None,
         priors=torch.stack(priors) if priors else None,
+        **_ignored(items),
     )
+
+
+def _ignored(items: Sequence[PreparedItem]) -> dict[str, Any]:
+    """Return ``ignored`` and ``original_ignored`` of a batch; an image without a mask file has no such pixel."""
+    if all(item.ignored is None for item in items):
+        return {}
+    inputs = [item.masks.new_zeros((1, *item.image.shape[-2:])) if item.ignored is None else item.ignored for item in items]
+    originals = [
+        item.masks.new_zeros(item.frame.original_size) if item.sample.ignored is None else item.sample.ignored for item in items
+    ]
+    return {"ignored": torch.stack(inputs), "original_ignored": tuple(originals)}
 
 
 def _with_priors(sample: Sample, found: AutomaticMasks) -> Sample:

@@ -49,12 +49,13 @@ def mask_chunks(prediction: MaskPrediction, batch: SegmentationBatch, row: int, 
 
 
 def update_metric(metric: OverlapMetric, batch: SegmentationBatch, prediction: MaskPrediction, side: int) -> None:
-    """Add the pixel counts of the batch's predicted masks to ``metric``."""
+    """Add the pixel counts of the batch's predicted masks to ``metric``; pixels that nobody annotated do not count."""
     for row, masks in enumerate(batch.original_masks):
+        known = ~batch.original_ignored[row] if batch.original_ignored else None
         counts, start = [], 0
         for predicted in mask_chunks(prediction, batch, row, side):
             true = masks[start : start + len(predicted)].to(predicted.device)
-            counts.append(overlap_counts(predicted, true))
+            counts.append(overlap_counts(predicted if known is None else predicted & known.to(predicted.device), true))
             start += len(predicted)
         n_objects = masks.shape[0]
         metric.update(

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from medsam_tune.geometry import resize_region, valid_region
+from medsam_tune.geometry import known_region, resize_region
 from medsam_tune.types import MaskPrediction, SegmentationBatch
 
 
@@ -19,7 +19,10 @@ class MaskLoss(nn.Module, ABC):
 
 
 def targets_at(prediction: MaskPrediction, batch: SegmentationBatch) -> tuple[Tensor, Tensor]:
-    """Return ground truth and valid area at the prediction's resolution, both (N, 1, h, w) bool."""
+    """Return ground truth and what counts at the prediction's resolution, both (N, 1, h, w) bool.
+
+    Padding and pixels that nobody annotated do not count.
+    """
     size = (int(prediction.low_res_masks.shape[-2]), int(prediction.low_res_masks.shape[-1]))
-    region = valid_region(batch.frames, int(batch.images.shape[-1]), batch.images.device)[batch.image_index]
+    region = known_region(batch.frames, batch.ignored, int(batch.images.shape[-1]), batch.images.device)[batch.image_index]
     return resize_region(batch.masks, size), resize_region(region, size)

@@ -89,7 +89,8 @@ class BceDiceLoss(MaskLoss):
 
 def _bce(logits: Tensor, masks: Tensor, region: Tensor) -> Tensor:
     per_pixel = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
-    per_object = torch.where(region, per_pixel, 0.0).sum(dim=(2, 3)) / region.sum(dim=(2, 3))
+    # An image of which nothing is annotated has an empty region, and costs nothing.
+    per_object = torch.where(region, per_pixel, 0.0).sum(dim=(2, 3)) / region.sum(dim=(2, 3)).clamp(min=1)
     return per_object.mean()
 
 

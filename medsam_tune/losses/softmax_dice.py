@@ -73,7 +73,8 @@ class SoftmaxDiceLoss(MaskLoss):
         terms = {}
         if self.ce_weight:
             wanted = torch.where(region[:, 0], classes, _IGNORED)
-            terms["ce"] = self.ce_weight * F.cross_entropy(logits, wanted, ignore_index=_IGNORED)
+            summed = F.cross_entropy(logits, wanted, ignore_index=_IGNORED, reduction="sum")
+            terms["ce"] = self.ce_weight * summed / region.sum().clamp(min=1)
         if self.dice_weight:
             one_hot = F.one_hot(classes, logits.shape[1]).movedim(-1, 1)
             probs = torch.where(region, logits.softmax(dim=1), 0.0)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.errors import RecipeError
-from medsam_tune.geometry import valid_region
+from medsam_tune.geometry import known_region
 from medsam_tune.prompts.base import PromptSource
 from medsam_tune.prompts.drawn import CombinedPrompt, DrawnPrompt
 from medsam_tune.prompts.sampling import Mask, object_generators, point_inside, visible_masks
@@ -95,7 +95,7 @@ def corrective_clicks(
     upscaled = F.interpolate(logits.detach().float(), (side, side), mode="bilinear", align_corners=False)
     predicted = (upscaled[:, 0] > 0).cpu().numpy()
     truth = visible_masks(batch)[:, 0].cpu().numpy()
-    regions = valid_region(batch.frames, side)[:, 0].numpy()
+    regions = known_region(batch.frames, batch.ignored, side)[:, 0].numpy()
     coords, labels = np.zeros((batch.n_objects, max(counts), 2), np.float32), np.full((batch.n_objects, max(counts)), -1.0)
     generators = object_generators(batch, seed=seed, purpose=f"click/{click_round}")
     for row, (image, rng) in enumerate(zip(batch.image_index.tolist(), generators, strict=True)):

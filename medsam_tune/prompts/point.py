@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from medsam_tune.errors import RecipeError
-from medsam_tune.geometry import valid_region
+from medsam_tune.geometry import known_region
 from medsam_tune.prompts.drawn import DrawnPrompt, PromptKind, Prompts
 from medsam_tune.prompts.sampling import PointRule, object_generators, sample_points, visible_masks
 from medsam_tune.types import SegmentationBatch
@@ -54,7 +54,7 @@ class PointPrompt(DrawnPrompt):
         """Return coordinates (N, P, 2) and labels (N, P) with P = positives + negatives."""
         rule: PointRule = self.rule if batch.training else self.eval_rule
         masks = visible_masks(batch)[:, 0].cpu().numpy()
-        regions = valid_region(batch.frames, int(batch.images.shape[-1]))[:, 0].numpy()
+        regions = known_region(batch.frames, batch.ignored, int(batch.images.shape[-1]))[:, 0].numpy()
         coords = torch.zeros(batch.n_objects, self.positives + self.negatives, 2)
         labels = torch.full(coords.shape[:2], -1.0)
         generators = object_generators(batch, seed=self.seed, purpose="point")

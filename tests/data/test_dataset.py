@@ -9,6 +9,7 @@ from medsam_tune.errors import DataError
 from medsam_tune.fusion import priors_to_input, render_priors
 from medsam_tune.geometry import InputRule, image_to_input, masks_to_input
 from medsam_tune.types import AutomaticMasks
+from tests.data.conftest import ArraySource
 
 RULE = InputRule(side=32)
 FLIP = Augmentation(horizontal_flip=0.5, brightness=0.4)
@@ -137,3 +138,25 @@ def test_masks_of_another_size_are_refused(array_source):
     dataset.views = replace(dataset.views, priors=lambda index: wrong)
     with pytest.raises(DataError, match=r"image_2: its automatic masks have the size \(20, 16\), the image has \(16, 20\)"):
         dataset[0]
+
+
+class PartlyAnnotated(ArraySource):
+    """The left half of each image is not annotated; the last image has no mask file."""
+
+    def __getitem__(self, index):
+        ignored = torch.zeros(16, 20, dtype=torch.bool)
+        ignored[:, :10] = True
+        return replace(super().__getitem__(index), ignored=None if index == 7 else ignored)
+
+
+def test_unannotated_pixels_travel_to_the_batch_and_turn_with_the_image():
+    batch = collate([make_dataset(PartlyAnnotated(), indices=range(8))[index] for index in (0, 7)])
+    assert batch.ignored.shape == (2, 1, 32, 32)
+    assert batch.ignored[0, 0, 0].tolist() == [True] * 16 + [False] * 16
+    assert not batch.ignored[1].any()
+    assert [int(mask.sum()) for mask in batch.original_ignored] == [160, 0]
+    always = Augmentation(horizontal_flip=1.0)
+    flipped = make_dataset(PartlyAnnotated(), augmentation=always, training=True, n_views=0)[Draw(0, 0)]
+    assert flipped.ignored[0, 0].tolist() == [False] * 16 + [True] * 16
+    assert torch.equal(flipped.sample.ignored, PartlyAnnotated()[0].ignored.flip(-1))
+    assert collate([make_dataset(ArraySource())[0]]).ignored is None

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 
 from medsam_tune.evaluation import predict
@@ -69,3 +71,17 @@ def test_one_object_larger_than_the_limit_is_brought_back_alone(monkeypatch):
     monkeypatch.setattr(predict, "_PIXELS_AT_ONCE", 1)
     batch = make_batch(sizes=((64, 64),), objects=(2,))
     assert [len(masks) for masks in mask_chunks(perfect(batch), batch, 0, 64)] == [1, 1]
+
+
+def test_pixels_that_nobody_annotated_count_neither_for_nor_against():
+    batch = make_batch(sizes=((64, 48), (40, 64)))
+    everywhere = MaskPrediction(torch.full((2, 1, 64, 64), 8.0))
+    ignored = tuple(~masks[0] for masks in batch.original_masks)
+    partly = replace(batch, ignored=torch.zeros(2, 1, 64, 64, dtype=torch.bool), original_ignored=ignored)
+    scores = []
+    for each in (batch, partly):
+        metric = OverlapMetric()
+        update_metric(metric, each, everywhere, 64)
+        scores.append(metric.scores().dice)
+    assert (scores[0] < 0.3).all()
+    assert scores[1].tolist() == [1.0, 1.0]

@@ -175,3 +175,26 @@ def test_loss_of_an_image_of_one_row_is_a_number():
     assert all(bool(value.isfinite()) for value in losses.values())
     assert bool(logits.grad.isfinite().all())
     assert logits.grad[0, 0, 0].any()
+
+
+def test_pixels_that_nobody_annotated_pull_at_nothing():
+    batch = make_batch(sizes=((64, 64),))
+    ignored = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
+    ignored[..., 32:] = True
+    logits = torch.randn(1, 1, 64, 64, requires_grad=True)
+    losses = BceDiceLoss()(MaskPrediction(logits), replace(batch, ignored=ignored))
+    sum(losses.values()).backward()
+    assert not logits.grad[ignored].any()
+    assert logits.grad[~ignored].all()
+    # The rest costs what an image that ends there costs.
+    cut = replace(make_batch(sizes=((64, 32),)), masks=batch.masks & ~ignored)
+    expected = BceDiceLoss()(MaskPrediction(logits.detach()), cut)
+    assert {name: float(value.detach()) for name, value in losses.items()} == pytest.approx(
+        {name: float(value) for name, value in expected.items()}
+    )
+
+
+def test_image_of_which_nothing_is_annotated_costs_nothing():
+    batch = replace(make_batch(sizes=((64, 64),)), ignored=torch.ones(1, 1, 64, 64, dtype=torch.bool))
+    losses = BceDiceLoss()(MaskPrediction(torch.randn(1, 1, 16, 16)), batch)
+    assert {name: float(value) for name, value in losses.items()} == pytest.approx({"bce": 0.0, "dice": 0.0}, abs=1e-6)
