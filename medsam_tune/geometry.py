@@ -216,21 +216,28 @@ def resize_region(region: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.where(resized.flatten(1).any(dim=1)[:, None, None, None], resized, F.adaptive_max_pool2d(stored, size) > 0.5)
 
 
-def normalise(images: Tensor, frames: Sequence[Frame], rule: InputRule) -> Tensor:
+def normalise(images: Tensor, frames: Sequence[Frame], rule: InputRule, *, limits: Tensor | None = None) -> Tensor:
     """Normalise (B, 3, S, S) in 0..255 over the valid area, then set the padding to zero, as SAM does.
 
     A constant image under ``min_max`` becomes the same everywhere, never NaN.
+
+    Args:
+        images: What is normalised.
+        frames: One an image.
+        rule: What the weights expect.
+        limits: Images (B, 3, S, S) whose lowest and highest level become 0 and 1 under ``min_max``; ``images`` by default. For
+            images into which something was fused these are the unfused ones, so that a few pixels set no contrast.
     """
     region = valid_region(frames, rule.side, images.device)
-    levels = _unit_range(images, region) if rule.min_max else images
+    levels = _unit_range(images, region, images if limits is None else limits) if rule.min_max else images
     mean, std = (images.new_tensor(numbers)[:, None, None] for numbers in (rule.mean, rule.std))
     return torch.where(region, (levels * rule.scale - mean) / std, 0.0)
 
 
-def _unit_range(images: Tensor, region: Tensor) -> Tensor:
-    """Bring what lies in the region to 0..1, image by image."""
-    low = torch.where(region, images, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
-    high = torch.where(region, images, -torch.inf).amax(dim=(1, 2, 3), keepdim=True)
+def _unit_range(images: Tensor, region: Tensor, limits: Tensor) -> Tensor:
+    """Bring the levels that ``limits`` has in the region to 0..1, image by image."""
+    low = torch.where(region, limits, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
+    high = torch.where(region, limits, -torch.inf).amax(dim=(1, 2, 3), keepdim=True)
     # 1e-8 as in LiteMedSAM's pre-processing; the span is 0 or at least one grey level in practice.
     return (images - low) / (high - low).clamp(min=1e-8)
 

@@ -13,6 +13,7 @@ from medsam_tune.geometry import (
     boxes_to_original,
     make_frame,
     masks_to_input,
+    normalise,
     points_to_input,
     points_to_original,
     resize_region,
@@ -150,3 +151,22 @@ def test_object_of_one_pixel_is_kept_at_the_decoders_resolution_and_others_are_a
     assert small[0].nonzero().tolist() == [[0, 1, 2]]
     assert torch.equal(small[1], F.interpolate(masks[1:2].float(), (16, 16), mode="nearest-exact")[0] > 0.5)
     assert not small[2].any()
+
+
+UNIT = InputRule(64, min_max=True, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def test_a_few_fused_pixels_set_no_contrast_where_the_limits_are_the_unfused_images():
+    image = torch.linspace(0, 200, 64 * 64).reshape(1, 1, 64, 64).expand(1, 3, -1, -1).clone()
+    fused, frames = image.clone(), [make_frame((64, 64), UNIT)]
+    fused[:, 1, 10:14, 10:18] += 3 * 255  # three masks over each other on 32 of 4,096 pixels
+    plain, seen = normalise(image, frames, UNIT), normalise(fused, frames, UNIT, limits=image)
+    assert torch.equal(seen[:, 0], plain[:, 0])
+    assert normalise(fused, frames, UNIT)[:, 0].max() < 0.3  # what the red channel is left with under its own limits
+    torch.testing.assert_close(seen[0, 1, 10, 10] - plain[0, 1, 10, 10], torch.tensor(3 * 255 / 200))
+
+
+def test_limits_mean_nothing_to_a_rule_without_min_max():
+    images = torch.rand(1, 3, 64, 64) * 255
+    rule, frames = InputRule(64), [make_frame((64, 64), InputRule(64))]
+    assert torch.equal(normalise(images, frames, rule, limits=images * 2), normalise(images, frames, rule))
