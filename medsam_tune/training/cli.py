@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from medsam_tune.data.datamodule import SegmentationDataModule
-from medsam_tune.data.split_file import save_splits
 from medsam_tune.errors import RecipeError, own_error
-from medsam_tune.files import write_text
 from medsam_tune.segmenters.semantic import check_classes
 from medsam_tune.training.callbacks import RandomState, ResumeHint, StageClock, TrainableTable, TrainingRows
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
@@ -31,10 +30,13 @@ from medsam_tune.training.overlays import WandbOverlays
 from medsam_tune.training.precompute_stage import PrecomputeStage, check_cacheable
 from medsam_tune.training.predictions import PredictionFiles
 from medsam_tune.training.recipe_paths import resolve_paths
+from medsam_tune.training.record import RecordRun, continue_wandb
 from medsam_tune.training.run_folder import (
     RunFolder,
     is_rank_zero,
     make_run_folder,
+    newest_run,
+    requeued_run,
     resolve_ckpt_path,
     run_folder_of,
     share_run_folder,
@@ -43,7 +45,7 @@ from medsam_tune.training.sample_settings import without_sample_settings
 from medsam_tune.training.saving import checkpoint_callbacks
 from medsam_tune.training.schedule import EndOfTraining
 from medsam_tune.training.settings import RunSettings
-from medsam_tune.training.signals import SIGTERM_STATUS, Interruptions
+from medsam_tune.training.signals import SIGTERM_STATUS, Interruptions, slurm_job
 from medsam_tune.training.test_results import TestResults
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -92,7 +94,8 @@ class MedsamCLI(LightningCLI):
         parser.add_class_arguments(RunSettings, "run")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed_number)
         if not hasattr(self, "_subcommand_method_arguments"):
-            parser.add_argument("--ckpt_path", type=str, default=None, help="A file, or last for the newest run.")
+            told = "A file, last for the newest run, or auto: last if there is one."
+            parser.add_argument("--ckpt_path", type=str, default=None, help=told)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's ArgsType
         """Parse ``args``; a fault becomes one RecipeError."""
@@ -121,15 +124,16 @@ class MedsamCLI(LightningCLI):
         """Turn ``--ckpt_path`` into a file before anything is built."""
         self.folder: RunFolder | None = None
         section = self._section()
-        value = section.get("ckpt_path")
-        if value is None:
+        path = self._checkpoint(section)
+        if "ckpt_path" in section:
+            section["ckpt_path"] = None if path is None else str(path)
+        if path is None:
             return
-        path = resolve_ckpt_path(value, Path(section.run.folder), self.recipe)
-        section["ckpt_path"] = str(path)
         run = run_folder_of(path)
         if self.subcommand in (None, "fit") and run is not None:
             self.folder = RunFolder(share_run_folder(run))
             self.folder.remove_leftovers()
+            continue_wandb(section.trainer, self.folder)
             say(f"Continuing {path} in {run}")
 
     def instantiate_classes(self) -> None:
@@ -153,8 +157,10 @@ class MedsamCLI(LightningCLI):
         check_classes(self.model.segmenter, self.datamodule)
         if self.subcommand in (None, "fit"):
             self.model.trainable_parameters()
-            _check_length(self._get(self.config_init, "trainer"))
+            self.model.check_scheduler()
+            _check_stages(self._get(self.config_init, "trainer"), whole_run=self.subcommand is None)
         section = self._section()
+        continued = self.folder is not None
         if self.folder is None:
             self.folder = RunFolder(make_run_folder(Path(section.run.folder), self.recipe))
         config = dict(self._get(self.config_init, "trainer"))
@@ -163,7 +169,7 @@ class MedsamCLI(LightningCLI):
         config |= {
             "max_steps": -1,  # EndOfTraining has it
             "logger": run_loggers(self.folder.path, _as_list(config.get("logger"))),
-            "callbacks": [*(_as_list(config.get("callbacks")) or []), *self._callbacks()],
+            "callbacks": [*(_as_list(config.get("callbacks")) or []), *self._callbacks(continued=continued)],
             "plugins": [*(_as_list(config.get("plugins")) or []), AtomicCheckpointIO()],
             "default_root_dir": str(self.folder.path),
             "use_distributed_sampler": False,
@@ -202,10 +208,17 @@ class MedsamCLI(LightningCLI):
             shutil.rmtree(self.folder.path, ignore_errors=True)
 
     def dump(self) -> str:
-        """Return the resolved recipe as YAML."""
+        """Return the resolved recipe as YAML; which checkpoint it was continued from is no part of it."""
         parser = self._parser(self.subcommand)
-        text: str = parser.dump(self._section(), skip_none=False, format="yaml")
+        section = self._section().clone()
+        if "ckpt_path" in section:
+            section["ckpt_path"] = None
+        text: str = parser.dump(section, skip_none=False, format="yaml")
         return text
+
+    def recipe_values(self) -> dict[str, Any]:
+        """Return the resolved recipe as plain nested values, without what no recipe has."""
+        return {name: value for name, value in yaml.safe_load(self.dump()).items() if name not in _OPTIONS}
 
     @property
     def settings(self) -> RunSettings:
@@ -213,7 +226,7 @@ class MedsamCLI(LightningCLI):
         settings: RunSettings = self._get(self.config_init, "run")
         return settings
 
-    def _callbacks(self) -> list[pl.Callback]:
+    def _callbacks(self, *, continued: bool) -> list[pl.Callback]:
         folder = self.run_folder
         self.results.folder, self.results.clock = folder, self.clock
         interruptions = Interruptions()
@@ -226,7 +239,7 @@ class MedsamCLI(LightningCLI):
             TrainableTable(),
             PrecomputeStage(self.clock),
             self.clock,
-            _RecordRun(self),
+            RecordRun(self, continued=continued),
             self.results,
             WandbOverlays(),
             PredictionFiles(folder.path / "predictions"),
@@ -244,26 +257,20 @@ class MedsamCLI(LightningCLI):
             raise RuntimeError("the run folder is made together with the trainer")
         return self.folder
 
+    def _checkpoint(self, section: Namespace) -> Path | None:
+        """Return the checkpoint to go on from: the one asked for, or that of this SLURM job before it was put back."""
+        value, root = section.get("ckpt_path"), Path(section.run.folder)
+        trains = self.subcommand in (None, "fit")
+        if value is None or (value == "auto" and trains):
+            run = requeued_run(root, self.recipe, slurm_job()) if trains else None
+            if run is None and value == "auto":
+                run = newest_run(root, self.recipe)
+            return None if run is None else RunFolder(run).last_checkpoint
+        return resolve_ckpt_path(value, root, self.recipe)
+
     def _section(self) -> Namespace:
         section: Namespace = self.config[self.subcommand] if getattr(self, "subcommand", None) else self.config
         return section
-
-
-class _RecordRun(pl.Callback):
-    """Write config.yaml and splits.json into the run folder before any work."""
-
-    def __init__(self, cli: MedsamCLI) -> None:
-        self.cli = cli
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if not trainer.is_global_zero:
-            return
-        folder = self.cli.run_folder
-        folder.path.mkdir(parents=True, exist_ok=True)
-        if not folder.config.is_file():
-            write_text(folder.config, self.cli.dump())
-        if not folder.splits.is_file() and stage != "predict":
-            save_splits(self.cli.datamodule.splits, folder.splits)
 
 
 def main(argv: list[str]) -> int:
@@ -272,10 +279,21 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _check_length(trainer: Namespace) -> None:
-    for key in ("max_epochs", "max_steps"):
+def _check_stages(trainer: Namespace, *, whole_run: bool) -> None:
+    """Refuse limits under which a stage would find nothing to do, before any work."""
+    for key in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer.get(key) == 0:
             raise RecipeError(f"trainer.{key}: is 0, so nothing would be trained. Raise it, or use `medsam-tune test`.")
+    if not whole_run:
+        return
+    if trainer.get("fast_dev_run"):
+        raise RecipeError(
+            "trainer.fast_dev_run: writes no checkpoint, so there is nothing to test and export. "
+            "Use `medsam-tune fit`, or set trainer.max_steps: 1."
+        )
+    for key, missing in (("limit_val_batches", "choose the best weights"), ("limit_test_batches", "test")):
+        if trainer.get(key) == 0:
+            raise RecipeError(f"trainer.{key}: is 0, so nothing would {missing}. Raise it, or use `medsam-tune fit`.")
 
 
 def _seed_number(seed: bool | int) -> int:

@@ -27,7 +27,7 @@ from medsam_tune.side.base import SideNetwork
 from medsam_tune.training.checkpoint import restore_frozen, trained_entries
 from medsam_tune.training.finite import FiniteLosses
 from medsam_tune.training.means import RunningMeans
-from medsam_tune.training.schedule import planned_steps, step_schedule
+from medsam_tune.training.schedule import planned_steps, scheduler_config, step_schedule
 from medsam_tune.tuners.base import Tuner
 from medsam_tune.types import MaskPrediction, SegmentationBatch
 
@@ -61,7 +61,8 @@ class TuningModule(pl.LightningModule):
         objects_per_decode: Objects decoded at once; 0 decodes all of a batch together.
         loss: The training loss; BCE + Dice by default.
         optimizer: Called with the trainable parameters only.
-        scheduler: A torch learning-rate scheduler, stepped every epoch; excludes ``schedule``.
+        scheduler: A torch learning-rate scheduler, stepped every epoch (``OneCycleLR`` and ``CyclicLR`` every optimizer step;
+            ``ReduceLROnPlateau`` watches val/dice, or its ``monitor``); excludes ``schedule``.
         schedule: Learning-rate curve over the whole training, stepped every optimizer step.
         warmup_steps: Optimizer steps of linear warm-up before ``schedule``.
 
@@ -146,6 +147,15 @@ class TuningModule(pl.LightningModule):
             )
         return trainable
 
+    def check_scheduler(self) -> None:
+        """Build the scheduler once on a parameter that is thrown away.
+
+        Raises:
+            RecipeError: If it watches a figure in the wrong direction.
+        """
+        if self.scheduler_factory is not None:
+            scheduler_config(self.scheduler_factory(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-3)))
+
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
         terms = {**self.segmenter.training_losses(batch, self.loss), **self.segmenter.auxiliary_losses()}
         total = torch.stack(list(terms.values())).sum()
@@ -202,7 +212,7 @@ class TuningModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union
         optimizer = self.optimizer_factory(self.trainable_parameters())
         if self.scheduler_factory is not None:
-            return [optimizer], [self.scheduler_factory(optimizer)]
+            return {"optimizer": optimizer, "lr_scheduler": scheduler_config(self.scheduler_factory(optimizer))}
         if self.schedule == "constant" and not self.warmup_steps:
             return optimizer
         total_steps = planned_steps(self.trainer)

@@ -78,6 +78,21 @@ class RunFolder:
         """Return the folder of the HTML report."""
         return self.path / "report"
 
+    @property
+    def resumes(self) -> Path:
+        """Return the folder of the recipes that the run was continued with, the first one among them."""
+        return self.path / "resumes"
+
+    @property
+    def wandb(self) -> Path:
+        """Return the file that names the W&B run."""
+        return self.path / "wandb.json"
+
+    @property
+    def slurm_job(self) -> Path:
+        """Return the file that names the SLURM job."""
+        return self.path / "slurm_job.txt"
+
     def remove_leftovers(self) -> None:
         """Remove the temporary files and folders of a killed process; only before anything is written."""
         for path in list(self.path.rglob(f"{TEMPORARY_PREFIX}*")) if is_rank_zero() else ():
@@ -136,8 +151,16 @@ def is_rank_zero() -> bool:
 
 def newest_run(root: Path, recipe: str) -> Path | None:
     """Return the run of ``recipe`` whose ``checkpoints/last.ckpt`` was written last, or None when no run has one."""
-    runs = [folder for folder in _runs(root, recipe) if RunFolder(folder).last_checkpoint.exists()]
-    return max(runs, key=lambda folder: (RunFolder(folder).last_checkpoint.stat().st_mtime_ns, folder.name), default=None)
+    return max(_resumable(root, recipe), key=_written, default=None)
+
+
+def requeued_run(root: Path, recipe: str, job: str | None) -> Path | None:
+    """Return the run that this SLURM job began before it was put back into the queue; None if it was not, or got nowhere."""
+    if job is None or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        return None
+    jobs = {run: RunFolder(run).slurm_job for run in _resumable(root, recipe)}
+    own = [run for run, file in jobs.items() if file.is_file() and file.read_text(encoding="utf-8") == job]
+    return max(own, key=_written, default=None)
 
 
 def resolve_ckpt_path(value: str, root: Path, recipe: str) -> Path:
@@ -192,6 +215,14 @@ def _make_unique(parent: Path) -> Path:
 def _runs(root: Path, recipe: str) -> list[Path]:
     parent = root / recipe
     return [folder for folder in parent.iterdir() if folder.is_dir()] if parent.is_dir() else []
+
+
+def _resumable(root: Path, recipe: str) -> list[Path]:
+    return [folder for folder in _runs(root, recipe) if RunFolder(folder).last_checkpoint.exists()]
+
+
+def _written(run: Path) -> tuple[int, str]:
+    return RunFolder(run).last_checkpoint.stat().st_mtime_ns, run.name
 
 
 def _best(run: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.errors import RecipeError
@@ -39,6 +39,22 @@ def step_schedule(
         return learning_rate_factor(step, schedule, warmup_steps=warmup_steps, total_steps=total_steps)
 
     return LambdaLR(optimizer, factor)
+
+
+def scheduler_config(scheduler: LRScheduler | ReduceLROnPlateau) -> dict[str, Any]:
+    """Return what Lightning must know of a torch scheduler: when it is stepped, and which figure it watches.
+
+    Raises:
+        RecipeError: If a plateau scheduler waits for val/dice or val/iou to fall.
+    """
+    if isinstance(scheduler, OneCycleLR | CyclicLR):
+        return {"scheduler": scheduler, "interval": "step"}
+    if not isinstance(scheduler, ReduceLROnPlateau):
+        return {"scheduler": scheduler, "interval": "epoch"}
+    monitor = getattr(scheduler, "monitor", "val/dice")
+    if monitor in ("val/dice", "val/iou") and scheduler.mode == "min":
+        raise RecipeError(f"model.scheduler.mode: is min, but {monitor} is better when it rises. Set mode: max.")
+    return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}
 
 
 def planned_steps(trainer: pl.Trainer) -> float:

@@ -40,6 +40,10 @@ class TestResults(Callback):
         self.clock: StageClock | None = None
         self.scores: CaseScores | None = None
         self.summary: dict[str, Any] = {}
+        self._tested_step: int | None = None
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._tested_step = checkpoint["global_step"]
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A collective: every rank takes part, whoever writes.
@@ -57,6 +61,7 @@ class TestResults(Callback):
             "test": summarise(self.scores, data.case_names, data.label_names),
             "parameters": parameter_counts(module),
             "base_weights": None if weights is None else {"name": weights.name, "sha256": weights.sha256},
+            "tested_step": self._tested_step,
             "steps": trainer.global_step,
             "epochs": trainer.current_epoch,
             "versions": versions(),

@@ -50,6 +50,10 @@ def save(pixels, path):
             "--trainer.max_epochs=0",
             "trainer.max_epochs: is 0, so nothing would be trained. Raise it, or use `medsam-tune test`.",
         ),
+        ("--trainer.limit_train_batches=0", "trainer.limit_train_batches: is 0, so nothing would be trained."),
+        ("--trainer.limit_val_batches=0", "trainer.limit_val_batches: is 0, so nothing would choose the best weights."),
+        ("--trainer.limit_test_batches=0", "trainer.limit_test_batches: is 0, so nothing would test."),
+        ("--trainer.fast_dev_run=true", "trainer.fast_dev_run: writes no checkpoint, so there is nothing to test and export."),
         ("--modle.objects_per_decode=3", "modle.objects_per_decode: no such key. Did you mean model?"),
         ("--data.split.fraction=0.1", "data.split.fraction: no such key. Did you mean data.split.val_fraction?"),
         (

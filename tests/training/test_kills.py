@@ -51,6 +51,18 @@ NAMED = {
 }
 
 
+# Every validation counts as one without progress, so the rate falls after each epoch but the first.
+PLATEAU = (
+    "--model.schedule=constant",
+    "--model.scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
+    "--model.scheduler.monitor=val/dice",
+    "--model.scheduler.mode=max",
+    "--model.scheduler.patience=0",
+    "--model.scheduler.threshold=9",
+    "--trainer.max_epochs=3",
+)
+
+
 @pytest.fixture(scope="module")
 def deadly():
     process = Deadly()
@@ -141,6 +153,7 @@ def test_run_killed_at_a_random_moment_ends_as_the_one_that_was_not(fresh, place
         (("--trainer.max_steps=6", "--trainer.max_epochs=20"), "medsam_tune.training.callbacks:_log", 4),
         (("--trainer.check_val_every_n_epoch=3",), f"{MODULE}.validation_step", 2),
         (("--run.early_stopping_patience=1", "--trainer.max_epochs=9"), f"{MODULE}.test_step", 1),
+        (PLATEAU, f"{MODULE}.training_step", 12),
     ],
     ids=[
         "the only validation",
@@ -151,6 +164,7 @@ def test_run_killed_at_a_random_moment_ends_as_the_one_that_was_not(fresh, place
         "with steps to go, at the end of an epoch",
         "in the validation at the end of a training without another",
         "after it stopped early",
+        "in an epoch after which the learning rate falls",
     ],
 )
 def test_killed_run_ends_as_the_one_that_was_not_whatever_ends_it(fresh, deadly, settings, at, call):

@@ -77,6 +77,8 @@ def test_summary_has_the_documented_keys_and_agrees_with_the_case_table(finished
     assert set(summary["test"]["dice"]) == set(summary["test"]["iou"]) == {"mean", "std", "ci95", "ci95_method"}
     assert set(summary["baselines"]) == {"whole_image_box", "oracle_box"}
     assert summary["steps"] == 2 * STEPS_PER_EPOCH
+    best = torch.load(finished[1].checkpoints / "best.ckpt", weights_only=True)
+    assert summary["tested_step"] == best["global_step"]
     assert set(summary["seconds"]) == {"cache", "fit", "test", "baselines", "export", "report"}
     assert 0.05 < summary["peak_memory_gb"] < 50
 

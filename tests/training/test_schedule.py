@@ -1,11 +1,14 @@
+import csv
+import json
 import math
 
 import pytest
 import torch
+from lightning.pytorch.cli import ReduceLROnPlateau
 
 from medsam_tune.errors import RecipeError
-from medsam_tune.training.schedule import learning_rate_factor, planned_steps, step_schedule
-from tests.training.tiny_runs import STEPS_PER_EPOCH, build
+from medsam_tune.training.schedule import learning_rate_factor, planned_steps, scheduler_config, step_schedule
+from tests.training.tiny_runs import STEPS_PER_EPOCH, build, only_run, run
 
 
 @pytest.mark.parametrize(
@@ -79,3 +82,57 @@ def test_planned_steps_count_what_the_trainer_will_take(workplace, overrides, ex
     cli = build(*overrides)
     cli.trainer.datamodule = cli.datamodule
     assert planned_steps(cli.trainer) == expected
+
+
+def optimizer():
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+
+
+def test_schedulers_that_count_steps_are_stepped_by_them_and_plateau_schedulers_get_their_figure():
+    scheduler = torch.optim.lr_scheduler
+    assert scheduler_config(scheduler.OneCycleLR(optimizer(), max_lr=1.0, total_steps=5))["interval"] == "step"
+    assert scheduler_config(scheduler.CyclicLR(optimizer(), 0.1, 1.0))["interval"] == "step"
+    assert scheduler_config(scheduler.StepLR(optimizer(), 2))["interval"] == "epoch"
+    plateau = scheduler_config(scheduler.ReduceLROnPlateau(optimizer(), mode="max"))
+    assert (plateau["interval"], plateau["monitor"]) == ("epoch", "val/dice")
+    lightnings = scheduler_config(ReduceLROnPlateau(optimizer(), monitor="train/loss"))
+    assert lightnings["monitor"] == "train/loss"
+
+
+def test_plateau_scheduler_that_waits_for_the_dice_to_fall_is_refused_before_a_folder_is_made(workplace):
+    with pytest.raises(RecipeError, match=r"model\.scheduler\.mode: is min, but val/dice .* rises\. Set mode: max"):
+        build("--model.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau")
+    assert not (workplace / "runs").exists()
+
+
+def test_one_cycle_reaches_its_peak_within_the_run(workplace):
+    cycle = ("--model.scheduler=torch.optim.lr_scheduler.OneCycleLR", "--model.scheduler.max_lr=0.01")
+    monitor = "--trainer.callbacks=lightning.pytorch.callbacks.LearningRateMonitor"
+    steps = f"--model.scheduler.total_steps={2 * STEPS_PER_EPOCH}"
+    words = ("--run.baselines=false", "--run.report=false", "--trainer.log_every_n_steps=1")
+    assert run(*words, *cycle, steps, monitor) == 0
+    rows = csv.DictReader(only_run().metrics_csv.read_text().splitlines())
+    rates = [float(row["lr-AdamW"]) for row in rows if row["lr-AdamW"]]
+    assert len(rates) == 2 * STEPS_PER_EPOCH
+    assert max(rates) == pytest.approx(0.01, rel=0.05)
+    assert rates[-1] < 0.0005
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "validated"),
+    [
+        (("--trainer.max_steps=2",), 2, [1]),
+        (("--trainer.max_steps=8", "--trainer.max_epochs=9"), 8, [5, 7]),
+        (("--trainer.check_val_every_n_epoch=5",), 12, [11]),
+        (("--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=4"), 6, [3, 5]),
+        (("--trainer.max_steps=2", "--trainer.min_epochs=2"), 2, [1]),
+    ],
+    ids=["within the first epoch", "within the second", "rare validations", "by steps", "a minimum beyond the limit"],
+)
+def test_what_is_tested_was_validated_wherever_the_training_ends(workplace, settings, steps, validated):
+    assert run("--run.baselines=false", "--run.report=false", *settings) == 0
+    rows = csv.DictReader(only_run().metrics_csv.read_text().splitlines())
+    assert [int(row["step"]) for row in rows if row["val/dice"]] == validated
+    assert torch.load(only_run().last_checkpoint, weights_only=True)["global_step"] == steps
+    assert json.loads(only_run().summary.read_text())["steps"] == steps
+    assert only_run().export.is_dir()
