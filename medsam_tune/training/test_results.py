@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.evaluation.summary import summarise, write_case_table
 from medsam_tune.files import write_json
 from medsam_tune.training.module import TuningModule, tuned
@@ -80,8 +81,8 @@ class TestResults(Callback):
 
 def parameter_counts(module: TuningModule) -> dict[str, int]:
     """Return how many parameters are trained and how many the whole network has."""
-    parameters = list(module.segmenter.parameters())
-    return {"trained": sum(p.numel() for p in parameters if p.requires_grad), "total": sum(p.numel() for p in parameters)}
+    report = trainable_report(module.segmenter)
+    return {"trained": report.trained, "total": report.total}
 
 
 def peak_memory_gb() -> float:
