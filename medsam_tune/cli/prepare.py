@@ -13,6 +13,7 @@ from medsam_tune.folders import expand
 if TYPE_CHECKING:
     from medsam_tune.data.base import SegmentationSource
     from medsam_tune.data.prepare import Prepared
+    from medsam_tune.data.splits import Splits
 
 DESCRIPTION = """\
 Turn NIfTI volumes, image folders or MedSAM's npz and npy files into a folder of native-size 8-bit PNG images and masks.
@@ -40,17 +41,29 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     source = build_source(options)
     from medsam_tune.data.checks import check_cases
-    from medsam_tune.data.names import flat_file_name
     from medsam_tune.data.prepare import prepare_folder
-    from medsam_tune.data.splits import make_splits
 
+    source.ignore_label = options.ignore_label
     source.open(expand(options.source, "SOURCE"))
     check_cases(source)
-    cases = [flat_file_name(case) for case in source.case_ids()]
-    splits = make_splits(cases, seed=options.seed, val_fraction=options.val_fraction, test_fraction=options.test_fraction)
+    splits = _splits(source, options)
     done = prepare_folder(source, expand(options.folder, "OUT"), splits=splits, keep_empty=not options.skip_empty)
     print(_closing(done))
     return 0
+
+
+def _splits(source: SegmentationSource, options: argparse.Namespace) -> Splits:
+    """Split by patient, under the names that the cases have in the prepared folder."""
+    from medsam_tune.data.names import flat_file_name
+    from medsam_tune.data.patients import patients_of
+    from medsam_tune.data.split_choice import choose_splits
+    from medsam_tune.data.splits import SplitSettings
+
+    found = patients_of(dict(zip(source.case_ids(), source.patient_ids(), strict=True)), options.patient)
+    patients = {flat_file_name(case): patient for case, patient in found.items()}
+    settings = SplitSettings(options.seed, options.val_fraction, options.test_fraction)
+    given = None if options.patient is None else patients
+    return choose_splits(settings, patients, patients=given, files={}, run_folder=None)
 
 
 def build_source(options: argparse.Namespace) -> SegmentationSource:
@@ -117,6 +130,8 @@ def _labels(words: list[str] | None) -> dict[str, list[int]] | None:
     labels = {}
     for word in words:
         name, _, values = word.partition("=")
+        if name in labels:
+            raise RecipeError(f"--labels: {name} stands twice. Write {name}=VALUE,VALUE.")
         try:
             labels[name] = [int(value) for value in values.split(",")]
         except ValueError as error:
@@ -125,6 +140,7 @@ def _labels(words: list[str] | None) -> dict[str, list[int]] | None:
 
 
 def _closing(done: Prepared) -> str:
+    ignored = " --data.ignore_label=255" if done.ignore_label is not None else ""
     labels = "{" + ", ".join(f"{name}: [{value}]" for value, name in done.labels.items()) + "}"
     root = shlex.quote(str(done.folder))
     return "\n".join(
@@ -133,7 +149,7 @@ def _closing(done: Prepared) -> str:
             "Train on them with",
             f"  --data.root={root} --data.split.file={shlex.quote(str(done.folder / 'splits.json'))}",
             "  --data.source=medsam_tune.data.ImageFolder --data.source.case_pattern='^(.+)/[^/]+$'",
-            f"  --data.source.labels={shlex.quote(labels)}",
+            f"  --data.source.labels={shlex.quote(labels)}{ignored}",
         ]
     )
 
@@ -151,9 +167,11 @@ def _parser() -> OptionParser:
     add("--window", nargs="+", metavar="W", help=f"a CT window ({', '.join(WINDOW_NAMES)}), or LOW HIGH in stored values")
     add("--percentiles", nargs=2, type=float, metavar=("LOW", "HIGH"), help="without a window; 0.5 99.5 where a rule is needed")
     add("--labels", nargs="+", metavar="NAME=VALUES", help="mask values of each label, such as liver=1 tumour=2,3")
+    add("--ignore-label", type=int, help="mask value of pixels that nobody annotated")
     add("--mask-threshold", type=int, help="mask values above it are foreground (images)")
     add("--mask-suffix", help="what a mask's name adds to its image's (images)")
     add("--case-pattern", help="regular expression whose first group is the case (images, npy)")
+    add("--patient", metavar="RULE", help="a pattern whose first group is the patient, a .csv file, or header; see docs/data")
     add("--skip-empty", action="store_true", help="leave out images without an object; they are kept by default")
     add("--seed", type=int, default=0, help="of the split")
     add("--val-fraction", type=float, default=0.15)

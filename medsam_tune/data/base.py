@@ -64,6 +64,10 @@ class SegmentationSource(ABC):
         """Return the names that the recipe gives its labels, without reading a file; none by default."""
         return {}
 
+    def label_values(self) -> dict[int, list[int]]:
+        """Return the stored mask values of each label; a label without an entry is its own value."""
+        return {}
+
     @abstractmethod
     def describe(self) -> dict[str, object]:
         """Return what a report says about the data: folder, rules and counts, as JSON values."""

@@ -94,6 +94,10 @@ class PairedFiles(SegmentationSource):
         """Return the names that the recipe gives its labels."""
         return {} if self.labels is None else name_labels(self.labels)
 
+    def label_values(self) -> dict[int, list[int]]:
+        """Return the mask values of each label that the recipe names."""
+        return dict(enumerate((self.labels or {}).values(), start=1))
+
     def mask_files(self) -> list[Path]:
         """Return the mask files there are."""
         return [mask for _, _, mask in self._pairs if mask is not None]

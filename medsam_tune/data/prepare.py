@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_tune.data.base import SegmentationSource
-from medsam_tune.data.formats.raster import write_png
+from medsam_tune.data.formats.raster import encode_png
 from medsam_tune.data.names import flat_file_name
 from medsam_tune.data.split_file import save_splits
 from medsam_tune.data.splits import Splits
@@ -36,6 +36,10 @@ CASE_PATTERN = "^(.+)/[^/]+$"
 """How ``ImageFolder`` finds the case of a prepared image: the folder it lies in."""
 
 
+IGNORE_LABEL = 255
+"""What pixels that nobody annotated become in prepared masks."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Say what was written.
@@ -46,6 +50,7 @@ class Prepared:
         cases: Number of cases.
         empty: Images without an object.
         labels: Mask value to name.
+        ignore_label: Mask value of pixels that nobody annotated, or None.
     """
 
     folder: Path
@@ -53,6 +58,7 @@ class Prepared:
     cases: int
     empty: int
     labels: dict[int, str]
+    ignore_label: int | None = None
 
 
 def prepare_folder(source: SegmentationSource, folder: Path, *, splits: Splits, keep_empty: bool = True) -> Prepared:
@@ -79,12 +85,14 @@ def prepare_folder(source: SegmentationSource, folder: Path, *, splits: Splits, 
             "source": source.describe(),
             "labels": {name: [value] for value, name in labels.items()},
             "case_pattern": CASE_PATTERN,
+            "ignore_label": None if source.ignore_label is None else IGNORE_LABEL,
             "images": len(spacings),
             "images_without_object": empty,
             "spacing_mm": spacings,
         }
         write_json(unfinished / "prepared.json", record)
-    return Prepared(folder, len(spacings), len({Path(name).parent for name in spacings}), empty, labels)
+    n_cases = len({Path(name).parent for name in spacings})
+    return Prepared(folder, len(spacings), n_cases, empty, labels, None if source.ignore_label is None else IGNORE_LABEL)
 
 
 def _write_items(source: SegmentationSource, folder: Path, *, keep_empty: bool) -> tuple[dict[str, tuple[float, float]], int]:
@@ -98,8 +106,11 @@ def _write_items(source: SegmentationSource, folder: Path, *, keep_empty: bool) 
         if not (shows_object or keep_empty):
             continue
         name = f"{flat_file_name(sample.case_id)}/{flat_file_name(sample.image_id)}"
-        write_png(folder / "images" / f"{name}.png", _pixels(sample), spacing_mm=sample.spacing_mm)
-        write_png(folder / "masks" / f"{name}.png", _label_map(sample), spacing_mm=sample.spacing_mm)
+        for part, values in (("images", _pixels(sample)), ("masks", _label_map(sample))):
+            path = folder / part / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Plainly: the folder appears when it is whole, so no file needs to wait for the disk.
+            path.write_bytes(encode_png(values, spacing_mm=sample.spacing_mm))
         spacings[name] = sample.spacing_mm
     return spacings, empty
 
@@ -117,13 +128,16 @@ def _label_map(sample: Sample) -> NDArray[np.uint8]:
         raise DataError(
             f"{sample.image_id}: labels {labels.tolist()} overlap, and one value a pixel is stored. Name groups that do not."
         )
-    if labels.size and labels.max() > np.iinfo(np.uint8).max:
+    largest = np.iinfo(np.uint8).max - (sample.ignored is not None)
+    if labels.size and labels.max() > largest:
         raise DataError(
-            f"{sample.image_id}: label {labels.max()} is above 255. Name the labels; then they are numbered from 1."
+            f"{sample.image_id}: label {labels.max()} is above {largest}. Name the labels; then they are numbered from 1."
         )
     values = np.zeros(masks.shape[1:], np.uint8)
     for mask, label in zip(masks, labels, strict=True):
         values[mask] = label
+    if sample.ignored is not None:
+        values[sample.ignored.numpy()] = IGNORE_LABEL
     return values
 
 

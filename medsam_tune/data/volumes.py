@@ -134,6 +134,10 @@ class VolumeSource(SegmentationSource):
         """Return the names that the recipe gives its labels."""
         return {} if self.labels is None else name_labels(self.labels)
 
+    def label_values(self) -> dict[int, list[int]]:
+        """Return the mask values of each label that the recipe names."""
+        return dict(enumerate((self.labels or {}).values(), start=1))
+
     def label_names(self) -> dict[int, str]:
         """Return the recipe's names; without them read every mask once and call each value found ``label <value>``."""
         if self.labels is not None:

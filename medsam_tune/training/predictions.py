@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medsam_tune.errors import RecipeError
 from medsam_tune.evaluation.predict import predict_masks
+from medsam_tune.files import write_json
 from medsam_tune.inference.writers import MaskWriter, mask_writer
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.training.console import say
@@ -22,8 +23,14 @@ if TYPE_CHECKING:
     from medsam_tune.data.datamodule import SegmentationDataModule
 
 
+LEGEND = "labels.json"
+"""Stands beside predicted classes."""
+
+
 class PredictionFiles(Callback):
     """Write every predicted mask; the objects of an image are joined, its classes are numbered 1, 2, ... in their order.
+
+    Beside numbered classes ``labels.json`` says which number is which, and which values the source's own masks have for it.
 
     Args:
         folder: Where the files go.
@@ -32,6 +39,7 @@ class PredictionFiles(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._writer: MaskWriter | None = None
+        self._has_classes = False
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size > 1:
@@ -56,7 +64,8 @@ class PredictionFiles(Callback):
     ) -> None:
         if self._writer is None:
             return
-        join = _numbered if outputs.class_logits is not None else _union
+        self._has_classes = outputs.class_logits is not None
+        join = _numbered if self._has_classes else _union
         for row, masks in enumerate(predict_masks(outputs, batch, tuned(pl_module).side_px)):
             mask = join(masks).cpu().numpy()
             self._writer.add(batch.image_ids[row], batch.case_ids[row], mask, spacing_mm=batch.spacing_mm[row])
@@ -64,6 +73,18 @@ class PredictionFiles(Callback):
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._writer is not None:
             say(f"{len(self._writer.finish())} files in {self.folder}")
+        if self._has_classes:
+            data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
+            write_json(self.folder / LEGEND, _legend(data))
+
+
+def _legend(data: SegmentationDataModule) -> dict[str, dict[str, object]]:
+    """Return number to the class's name and the values that the source's masks have for it."""
+    groups = data.source.label_values()
+    return {
+        str(number): {"name": name, "values": groups.get(label, [label])}
+        for number, (label, name) in enumerate(data.label_names.items(), start=1)
+    }
 
 
 def _union(masks: Tensor) -> Tensor:

@@ -53,9 +53,22 @@ def test_window_names_are_those_of_the_data_room():
         (["--window", "240", "-160"], "expected low < high"),
         (["--window", "lung", "--percentiles", "1", "99"], "--window: excludes --percentiles"),
         (["--labels", "liver"], "expected NAME=VALUE"),
+        (["--labels", "liver=1", "liver=2"], "--labels: liver stands twice"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(tmp_path, capsys, words, text):
     assert cli.main(["prepare", str(tmp_path), str(tmp_path / "new"), *words]) == 2
     assert text in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_prepared_split_tears_no_patient(npz_folder):
+    for case in range(4):
+        (npz_folder / f"npz/CT_{case}.npz").rename(npz_folder / f"npz/p{case // 2}_{case}.npz")
+    np.savez(npz_folder / "npz/p2_9.npz", **np.load(npz_folder / "npz/p0_0.npz"))
+    words = [str(npz_folder / "npz"), str(npz_folder / "new"), "--format=npz"]
+    assert cli.main(["prepare", *words, "--patient=^(p.)_"]) == 0
+    splits = json.loads((npz_folder / "new/splits.json").read_text())
+    parts = [sorted(case[:2] for case in splits[part]) for part in ("train", "val", "test")]
+    assert sorted(parts) == [["p0"] * 2, ["p1"] * 2, ["p2"]]
+    assert splits["patients"]["p1_3"] == "p1"

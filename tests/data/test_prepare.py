@@ -125,3 +125,23 @@ def test_folder_that_exists_is_never_written_over(volumes):
     (root / "prepared").mkdir()
     with pytest.raises(DataError, match="exists already"):
         _prepared(NiftiVolumes(), root)
+
+
+def test_spacing_and_unannotated_pixels_survive(volumes):
+    labels = np.zeros((4, 5, 2), np.uint8)
+    labels[1:3, 1:3], labels[3] = 1, 9
+    for case in "abcd":
+        volumes("images", case, np.arange(40, dtype=np.int16).reshape(4, 5, 2), np.diag([0.7, 1 / 3, 3.0, 1.0]))
+        root = volumes("labels", case, labels, np.diag([0.7, 1 / 3, 3.0, 1.0]))
+    source = NiftiVolumes()
+    source.ignore_label = 9
+    done = _prepared(source, root)
+    assert done.ignore_label == 255
+    prepared = ImageFolder(labels={"label 1": [1]}, case_pattern=CASE_PATTERN)
+    prepared.ignore_label = 255
+    prepared.open(done.folder)
+    assert len(prepared) == len(source) == 8
+    for index in range(8):
+        assert prepared[index].spacing_mm == pytest.approx(source[index].spacing_mm, rel=1e-12)
+        assert torch.equal(prepared[index].ignored, source[index].ignored)
+        assert torch.equal(prepared[index].masks, source[index].masks)

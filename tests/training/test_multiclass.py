@@ -137,7 +137,9 @@ def test_predicted_files_hold_the_number_of_each_class(finished_classes, tmp_pat
     assert main(words) == 0
     (written,) = tmp_path.glob("*/*/predictions")
     predictor = medsam_tune.load_export(done.export)
-    for path in written.iterdir():
+    legend = json.loads((written / "labels.json").read_text())
+    assert legend == {"1": {"name": "disc", "values": [255]}, "2": {"name": "ring", "values": [100]}}
+    for path in written.glob("*.png"):
         masks = predictor.segment_classes(np.asarray(Image.open(folder / "images" / "images" / path.name)))
         assert np.array_equal(np.asarray(Image.open(path)), masks["disc"] + np.uint8(2) * masks["ring"])
 

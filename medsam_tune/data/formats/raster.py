@@ -97,18 +97,23 @@ def stored_spacing(image: Image.Image, path: Path) -> tuple[float, float]:
     return row, column
 
 
-def write_png(path: Path, values: NDArray[Any], *, spacing_mm: tuple[float, float] = (1.0, 1.0)) -> Path:
-    """Write (H, W) or (H, W, 3) of uint8, or (H, W) of uint16, with its (row, column) spacing and no other text.
-
-    Raises:
-        DataError: If the file cannot be written.
-    """
+def encode_png(values: NDArray[Any], *, spacing_mm: tuple[float, float] = (1.0, 1.0)) -> bytes:
+    """Return (H, W) or (H, W, 3) of uint8, or (H, W) of uint16, as PNG with its (row, column) spacing and no other text."""
     text = PngInfo()
     if spacing_mm != (1.0, 1.0):
         text.add_text(_SPACING, f"{spacing_mm[0]!r} {spacing_mm[1]!r}")
     content = io.BytesIO()
     Image.fromarray(values).save(content, format="PNG", pnginfo=text)
-    return write_bytes(path, content.getvalue())
+    return content.getvalue()
+
+
+def write_png(path: Path, values: NDArray[Any], *, spacing_mm: tuple[float, float] = (1.0, 1.0)) -> Path:
+    """Write what ``encode_png`` makes, whole or not at all.
+
+    Raises:
+        DataError: If the file cannot be written.
+    """
+    return write_bytes(path, encode_png(values, spacing_mm=spacing_mm))
 
 
 def image_size(path: Path) -> tuple[int, int]:
