@@ -176,4 +176,5 @@ def _touched(mask: Tensor, step: int) -> Tensor:
         return mask
     height, width = mask.shape
     padded = F.pad(mask, (0, -width % step, 0, -height % step))
-    return padded.unflatten(1, (-1, step)).any(dim=2).unflatten(0, (-1, step)).any(dim=1)
+    blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
+    return blocks.any(dim=3).any(dim=1)
