@@ -43,36 +43,36 @@ def check_cases(source: SegmentationSource, *, cache: Path | None = None) -> dic
         indices.setdefault(case_id, []).append(index)
     store = (cache or cache_root()) / "checked" / f"{_rules(source)}.json"
     remembered = _read_store(store)
+    files = {case: sorted({path for index in members for path in source.files(index)}) for case, members in indices.items()}
+    stamps = {case_id: _stamp(paths) for case_id, paths in files.items() if paths}
+    unseen = [case_id for case_id in indices if stamps.get(case_id) not in remembered]
     sound: dict[str, str] = {}
     faults: list[str] = []
-    checksums: dict[str, str] = {}
-    for case_id, members in _with_bar(indices.items(), len(indices), new=len(indices) - len(remembered)):
-        files = sorted({path for index in members for path in source.files(index)})
+    for case_id in _with_bar(unseen):
         try:
-            stamp = _stamp(files)
-            if not files or stamp not in remembered:
-                source.check_case(members)
-            if files:
-                checksums[case_id] = sound[stamp] = remembered.get(stamp) or _content(files)
+            source.check_case(indices[case_id])
+            if case_id in stamps:
+                sound[stamps[case_id]] = _content(files[case_id])
         except DataError as error:
             faults.append(str(error))
         except OSError as error:
             faults.append(f"{error.filename}: cannot be read ({error.strerror}). Allow it, or remove the case.")
-    if sound.keys() - remembered.keys():
+    known = {**remembered, **sound}
+    if sound:
         # A folder that cannot be written costs a second look next time, no training.
         with suppress(DataError):
-            write_json(store, dict(list({**remembered, **sound}.items())[-_REMEMBERED:]))
+            write_json(store, dict(list(known.items())[-_REMEMBERED:]))
     if faults:
         raise DataError(_listed(faults, len(indices)))
-    return checksums
+    return {case_id: known[stamp] for case_id, stamp in stamps.items()}
 
 
-def _with_bar(items: Iterable[tuple[str, list[int]]], total: int, *, new: int) -> Iterable[tuple[str, list[int]]]:
+def _with_bar(cases: Sequence[str]) -> Iterable[str]:
     from rich.console import Console
     from rich.progress import track
 
-    shown = new >= _BAR_FROM and sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0"
-    return track(items, "Check data", total=total, console=Console(stderr=True), transient=True, disable=not shown)
+    shown = len(cases) >= _BAR_FROM and sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0"
+    return track(cases, "Check data", console=Console(stderr=True), transient=True, disable=not shown)
 
 
 def _rules(source: SegmentationSource) -> str:
@@ -89,8 +89,16 @@ def _told(value: object) -> str:
 
 
 def _stamp(files: Sequence[Path]) -> str:
-    facts = [(str(path.resolve()), (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
+    facts = [(str(path.resolve()), *_size_and_date(path)) for path in files]
     return hashlib.blake2b(repr(facts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def _size_and_date(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return -1, -1  # reading it says why
+    return status.st_size, status.st_mtime_ns
 
 
 def _content(files: Sequence[Path]) -> str:

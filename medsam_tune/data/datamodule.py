@@ -127,7 +127,9 @@ class SegmentationDataModule(LightningDataModule):
         self._checksums = check_cases(self.source, cache=None if self.cache_folder is None else Path(self.cache_folder))
         check_chunk(self.chunk, self.source.places())
         self._case_names = tuple(sorted(set(self.source.case_ids())))
-        self._patients = patients_of(dict(zip(self.source.case_ids(), self.source.patient_ids(), strict=True)), self.patient)
+        named = dict(zip(self.source.case_ids(), self.source.patient_ids(), strict=True))
+        # New images are not split, so their patients need not be known.
+        self._patients = patients_of(named, self.patient if require_masks else None)
         self._classes = self._find_classes()
         everything = list(range(len(self.source)))
         self._datasets = {"predict": self._build(input_rule, self.source.select(everything, "predict"), training=False)}

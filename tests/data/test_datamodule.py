@@ -307,3 +307,12 @@ def test_fault_of_a_test_case_is_found_when_the_data_are_opened(volumes, tmp_pat
     volumes("labels", test_case, np.full((3, 3, 2), -1, np.int16))
     with pytest.raises(DataError, match=rf"labels/{test_case}\.nii\.gz: 18 label values"):
         SegmentationDataModule(NiftiVolumes(), str(root)).open(RULE)
+
+
+def test_patients_of_new_images_need_not_be_known(array_source, tmp_path):
+    (tmp_path / "who.csv").write_text("case,patient\nanother,x\n")
+    data = SegmentationDataModule(array_source(4), "somewhere", patient=str(tmp_path / "who.csv"))
+    data.open(RULE, require_masks=False)
+    assert len(data.dataset("predict")) == 4
+    with pytest.raises(DataError, match=r"2 cases have no patient \(case_0, case_1\)"):
+        data.open(InputRule(side=16))
