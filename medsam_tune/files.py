@@ -1,4 +1,4 @@
-"""The only place that writes files: whole or not at all, with one clear error. Also checksums and safe reading.
+"""The only place that writes files: whole or not at all, with one clear error. Also checksums and reading JSON.
 
 Everything is written under a temporary name in its own folder, brought to the disk (fsync) and renamed. Whatever fails on the
 way, the temporary file is removed and what stood there before is untouched.
@@ -11,11 +11,8 @@ import hashlib
 import json
 import math
 import os
-import pickle
 import shutil
-import struct
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,24 +40,6 @@ _REMEDIES = {
     errno.ENOTDIR: "A file stands in the folder's place: choose another folder.",
     errno.EISDIR: "A folder stands in the file's place: choose another name.",
 }
-# What torch.load and safetensors were seen to raise on damaged bytes.
-_DAMAGED: tuple[type[Exception], ...] = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
-_CHUNK_BYTES = 1 << 20
 
 
 def write_bytes(path: Path, content: bytes, *, error: type[MedsamTuneError] = DataError, when_full: str = WHEN_FULL) -> Path:
@@ -273,38 +252,6 @@ def digest_of(path: Path, kind: str) -> str:
         return hashlib.file_digest(file, kind).hexdigest()
 
 
-def read_weights(path: Path, remedy: str = "Copy it again, or save its state_dict() alone.") -> object:
-    """Read a file of ``torch.save`` or safetensors to the CPU; no code in it is ever run.
-
-    Args:
-        path: The file.
-        remedy: What to do when it cannot be read, as a sentence.
-
-    Returns:
-        What the file holds: tensors by name in a safetensors file, in the other whatever was saved.
-
-    Raises:
-        CheckpointError: If the file is missing, cut off or corrupt (one flipped bit included), or holds Python objects.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file.")
-    damaged: tuple[type[Exception], ...] = (*_DAMAGED, SafetensorError)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        _check_records(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except damaged as fault:
-        raise CheckpointError(
-            f"{path}: cannot be read as weights ({_first_line(fault)}). Expected tensors saved by torch.save or safetensors; "
-            f"the file is cut off, corrupt, or holds Python objects, which are never loaded. {remedy}"
-        ) from fault
-
-
 def read_json(path: Path, remedy: str, *, error: type[MedsamTuneError] = DataError) -> Any:  # noqa: ANN401 - JSON is anything
     """Read a JSON file that people or other machines may have touched.
 
@@ -322,22 +269,6 @@ def read_json(path: Path, remedy: str, *, error: type[MedsamTuneError] = DataErr
         raise error(f"{path}: cannot be read ({fault.strerror}). {remedy}") from fault
     except (ValueError, RecursionError) as fault:
         raise error(f"{path}: is no JSON ({_first_line(fault)}). {remedy}") from fault
-
-
-def _check_records(path: Path) -> None:
-    """Compare the records of a ``torch.save`` file with their own checksums, which ``torch.load`` does not.
-
-    Raises:
-        zipfile.BadZipFile: If one differs. Files of PyTorch before 1.6, and those saved without checksums, have none.
-    """
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        for record in archive.infolist():
-            if record.CRC:
-                with archive.open(record) as content:
-                    while content.read(_CHUNK_BYTES):
-                        pass
 
 
 def _temporary_name() -> str:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from medsam_tune.backbone.fit import damaged, misfits, shortened
 from medsam_tune.errors import CheckpointError, RecipeError
-from medsam_tune.files import digest_of, read_weights
+from medsam_tune.files import digest_of
 from medsam_tune.folders import cache_folder, expand
+from medsam_tune.weight_files import read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -21,8 +21,9 @@ from medsam_tune.export.build import without_folders
 from medsam_tune.export.description import DESCRIPTION_FILE, FORMAT_VERSION, read_description, read_object
 from medsam_tune.export.model_card import model_card
 from medsam_tune.export.trained import beside_adapter, frozen_identities, trained_names, tuner_of
-from medsam_tune.files import atomic_folder, read_weights, sha256_of, write_json, write_safetensors, write_text
+from medsam_tune.files import atomic_folder, sha256_of, write_json, write_safetensors, write_text
 from medsam_tune.segmenters.base import Segmenter
+from medsam_tune.weight_files import read_weights
 
 TRAINED_FILE = "trained.safetensors"
 CONFIG_FILE = "adapter_config.json"

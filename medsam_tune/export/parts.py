@@ -65,13 +65,16 @@ class PartReader:
     opens_files: bool = False
     files: Mapping[str, Path] = field(default_factory=dict)
 
-    def part(self, value: object, seams: type | tuple[type, ...], key: str) -> Part:
+    def part(
+        self, value: object, seams: type | tuple[type, ...], key: str, *, given: Sequence[str] = ()
+    ) -> Part:
         """Read ``{"class_path": ..., "init_args": {...}}`` where a class of one of the seams is expected.
 
         Args:
             value: The description.
             seams: The base class, or several.
             key: Where it stands, for the message.
+            given: Names of arguments that the caller will give.
 
         Raises:
             RecipeError: If it names no such class, or the class does not take the arguments.
@@ -87,7 +90,7 @@ class PartReader:
         if any(_is_peft_config(seam) for seam in seams):
             return _peft_part(value["class_path"], arguments, key)
         found = _named_class(value["class_path"], seams, key, trusted=self.trusted)
-        return Part(found, self.arguments(found, arguments, key))
+        return Part(found, self.arguments(found, arguments, key, given=given))
 
     def arguments(
         self, constructor: type, arguments: Mapping[str, object], key: str, *, given: Sequence[str] = ()

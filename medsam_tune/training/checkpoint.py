@@ -13,7 +13,8 @@ from medsam_tune.backbone.fit import misfits
 from medsam_tune.errors import CheckpointError
 from medsam_tune.export.load import check_frozen
 from medsam_tune.export.trained import trained_names
-from medsam_tune.files import read_weights, write_torch
+from medsam_tune.files import write_torch
+from medsam_tune.weight_files import read_weights
 
 if TYPE_CHECKING:
     from medsam_tune.training.module import TuningModule
