@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from medsam_tune import __version__
-from medsam_tune.errors import MedsamTuneError, own_error
+from medsam_tune.errors import DataFaults, MedsamTuneError, own_error
 from medsam_tune.files import write_fault, write_text
 from medsam_tune.folders import state_folder
 from medsam_tune.training.run_folder import RUN_FOLDER_VARIABLE
@@ -72,7 +72,7 @@ class OneLine:
         ours = own_error(error)
         self.status = 1 if ours is None else 2
         line = self._unforeseen(error) if ours is None else plain_message(ours)
-        print(f"error: {shortened(line)}", file=sys.stderr)
+        print(f"error: {chr(10).join(map(shortened, line.splitlines()))}", file=sys.stderr)
         return True
 
     def _unforeseen(self, error: Exception) -> str:
@@ -99,8 +99,10 @@ class OneLine:
 
 
 def plain_message(error: MedsamTuneError) -> str:
-    """Return the message in one line; torch puts the whole traceback of a loader's worker into it."""
+    """Return the message in one line, or one for each faulty file; torch puts a loader's whole traceback into it."""
     text = str(error).strip()
+    if isinstance(error, DataFaults):
+        return text
     if _IN_A_WORKER.match(text):
         text = text.splitlines()[-1].partition(": ")[2]
     return " ".join(text.split())

@@ -14,14 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from medsam_tune.data.base import SegmentationSource
-from medsam_tune.errors import DataError
+from medsam_tune.errors import DataError, data_error
 from medsam_tune.files import write_json
 from medsam_tune.precompute.location import cache_root
 
 _BLOCK = 1 << 20
 # Fewer cases are read before a bar could be looked at.
 _BAR_FROM = 20
-_LISTED = 50
 _REMEMBERED = 100_000
 
 
@@ -63,7 +62,7 @@ def check_cases(source: SegmentationSource, *, cache: Path | None = None) -> dic
         with suppress(DataError):
             write_json(store, dict(list(known.items())[-_REMEMBERED:]))
     if faults:
-        raise DataError(_listed(faults, len(indices)))
+        raise data_error(f"{len(faults)} of {len(indices)} cases cannot be used", faults)
     return {case_id: known[stamp] for case_id, stamp in stamps.items()}
 
 
@@ -118,11 +117,3 @@ def _read_store(path: Path) -> Mapping[str, str]:
         return {}
     known = isinstance(content, dict) and all(isinstance(value, str) for value in content.values())
     return content if known else {}
-
-
-def _listed(faults: Sequence[str], n_cases: int) -> str:
-    if len(faults) == 1:
-        return faults[0]
-    shown = "\n".join(f"  {fault}" for fault in faults[:_LISTED])
-    more = f"\n  and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
-    return f"{len(faults)} of {n_cases} cases cannot be used:\n{shown}{more}"

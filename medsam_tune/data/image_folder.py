@@ -18,7 +18,7 @@ from medsam_tune.data.labels import Objects, check_labels, find_objects, name_la
 from medsam_tune.data.paired import PairedFiles, Pairs
 from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
 from medsam_tune.data.scan import Scan, existing_folder, scan_folder
-from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.errors import DataError, RecipeError, data_error
 
 
 class ImageFolder(PairedFiles):
@@ -155,7 +155,7 @@ def _check_sizes(pairs: Pairs) -> None:
         except DataError as error:
             faults.append(str(error))
     if faults:
-        raise DataError("\n".join(faults))
+        raise data_error(f"{len(faults)} pairs cannot be used", faults)
 
 
 def _sizes_differ(mask: Path, found: tuple[int, ...], expected: tuple[int, int]) -> str:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam_tune.errors import DataError
+from medsam_tune.errors import DataError, data_error
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def scan_folder(folder: Path, endings: tuple[str, ...]) -> Scan:
     faults: list[str] = []
     found = [path for path in _walk(folder, (), faults) if _is_sound(path, endings, faults)]
     if faults:
-        raise DataError("\n".join(faults))
+        raise data_error(f"{folder}: {len(faults)} entries cannot be used", faults)
     wanted = sorted(path for path in found if path.name.lower().endswith(endings))
     return Scan(wanted, sorted(set(found) - set(wanted)))
 

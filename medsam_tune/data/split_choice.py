@@ -10,7 +10,7 @@ from pathlib import Path
 from medsam_tune.data.patients import likely_patients
 from medsam_tune.data.split_file import load_splits, save_splits
 from medsam_tune.data.splits import Splits, SplitSettings, make_splits
-from medsam_tune.errors import DataError
+from medsam_tune.errors import DataError, DataWarning
 
 STORED = "splits.json"
 
@@ -55,6 +55,6 @@ def _draw_splits(settings: SplitSettings, cases: tuple[str, ...], patients: Mapp
     if likely is not None and settings.strict:
         raise DataError(likely.message())
     if likely is not None:
-        warnings.warn(likely.message(), stacklevel=2)
+        warnings.warn(likely.message(), DataWarning, stacklevel=2)
     drawn = {name: value for name, value in asdict(settings).items() if name not in ("file", "strict")}
     return make_splits(cases, **drawn, patients=patients)

@@ -20,7 +20,7 @@ from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
 from medsam_tune.data.recent import RecentArrays
 from medsam_tune.data.scan import existing_folder, scan_folder
 from medsam_tune.data.slices import ALL_SLICES, AXIS_NUMBER, Axis, SliceRule, put_slice, slice_spacing, take_slice
-from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.errors import DataError, RecipeError, data_error
 from medsam_tune.types import Sample
 
 NNUNET_CHANNEL = "_0000"
@@ -95,7 +95,7 @@ class VolumeSource(SegmentationSource):
             except DataError as error:
                 faults.append(str(error))
         if faults:
-            raise DataError("\n".join(faults))
+            raise data_error(f"{root}: {len(faults)} cases cannot be used", faults)
         self._cases = cases
         self._items = [(name, position) for name, case in cases.items() for position in range(self._length(case))]
 

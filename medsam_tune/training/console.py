@@ -8,6 +8,9 @@ import warnings
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
+from medsam_tune.errors import DataWarning
+
+_usual_format = warnings.formatwarning
 _console = Console(highlight=False, soft_wrap=True)
 
 
@@ -24,8 +27,18 @@ class _NotAnAdvertisement(logging.Filter):
         return "litlogger" not in record.getMessage()
 
 
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Format our own warnings without the place in the code, which says nothing to whoever can act on them."""
+    if issubclass(category, DataWarning):
+        return f"warning: {message}\n"
+    return _usual_format(message, category, filename, lineno, line)
+
+
 def quieten() -> None:
-    """Silence the messages of Lightning that ask for nothing a user of recipes could or should do."""
+    """Silence the messages of Lightning that ask for nothing a user of recipes could or should do; show our own plainly."""
+    warnings.formatwarning = _format_warning
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_NotAnAdvertisement())
     for message in (

@@ -10,7 +10,7 @@ import torch
 from medsam_tune import cli
 from medsam_tune.cli import recipes
 from medsam_tune.cli.one_line import MAX_LETTERS, OneLine, describe, plain_message
-from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.errors import DataError, DataFaults, RecipeError
 from medsam_tune.training.run_folder import RUN_FOLDER_VARIABLE
 
 
@@ -172,3 +172,10 @@ def test_what_is_no_exception_is_never_swallowed():
 
     with pytest.raises(Outcome), OneLine(["medsam-tune"]):
         raise Outcome
+
+
+def test_several_faulty_files_are_a_line_each(raising):
+    status, said = raising(DataFaults("2 of 9 cases cannot be used", ["a.png: is\nbroken.", "b.png: is empty."]))
+    assert status == 2
+    assert said == "error: 2 of 9 cases cannot be used:\n  a.png: is broken.\n  b.png: is empty.\n"
+    assert str(DataFaults("60 files", [f"{n}.png" for n in range(60)])).endswith("\n  49.png\n  and 10 more")

@@ -7,7 +7,7 @@ import torch
 
 from medsam_tune.data import Augmentation, ImageFolder, NiftiVolumes, SliceRule, SplitSettings
 from medsam_tune.data.datamodule import SegmentationDataModule
-from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.errors import DataError, DataWarning, RecipeError
 from medsam_tune.geometry import InputRule
 from medsam_tune.precompute.prior_settings import PriorSettings
 from medsam_tune.types import AutomaticMasks
@@ -271,7 +271,7 @@ def test_patients_are_split_whole_by_a_pattern(array_source, tmp_path):
 
 
 def test_names_that_look_like_one_patients_files_are_said_aloud_and_refused_when_strict(array_source):
-    with pytest.warns(UserWarning, match=r"data\.patient: patient000_frame01 and patient000_frame09 look .*24 cases of 12"):
+    with pytest.warns(DataWarning, match=r"data\.patient: patient000_frame01 and patient000_frame09 look .*24 cases of 12"):
         opened(named(array_source, *FRAMES))
     with pytest.raises(DataError, match=r"Set data\.patient: '\^\(\.\+\)_frame\\d\+\$'"):
         opened(named(array_source, *FRAMES), split=SplitSettings(strict=True))
