@@ -95,6 +95,7 @@ class SegmentationDataModule(LightningDataModule):
         self.cache_embeddings, self.cache_folder, self.max_objects = cache_embeddings, cache_folder, max_objects
         self.priors, self.patient, self.chunk = priors, patient, chunk
         source.ignore_label = ignore_label
+        self.fixed_order = False  # of training images, for a check that a network can learn a few by heart
         self._opened_for: tuple[InputRule, bool] | None = None
         self._splits: Splits | None = None
         self._patients: dict[str, str] = {}
@@ -240,7 +241,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[PreparedItem, ...]]:
         """Return the shuffled training loader of this process; it can be resumed in the middle of an epoch."""
-        return self._loader("train", self.batch_size, shuffle=True)
+        return self._loader("train", self.batch_size, shuffle=not self.fixed_order)
 
     def val_dataloader(self) -> DataLoader[tuple[PreparedItem, ...]]:
         """Return the validation loader of this process, in the source's order."""

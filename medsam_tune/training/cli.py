@@ -163,22 +163,31 @@ class MedsamCLI(LightningCLI):
         continued = self.folder is not None
         if self.folder is None:
             self.folder = RunFolder(make_run_folder(Path(section.run.folder), self.recipe))
-        config = dict(self._get(self.config_init, "trainer"))
-        if config["max_epochs"] is None and (config["max_steps"] != -1 or config["max_time"] is not None):
-            config["max_epochs"] = -1
-        config |= {
-            "max_steps": -1,  # EndOfTraining has it
-            "logger": run_loggers(self.folder.path, _as_list(config.get("logger"))),
-            "callbacks": [*(_as_list(config.get("callbacks")) or []), *self._callbacks(continued=continued)],
-            "plugins": [*(_as_list(config.get("plugins")) or []), AtomicCheckpointIO()],
-            "default_root_dir": str(self.folder.path),
-            "use_distributed_sampler": False,
-        }
+        config = self._trainer_config(continued=continued)
         try:
             return pl.Trainer(**config)
         except (MisconfigurationException, TypeError, ValueError) as error:
             self.discard_unused_folder()
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _trainer_config(self, *, continued: bool) -> dict[str, Any]:
+        """Return the trainer's arguments: the recipe's, with our loggers and callbacks added."""
+        config = dict(self._get(self.config_init, "trainer"))
+        if config["max_epochs"] is None and (config["max_steps"] != -1 or config["max_time"] is not None):
+            config["max_epochs"] = -1
+        if (batches := config["overfit_batches"]) > 0:
+            # Lightning would put a sampler of its own in place of ours, which cannot be resumed.
+            config |= {"overfit_batches": 0.0, "limit_train_batches": batches, "limit_val_batches": batches}
+            self.datamodule.fixed_order = True
+        config |= {
+            "max_steps": -1,  # EndOfTraining has it
+            "logger": run_loggers(self.run_folder.path, _as_list(config.get("logger"))),
+            "callbacks": [*(_as_list(config.get("callbacks")) or []), *self._callbacks(continued=continued)],
+            "plugins": [*(_as_list(config.get("plugins")) or []), AtomicCheckpointIO()],
+            "default_root_dir": str(self.run_folder.path),
+            "use_distributed_sampler": False,
+        }
+        return config
 
     @contextmanager
     def stage(self) -> Iterator[None]:

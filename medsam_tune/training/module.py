@@ -27,7 +27,7 @@ from medsam_tune.side.base import SideNetwork
 from medsam_tune.training.checkpoint import restore_frozen, trained_entries
 from medsam_tune.training.finite import FiniteLosses
 from medsam_tune.training.means import RunningMeans
-from medsam_tune.training.schedule import planned_steps, scheduler_config, step_schedule
+from medsam_tune.training.schedule import check_cycle, planned_steps, scheduler_config, step_schedule
 from medsam_tune.tuners.base import Tuner
 from medsam_tune.types import MaskPrediction, SegmentationBatch
 
@@ -212,7 +212,9 @@ class TuningModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union
         optimizer = self.optimizer_factory(self.trainable_parameters())
         if self.scheduler_factory is not None:
-            return {"optimizer": optimizer, "lr_scheduler": scheduler_config(self.scheduler_factory(optimizer))}
+            scheduler = self.scheduler_factory(optimizer)
+            check_cycle(scheduler, planned_steps(self.trainer))
+            return {"optimizer": optimizer, "lr_scheduler": scheduler_config(scheduler)}
         if self.schedule == "constant" and not self.warmup_steps:
             return optimizer
         total_steps = planned_steps(self.trainer)

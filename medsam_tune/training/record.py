@@ -39,7 +39,7 @@ class RecordRun(Callback):
 
     def __init__(self, cli: MedsamCLI, *, continued: bool) -> None:
         self.cli = cli
-        self._to_continue = continued
+        self._continued = continued
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if not trainer.is_global_zero:
@@ -48,9 +48,6 @@ class RecordRun(Callback):
         folder.path.mkdir(parents=True, exist_ok=True)
         if not folder.config.is_file():
             write_text(folder.config, self.cli.dump())
-        elif self._to_continue:
-            record_continuation(folder, self.cli.command, self.cli.dump())
-        self._to_continue = False
         if not folder.splits.is_file() and stage != "predict":
             save_splits(self.cli.datamodule.splits, folder.splits)
         if (job := slurm_job()) is not None:
@@ -59,6 +56,9 @@ class RecordRun(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
+        if self._continued:
+            # Not before the checkpoint was accepted.
+            record_continuation(self.cli.run_folder, self.cli.command, self.cli.dump())
         facts = {**flat(self.cli.recipe_values()), **self._facts(pl_module)}
         for logger in trainer.loggers:
             if not isinstance(logger, RunCsvLogger):

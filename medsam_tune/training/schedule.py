@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
@@ -55,6 +56,19 @@ def scheduler_config(scheduler: LRScheduler | ReduceLROnPlateau) -> dict[str, An
     if monitor in ("val/dice", "val/iou") and scheduler.mode == "min":
         raise RecipeError(f"model.scheduler.mode: is min, but {monitor} is better when it rises. Set mode: max.")
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}
+
+
+def check_cycle(scheduler: object, steps: float) -> None:
+    """Refuse a one-cycle schedule that is over before the training.
+
+    Raises:
+        RecipeError: If it has fewer than ``steps`` optimizer steps.
+    """
+    if isinstance(scheduler, OneCycleLR) and scheduler.total_steps < steps:
+        raise RecipeError(
+            f"model.scheduler.total_steps: is {scheduler.total_steps}, but the training takes {steps} optimizer steps. "
+            f"Set it to {steps}."
+        )
 
 
 def planned_steps(trainer: pl.Trainer) -> float:
@@ -106,6 +120,14 @@ class EndOfTraining(Callback):
 
     def __init__(self, max_steps: int) -> None:
         self.max_steps = max_steps
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        limit, done = trainer.max_epochs, checkpoint["epoch"]
+        if trainer.state.fn == TrainerFn.FITTING and limit is not None and -1 != limit < done:
+            raise RecipeError(
+                f"trainer.max_epochs: is {limit}, but the run to continue has finished {done} epochs. Raise it, or score it "
+                "with `medsam-tune test`."
+            )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._reached(trainer):

@@ -99,7 +99,8 @@ def recorded(run):
     return {
         "rows": sorted(tuple(sorted(row.items())) for row in rows),
         "best": torch.load(run.checkpoints / "best.ckpt", weights_only=True)["state_dict"],
-        "last": {name: last[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")},
+        "last": {name: last[name] for name in ("state_dict", "optimizer_states", "global_step", "epoch")},
+        "schedulers": last["lr_schedulers"],
         "test": run.test_cases.read_text(),
         "export": {path.name: load_file(path) for path in run.export.rglob("*.safetensors")},
         "leftovers": [path.name for path in run.path.rglob(".*")],
@@ -107,7 +108,7 @@ def recorded(run):
 
 
 def assert_same(found, expected):
-    for name in ("rows", "test", "leftovers"):
+    for name in ("rows", "schedulers", "test", "leftovers"):
         assert found[name] == expected[name], name
     for name in ("best", "last", "export"):
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")

@@ -121,6 +121,15 @@ def test_resume_with_other_batches_in_the_middle_of_an_epoch_skips_no_validation
     assert torch.load(only_run().last_checkpoint, weights_only=True)["global_step"] == 6
 
 
+def test_run_that_is_further_than_asked_for_is_refused_and_left_alone(workplace, capsys):
+    assert run(*FAST) == 0
+    before = only_run().metrics_csv.read_bytes()
+    assert run(*FAST, "--trainer.max_epochs=1", "--ckpt_path=last") == 2
+    assert "trainer.max_epochs: is 1, but the run to continue has finished 2 epochs. Raise it" in capsys.readouterr().err
+    assert only_run().metrics_csv.read_bytes() == before
+    assert not only_run().resumes.exists()
+
+
 def test_leftovers_of_a_killed_process_are_removed_on_continuing(workplace):
     assert run(*FAST) == 0
     leftovers = [only_run().checkpoints / ".partial-1", only_run().path / ".partial-2" / "export.json"]

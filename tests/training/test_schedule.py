@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
 
 from medsam_tune.errors import RecipeError
+from medsam_tune.training.module import TuningModule
 from medsam_tune.training.schedule import learning_rate_factor, planned_steps, scheduler_config, step_schedule
 from tests.training.tiny_runs import STEPS_PER_EPOCH, build, only_run, run
 
@@ -103,6 +104,26 @@ def test_plateau_scheduler_that_waits_for_the_dice_to_fall_is_refused_before_a_f
     with pytest.raises(RecipeError, match=r"model\.scheduler\.mode: is min, but val/dice .* rises\. Set mode: max"):
         build("--model.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau")
     assert not (workplace / "runs").exists()
+
+
+def test_one_cycle_that_ends_before_the_training_is_refused(workplace, capsys):
+    cycle = ("--model.scheduler=torch.optim.lr_scheduler.OneCycleLR", "--model.scheduler.max_lr=0.01")
+    assert run(*cycle, "--model.scheduler.total_steps=5") == 2
+    said = "model.scheduler.total_steps: is 5, but the training takes 12 optimizer steps. Set it to 12."
+    assert said in capsys.readouterr().err
+
+
+def test_few_batches_learned_by_heart_are_the_same_in_every_epoch(workplace, monkeypatch):
+    seen, step = [], TuningModule.training_step
+
+    def training_step(self, batch, batch_idx):
+        seen.append(batch.image_ids)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(TuningModule, "training_step", training_step)
+    assert run("--run.baselines=false", "--run.report=false", "--trainer.overfit_batches=2") == 0
+    assert len(seen) == 4
+    assert seen[:2] == seen[2:]
 
 
 def test_one_cycle_reaches_its_peak_within_the_run(workplace):
