@@ -29,9 +29,11 @@ from medsam_tune.geometry import Frame, InputRule, image_to_input, masks_to_inpu
 from medsam_tune.losses import BceDiceLoss
 from medsam_tune.precompute import EmbeddingPrecompute, open_store
 from medsam_tune.precompute.fill import fill, lookup
-from medsam_tune.prompts import BoxPrompt, HarDNetPromptGenerator
+from medsam_tune.prompt_encoders import HarDNetPromptGenerator
+from medsam_tune.prompts import BoxPrompt
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
-from medsam_tune.types import SegmentationBatch
+from medsam_tune.types import Queries, SegmentationBatch, Truth
 
 IMAGE_SIZE = (320, 400)
 # fp16 rounds the embedding to three digits.
@@ -74,11 +76,9 @@ def synthetic_batch(index: int, rule: InputRule) -> SegmentationBatch:
     zero = torch.zeros(1, dtype=torch.int64)
     return SegmentationBatch(
         images=image[None],
-        masks=mask[None],
-        image_index=zero,
-        labels=zero + 1,
+        queries=Queries(zero, zero + 1),
+        truth=Truth(mask[None], (mask,)),
         frames=(frame,),
-        original_masks=(mask,),
         sample_index=zero + index,
         case_index=zero + index,
         image_ids=(str(index),),
@@ -148,8 +148,8 @@ def segmenters(weights: str) -> dict[str, SamSegmenter]:
     """Return the two recipes that are compared."""
     generator = HarDNetPromptGenerator(arch="39ds", gen_size=256, width=64, init="neutral")
     return {
-        "decoder only, tight box": SamSegmenter(SamBackbone(weights, trainable=["mask_decoder"]), BoxPrompt("tight")),
-        "AutoSAM, HarDNet-39ds": SamSegmenter(SamBackbone(weights), generator),
+        "decoder only, tight box": SamSegmenter(SamParts(SamBackbone(weights, trainable=["mask_decoder"]), BoxPrompt("tight"))),
+        "AutoSAM, HarDNet-39ds": SamSegmenter(SamParts(SamBackbone(weights), generator)),
     }
 
 

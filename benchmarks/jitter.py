@@ -43,7 +43,7 @@ DATA = {
 }
 TRAINING = {
     "tuned": (),
-    "tuned, jitter 20 %": ("--model.prompt_source.init_args.jitter={high: 0.2, unit: fraction, signed: true}",),
+    "tuned, jitter 20 %": ("--model.prompts.init_args.jitter={high: 0.2, unit: fraction, signed: true}",),
 }
 BEFORE = "untuned"
 
@@ -90,7 +90,7 @@ def test_batches(run: Path) -> list[SegmentationBatch]:
     backbone = SamBackbone("lite_medsam").eval()
     with torch.no_grad():
         return [
-            replace(batch, image_embeddings=backbone.encode(batch.images, batch.frames))
+            replace(batch, image_embeddings=backbone.pack(backbone.encode(batch.encoder_input())))
             for batch in cli.datamodule.test_dataloader()
         ]
 

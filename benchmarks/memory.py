@@ -28,7 +28,7 @@ RECIPE = """\
 # A tiny network on images whose size alone matters.
 model:
   backbone: {class_path: medsam_tune.backbone.SamBackbone, init_args: {weights: random_tiny, trainable: [mask_decoder]}}
-  prompt_source: {class_path: medsam_tune.prompts.BoxPrompt}
+  prompts: {class_path: medsam_tune.prompts.BoxPrompt}
   objects_per_decode: 8
 data:
   root: .

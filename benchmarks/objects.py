@@ -28,8 +28,9 @@ from medsam_tune.backbone import SamBackbone
 from medsam_tune.geometry import InputRule, image_to_input, masks_to_input
 from medsam_tune.losses import BceDiceLoss
 from medsam_tune.prompts import BoxPrompt
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
-from medsam_tune.types import SegmentationBatch
+from medsam_tune.types import Queries, SegmentationBatch, Truth
 
 IMAGE_SIZE = (320, 400)
 LOSS_TOLERANCE = 1e-4
@@ -47,11 +48,9 @@ def synthetic_batch(n_objects: int, rule: InputRule) -> SegmentationBatch:
     zero = torch.zeros(1, dtype=torch.int64)
     return SegmentationBatch(
         images=image_in[None],
-        masks=masks_to_input(masks, frame, rule.side)[:, None],
-        image_index=zero.expand(n_objects),
-        labels=zero.expand(n_objects) + 1,
+        queries=Queries(zero.expand(n_objects), zero.expand(n_objects) + 1),
+        truth=Truth(masks_to_input(masks, frame, rule.side)[:, None], (masks,)),
         frames=(frame,),
-        original_masks=(masks,),
         sample_index=zero,
         case_index=zero,
         image_ids=("synthetic",),
@@ -63,14 +62,9 @@ def synthetic_batch(n_objects: int, rule: InputRule) -> SegmentationBatch:
 
 def one_object(batch: SegmentationBatch, row: int) -> SegmentationBatch:
     """Return the same image with one of its objects."""
-    rows = slice(row, row + 1)
-    return replace(
-        batch,
-        masks=batch.masks[rows],
-        image_index=batch.image_index[rows],
-        labels=batch.labels[rows],
-        original_masks=(batch.original_masks[0][rows],),
-    )
+    rows = torch.tensor([row])
+    truth = Truth(batch.masks[rows], (batch.original_masks[0][rows],))
+    return replace(batch, queries=batch.queries.rows(rows), truth=truth)
 
 
 def loss_of(segmenter: SamSegmenter, batch: SegmentationBatch) -> Tensor:
@@ -141,7 +135,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     backbone = SamBackbone(arguments.weights, trainable=arguments.trainable)
-    segmenter = SamSegmenter(backbone, BoxPrompt(), objects_per_decode=arguments.objects_per_decode)
+    segmenter = SamSegmenter(SamParts(backbone, BoxPrompt(), objects_per_decode=arguments.objects_per_decode))
     # Eval mode: DropPath would make the two losses differ; it costs nothing.
     segmenter.eval()
     rows = [line for n_objects in arguments.objects for line in measure(segmenter, n_objects, arguments.steps)]

@@ -31,7 +31,7 @@ from medsam_tune.data.sample import sample_folder
 from medsam_tune.geometry import image_to_input
 from medsam_tune.inference.automatic import AutomaticMaskGenerator
 from medsam_tune.precompute.prior_settings import PriorSettings
-from medsam_tune.types import AutomaticMasks
+from medsam_tune.types import AutomaticMasks, EncoderInput
 
 Result = TypeVar("Result")
 SCORE_TOLERANCE = 1e-4
@@ -80,7 +80,7 @@ def library_generator(backbone: SamBackbone, settings: PriorSettings) -> SamAuto
     def set_image(image: np.ndarray) -> None:
         image_in, frame = image_to_input(torch.from_numpy(image).permute(2, 0, 1).float(), backbone.input_rule)
         predictor.original_size, predictor.input_size = frame.original_size, frame.input_size
-        predictor.features = backbone.encode(image_in[None], [frame])
+        predictor.features = backbone.encode(EncoderInput(image_in[None], (frame,))).main
         predictor.is_image_set = True
 
     predictor.set_image = set_image

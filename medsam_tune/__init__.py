@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from medsam_tune.export import AdapterSwitch, load_adapter, load_export, save_export
     from medsam_tune.inference.predictor import Predictor
     from medsam_tune.losses import BceDiceLoss
-    from medsam_tune.prompts import BoxPrompt, HarDNetPromptGenerator, NoPrompt
+    from medsam_tune.prompt_encoders import HarDNetPromptGenerator
+    from medsam_tune.prompts import BoxPrompt, MaskPrompt, PointPrompt
+    from medsam_tune.segmenters.base import SamParts
     from medsam_tune.segmenters.sam import SamSegmenter
     from medsam_tune.segmenters.task import TaskSegmenter
 
@@ -24,12 +26,14 @@ _MODULES = {
     "AdapterSwitch": "export",
     "BceDiceLoss": "losses",
     "BoxPrompt": "prompts",
-    "HarDNetPromptGenerator": "prompts",
+    "HarDNetPromptGenerator": "prompt_encoders",
     "ImageFolder": "data",
+    "MaskPrompt": "prompts",
     "NiftiVolumes": "data",
-    "NoPrompt": "prompts",
+    "PointPrompt": "prompts",
     "Predictor": "inference.predictor",
     "SamBackbone": "backbone",
+    "SamParts": "segmenters.base",
     "SamSegmenter": "segmenters.sam",
     "SegmentationDataModule": "data",
     "TaskSegmenter": "segmenters.task",
@@ -44,10 +48,12 @@ __all__ = [
     "BoxPrompt",
     "HarDNetPromptGenerator",
     "ImageFolder",
+    "MaskPrompt",
     "NiftiVolumes",
-    "NoPrompt",
+    "PointPrompt",
     "Predictor",
     "SamBackbone",
+    "SamParts",
     "SamSegmenter",
     "SegmentationDataModule",
     "TaskSegmenter",

@@ -6,8 +6,9 @@ S input side, g side of the embedding grid, C embedding channels (256 for every 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
     import torch
@@ -51,17 +52,127 @@ class Sample:
     ignored: Tensor | None = None
 
 
+PromptKind = Literal["points", "boxes", "mask_inputs"]
+
+
 @dataclass(frozen=True)
-class SegmentationBatch:
-    """Hold B images of the input frame and their N objects.
+class Queries:
+    """Hold what a network is asked: N objects, each with its image and whatever prompts it has.
+
+    A user, a file or a draw from the truth makes them; a network cannot tell which. Coordinates are pixels of the input frame.
+
+    Attributes:
+        image_index: (N,) int64, the image of each object.
+        labels: (N,) int64.
+        names: N names of the labels, for a prompt encoder that reads text; empty where nobody named them.
+        boxes: (N, 4) float32 XYXY, the last column and row included, or None.
+        point_coords: (N, P, 2) float32 (x, y), or None.
+        point_labels: (N, P): 1 foreground, 0 background, -1 padding; None without ``point_coords``.
+        mask_inputs: (N, 1, 4g, 4g) logits, or None.
+        forms: Which prompts objects have, where they differ; empty: each object has every prompt that is set.
+        form_index: (N,) int64, the form of each object; None without ``forms``.
+    """
+
+    image_index: Tensor
+    labels: Tensor
+    names: tuple[str, ...] = ()
+    boxes: Tensor | None = None
+    point_coords: Tensor | None = None
+    point_labels: Tensor | None = None
+    mask_inputs: Tensor | None = None
+    forms: tuple[tuple[PromptKind, ...], ...] = ()
+    form_index: Tensor | None = None
+
+    @property
+    def n_objects(self) -> int:
+        """Return N."""
+        return int(self.image_index.shape[0])
+
+    def kinds(self) -> tuple[PromptKind, ...]:
+        """Return which prompts are set."""
+        given = {"points": self.point_coords, "boxes": self.boxes, "mask_inputs": self.mask_inputs}
+        return tuple(cast(PromptKind, kind) for kind, value in given.items() if value is not None)
+
+    def without_prompts(self) -> Queries:
+        """Return the same objects, asked for without any prompt."""
+        return Queries(self.image_index, self.labels, self.names)
+
+    def rows(self, rows: Tensor) -> Queries:
+        """Return the objects at ``rows``: (n,) int64 positions or (N,) bool."""
+        import torch
+
+        chosen = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+        names = tuple(self.names[row] for row in chosen.tolist()) if self.names else ()
+        return replace(self, **{name: value[rows] for name, value in _tensors(self).items()}, names=names)
+
+    def to(self, device: torch.device | str) -> Queries:
+        """Return the queries on ``device``."""
+        moved: dict[str, Any] = {name: _moved(value, device) for name, value in _tensors(self).items()}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Hold the true masks of the objects that are asked for; no prompt encoder and no backbone ever sees them.
+
+    Attributes:
+        masks: (N, 1, S, S) bool in the input frame.
+        original_masks: B tensors (n_b, H, W) bool: the same objects at the original size, in the same order.
+    """
+
+    masks: Tensor
+    original_masks: tuple[Tensor, ...]
+
+    def to(self, device: torch.device | str) -> Truth:
+        """Return the truth with the masks of the input frame on ``device``; those of the original size stay, for scoring."""
+        return Truth(_moved(self.masks, device), self.original_masks)
+
+
+@dataclass(frozen=True)
+class EncoderInput:
+    """Hold what a network may see of B images: all but objects and truth.
 
     Attributes:
         images: (B, 3, S, S) float32 in 0..255, not normalised, zeros in the padding.
-        masks: (N, 1, S, S) bool ground truth in the input frame.
-        image_index: (N,) int64, the image of each object.
-        labels: (N,) int64.
         frames: B frames, original and input size of each image.
-        original_masks: B tensors (n_b, H, W) bool: the same objects at the original size, in the same order.
+        volume_index: (B,) int64, equal for slices of one volume; None where images stand alone.
+        slice_index: (B,) int64, position of a slice in its volume.
+        fuse: Maps the normalised images to what the encoder sees, of the same shape; None leaves them.
+    """
+
+    images: Tensor
+    frames: tuple[Frame, ...]
+    volume_index: Tensor | None = None
+    slice_index: Tensor | None = None
+    fuse: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class ImageEmbeddings:
+    """Hold what an encoder made of B images; opaque above the backbone but for ``main``.
+
+    Attributes:
+        main: (B, C, g, g), what prompts are added to.
+        fine: Finer maps (B, C_i, g_i, g_i) that the decoder also reads; empty for SAM 1.
+    """
+
+    main: Tensor
+    fine: tuple[Tensor, ...] = ()
+
+    def detach(self) -> ImageEmbeddings:
+        """Return the embeddings cut off from the graph that made them."""
+        return ImageEmbeddings(self.main.detach(), tuple(level.detach() for level in self.fine))
+
+
+@dataclass(frozen=True)
+class SegmentationBatch:
+    """Hold B images of the input frame, what is asked about them, and the answer where it is known.
+
+    Attributes:
+        images: (B, 3, S, S) float32 in 0..255, not normalised, zeros in the padding.
+        queries: The N objects.
+        truth: Their true masks; None on new images.
+        frames: B frames, original and input size of each image.
         sample_index: (B,) int64, position in the source.
         case_index: (B,) int64, position of the case in the source's sorted case list.
         image_ids: B names.
@@ -71,19 +182,17 @@ class SegmentationBatch:
         slice_index: (B,) int64, position of a slice in its volume.
         spacing_mm: B pairs (row, column).
         epoch: Training epoch; with the seed it makes random prompts reproducible.
+        seed: The run's seed, for whatever is drawn for this batch.
         training: Whether the batch is trained on; prompts may move in training and stay in evaluation.
-        image_embeddings: (B, C, g, g) float32 from the cache, or None.
+        image_embeddings: (B, ...) float32 precomputed embeddings as ``Backbone.pack`` lays them out, or None.
         priors: (B, P, S, S) float32 prior maps (SAMAug), or None.
         ignored: (B, 1, S, S) bool, pixels that nobody annotated, or None: they count as padding does.
         original_ignored: B masks (H, W) bool of the same at the original size; empty without ``ignored``.
     """
 
     images: Tensor
-    masks: Tensor
-    image_index: Tensor
-    labels: Tensor
+    queries: Queries
     frames: tuple[Frame, ...]
-    original_masks: tuple[Tensor, ...]
     sample_index: Tensor
     case_index: Tensor
     image_ids: tuple[str, ...]
@@ -92,7 +201,9 @@ class SegmentationBatch:
     patient_ids: tuple[str, ...] = ()
     volume_index: Tensor | None = None
     slice_index: Tensor | None = None
+    truth: Truth | None = None
     epoch: int = 0
+    seed: int = 0
     training: bool = False
     image_embeddings: Tensor | None = None
     priors: Tensor | None = None
@@ -100,13 +211,52 @@ class SegmentationBatch:
     original_ignored: tuple[Tensor, ...] = ()
 
     def to(self, device: torch.device | str) -> SegmentationBatch:
-        """Return the batch with its model inputs on ``device``; the original-size masks move too."""
-        import torch
+        """Return the batch with its tensors on ``device``; the original-size masks stay where they are."""
+        moved: dict[str, Any] = {name: _moved(value, device) for name, value in _tensors(self).items()}
+        truth = None if self.truth is None else self.truth.to(device)
+        return replace(self, **moved, queries=self.queries.to(device), truth=truth)
 
-        moved: dict[str, Any] = {
-            f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), torch.Tensor)
-        }
-        return replace(self, **moved, original_masks=tuple(m.to(device) for m in self.original_masks))
+    def pin_memory(self) -> SegmentationBatch:
+        """Return the batch in page-locked memory, from which copies to a GPU need not wait; called by torch's loader."""
+        pinned = {name: value.pin_memory() for name, value in _tensors(self).items()}
+        queries = replace(self.queries, **{name: value.pin_memory() for name, value in _tensors(self.queries).items()})
+        truth = self.truth and replace(self.truth, masks=self.truth.masks.pin_memory())
+        return replace(self, **pinned, queries=queries, truth=truth)
+
+    def encoder_input(self) -> EncoderInput:
+        """Return what a network may see of the images."""
+        return EncoderInput(self.images, self.frames, self.volume_index, self.slice_index)
+
+    @property
+    def known_truth(self) -> Truth:
+        """Return the truth.
+
+        Raises:
+            ValueError: If the images are new and nobody knows it.
+        """
+        if self.truth is None:
+            raise ValueError("this batch has no true masks. Give boxes, points or a mask of your own, or labelled images.")
+        return self.truth
+
+    @property
+    def masks(self) -> Tensor:
+        """Return the true masks (N, 1, S, S) bool in the input frame; a ValueError where nobody knows them."""
+        return self.known_truth.masks
+
+    @property
+    def original_masks(self) -> tuple[Tensor, ...]:
+        """Return the true masks, B tensors (n_b, H, W) bool; a ValueError where nobody knows them."""
+        return self.known_truth.original_masks
+
+    @property
+    def image_index(self) -> Tensor:
+        """Return the image (N,) int64 of each object."""
+        return self.queries.image_index
+
+    @property
+    def labels(self) -> Tensor:
+        """Return the label (N,) int64 of each object."""
+        return self.queries.labels
 
     @property
     def n_images(self) -> int:
@@ -116,7 +266,18 @@ class SegmentationBatch:
     @property
     def n_objects(self) -> int:
         """Return N."""
-        return int(self.image_index.shape[0])
+        return self.queries.n_objects
+
+
+def _moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    # A copy to the CPU that nobody waits for would be read before it is there.
+    return tensor.to(device, non_blocking=not str(device).startswith("cpu"))
+
+
+def _tensors(holder: SegmentationBatch | Queries) -> dict[str, Any]:
+    import torch
+
+    return {f.name: value for f in fields(holder) if isinstance(value := getattr(holder, f.name), torch.Tensor)}
 
 
 @dataclass(frozen=True)
@@ -130,6 +291,10 @@ class PromptEmbeddings:
 
     sparse_embeddings: Tensor
     dense_embeddings: Tensor
+
+    def rows(self, rows: Tensor | slice) -> PromptEmbeddings:
+        """Return the prompts of the objects at ``rows``."""
+        return PromptEmbeddings(self.sparse_embeddings[rows], self.dense_embeddings[rows])
 
 
 @dataclass(frozen=True)

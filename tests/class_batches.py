@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from medsam_tune.types import SegmentationBatch
+from medsam_tune.types import SegmentationBatch, Truth
 from tests.factories import make_batch
 
 
@@ -21,7 +21,7 @@ def make_class_batch(
         masks.append(_disjoint(inputs) & shown[:, None, None, None])
         original.append(_disjoint(stored) & shown[:, None, None])
     labels = torch.arange(1, n_classes + 1).repeat(len(sizes))
-    return replace(batch, masks=torch.cat(masks), original_masks=tuple(original), labels=labels)
+    return replace(batch, queries=replace(batch.queries, labels=labels), truth=Truth(torch.cat(masks), tuple(original)))
 
 
 def _disjoint(masks: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from medsam_tune.cli import recipes as recipes_command
 from medsam_tune.cli import weights as weights_command
 from medsam_tune.cli.overrides import normalise_overrides
 from medsam_tune.losses import BceDiceLoss
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.training.cli import MedsamCLI
 from tests.factories import make_batch
@@ -158,23 +159,22 @@ def test_a_shown_run_keeps_its_overrides_on_the_way_to_the_parser():
     assert parser_words(words) == [f"--config={ROOT / 'recipes' / 'msa.yaml'}", "--ckpt_path=best", "--data.root=NEW"]
 
 
-def test_the_prompt_source_of_the_how_to_learns(shown_files, tiny_backbone):
-    source = importlib.import_module("my_prompts").LearnedTokens(n_tokens=3)
-    segmenter = SamSegmenter(tiny_backbone, source)
+def test_the_prompt_encoder_of_the_how_to_learns(shown_files, tiny_backbone):
+    encoder = importlib.import_module("my_prompts").LearnedTokens(n_tokens=3)
+    segmenter = SamSegmenter(SamParts(tiny_backbone, prompt_encoder=encoder))
     batch = make_batch(objects=(2, 1))
     torch.stack(list(BceDiceLoss()(segmenter(batch), batch).values())).sum().backward()
-    assert [name for name, p in segmenter.named_parameters() if p.requires_grad] == ["prompt_source.tokens"]
-    assert source.tokens.grad.abs().sum() > 0
+    assert [name for name, p in segmenter.named_parameters() if p.requires_grad] == ["prompt_encoder.tokens"]
+    assert encoder.tokens.grad.abs().sum() > 0
 
 
 def test_the_tuner_of_the_how_to_trains_decoder_biases_alone(shown_files, tiny_backbone):
-    from medsam_tune.prompts import NoPrompt
 
-    segmenter = SamSegmenter(tiny_backbone, NoPrompt(), tuner=importlib.import_module("my_tuners").DecoderBiases())
+    segmenter = SamSegmenter(SamParts(tiny_backbone, tuner=importlib.import_module("my_tuners").DecoderBiases()))
     batch = make_batch()
     torch.stack(list(BceDiceLoss()(segmenter(batch), batch).values())).sum().backward()
     trained = [name for name, p in segmenter.named_parameters() if p.requires_grad]
     assert trained
     assert all(name.startswith("backbone.mask_decoder.") and name.endswith(".bias") for name in trained)
     assert [name for name, p in segmenter.named_parameters() if (p.grad is not None) is not p.requires_grad] == []
-    assert segmenter.not_cacheable() is None
+    assert segmenter.not_precomputable() is None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from medsam_tune.backbone.anatomy import Anatomy
 from medsam_tune.errors import RecipeError
-from medsam_tune.geometry import Frame, InputRule
-from medsam_tune.types import MaskPrediction, PromptEmbeddings
+from medsam_tune.geometry import InputRule
+from medsam_tune.types import EncoderInput, ImageEmbeddings, MaskPrediction, PromptEmbeddings
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,18 @@ class Backbone(nn.Module, ABC):
         embedding_size: g, the side of the image embedding grid.
         embed_dim: C, channels of the image embedding and of every prompt token.
         weights: Where the weights came from.
+        fine_shapes: (C_i, g_i, g_i) of each finer map that ``encode`` returns beside the main one; empty for SAM 1.
         attached_tuner: Class name of the tuner that is inserted, or None.
+        current_input: What ``encode`` is at work on, for inserted modules that look at neighbouring slices; None outside of it.
     """
 
     input_rule: InputRule
     embedding_size: int
     embed_dim: int
     weights: WeightsIdentity
+    fine_shapes: tuple[tuple[int, int, int], ...] = ()
     attached_tuner: str | None = None
+    current_input: EncoderInput | None = None
 
     @abstractmethod
     def parts(self) -> Mapping[str, nn.Module]:
@@ -53,14 +59,49 @@ class Backbone(nn.Module, ABC):
         """Describe the network as it is now: blocks, layers by what they do, rows of q, k and v, idle parts."""
 
     @abstractmethod
-    def encode(self, images: Tensor, frames: Sequence[Frame], *, fuse: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Normalise images (B, 3, S, S) in 0..255 and return image embeddings (B, C, g, g).
+    def fresh(self) -> Backbone:
+        """Return another network of the same base weights with nothing inserted, all frozen, on the CPU."""
 
-        Args:
-            images: Not normalised, zeros in the padding.
-            frames: One an image.
-            fuse: Maps the normalised images to what the encoder sees, of the same shape; nothing by default.
+    @abstractmethod
+    def run_encoder(self, inputs: EncoderInput) -> ImageEmbeddings:
+        """Normalise the images, fuse where ``inputs.fuse`` is given, and return their embeddings; called by ``encode``."""
+
+    def encode(self, inputs: EncoderInput) -> ImageEmbeddings:
+        """Return the embeddings of B images, the main map (B, C, g, g).
+
+        Raises:
+            ValueError: If the images are not (B, 3, S, S), or there is not one frame an image.
         """
+        self._check_input(inputs)
+        self.current_input = inputs
+        try:
+            return self.run_encoder(inputs)
+        finally:
+            self.current_input = None
+
+    def pack(self, embeddings: ImageEmbeddings) -> Tensor:
+        """Return embeddings as one tensor a store can keep: (B, C, g, g), or (B, numbers) where there are finer maps."""
+        if not self.fine_shapes:
+            return embeddings.main
+        return torch.cat([level.flatten(1) for level in (embeddings.main, *embeddings.fine)], dim=1)
+
+    def unpack(self, packed: Tensor) -> ImageEmbeddings:
+        """Return what ``pack`` was given."""
+        if not self.fine_shapes:
+            return ImageEmbeddings(packed)
+        shapes = ((self.embed_dim, self.embedding_size, self.embedding_size), *self.fine_shapes)
+        levels = torch.split(packed, [math.prod(shape) for shape in shapes], dim=1)
+        main, *fine = (level.reshape(-1, *shape) for level, shape in zip(levels, shapes, strict=True))
+        return ImageEmbeddings(main, tuple(fine))
+
+    def _check_input(self, inputs: EncoderInput) -> None:
+        side, images, frames = self.input_rule.side, inputs.images, inputs.frames
+        if images.ndim != 4 or images.shape[1:] != (3, side, side):
+            raise ValueError(
+                f"images must have shape (B, 3, {side}, {side}), got {tuple(images.shape)}. Use geometry.image_to_input."
+            )
+        if len(frames) != len(images):
+            raise ValueError(f"frames must be one an image, got {len(frames)} for {len(images)} images.")
 
     @abstractmethod
     def image_pe(self) -> Tensor:
@@ -95,7 +136,7 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def decode(
         self,
-        image_embeddings: Tensor,
+        embeddings: ImageEmbeddings,
         image_index: Tensor,
         prompts: PromptEmbeddings,
         *,
@@ -104,7 +145,7 @@ class Backbone(nn.Module, ABC):
         """Decode masks for N objects on B images.
 
         Args:
-            image_embeddings: (B, C, g, g).
+            embeddings: Of B images.
             image_index: (N,) int64, the image of each object.
             prompts: One row an object.
             multimask_output: False gives M = 1 (mask token 0), True gives M = 3 (tokens 1 to 3).
@@ -123,11 +164,11 @@ class Backbone(nn.Module, ABC):
         """
         raise RecipeError(f"model.segmenter: {type(self).__name__} cannot emit one mask a class. Take SamBackbone.")
 
-    def decode_classes(self, image_embeddings: Tensor, prompts: PromptEmbeddings) -> Tensor:
+    def decode_classes(self, embeddings: ImageEmbeddings, prompts: PromptEmbeddings) -> Tensor:
         """Return scores (B, 1 + K, 4g, 4g) before the softmax, background first, after ``emit_classes``.
 
         Args:
-            image_embeddings: (B, C, g, g).
+            embeddings: Of B images.
             prompts: One row an image.
         """
         raise RecipeError(f"model.segmenter: {type(self).__name__} cannot emit one mask a class. Take SamBackbone.")

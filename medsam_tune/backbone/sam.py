@@ -13,7 +13,7 @@ Differs from the authors' code:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -37,8 +37,8 @@ from medsam_tune.backbone.sam_anatomy import sam_anatomy
 from medsam_tune.backbone.weights import WEIGHTS, fetch_weights, load_state_dict_file, load_strictly
 from medsam_tune.errors import RecipeError
 from medsam_tune.files import sha256_of
-from medsam_tune.geometry import Frame, InputRule, normalise
-from medsam_tune.types import MaskPrediction, PromptEmbeddings
+from medsam_tune.geometry import InputRule, normalise
+from medsam_tune.types import EncoderInput, ImageEmbeddings, MaskPrediction, PromptEmbeddings
 
 
 class SamBackbone(Backbone):
@@ -70,6 +70,7 @@ class SamBackbone(Backbone):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self._settings: dict[str, Any] = {"weights": weights, "checkpoint": checkpoint, "side": side, "seed": seed}
         architecture, rule = _named(weights)
         side = rule.side if side is None else side
         check_side(architecture, side)
@@ -100,32 +101,21 @@ class SamBackbone(Backbone):
         """Describe the network as it is now."""
         return sam_anatomy(self)
 
-    def encode(self, images: Tensor, frames: Sequence[Frame], *, fuse: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Normalise images (B, 3, S, S) in 0..255 and return image embeddings (B, C, g, g).
+    def fresh(self) -> SamBackbone:
+        """Return another network of the same weights with nothing inserted, all frozen, on the CPU."""
+        return SamBackbone(**self._settings)
+
+    def run_encoder(self, inputs: EncoderInput) -> ImageEmbeddings:
+        """Normalise the images and return their embeddings (B, C, g, g).
 
         No graph is kept where neither the encoder nor its input asks for a gradient.
-
-        Args:
-            images: Not normalised, zeros in the padding.
-            frames: One an image.
-            fuse: Maps the normalised images to what the encoder sees, of the same shape; nothing by default.
-
-        Raises:
-            ValueError: If the images have another shape, or there is not one frame an image.
         """
-        side = self.input_rule.side
-        if images.ndim != 4 or images.shape[1:] != (3, side, side):
-            raise ValueError(
-                f"images must have shape (B, 3, {side}, {side}), got {tuple(images.shape)}. Use geometry.image_to_input."
-            )
-        if len(frames) != len(images):
-            raise ValueError(f"frames must be one an image, got {len(frames)} for {len(images)} images.")
-        inputs = normalise(images, frames, self.input_rule)
-        if fuse is not None:
-            inputs = fuse(inputs)
-        learns = inputs.requires_grad or any(p.requires_grad for p in self.image_encoder.parameters())
+        pixels = normalise(inputs.images, inputs.frames, self.input_rule)
+        if inputs.fuse is not None:
+            pixels = inputs.fuse(pixels)
+        learns = pixels.requires_grad or any(p.requires_grad for p in self.image_encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            return cast(Tensor, self.image_encoder(inputs))
+            return ImageEmbeddings(self.image_encoder(pixels))
 
     def image_pe(self) -> Tensor:
         """Return the dense positional encoding (1, C, g, g) in float32."""
@@ -166,7 +156,7 @@ class SamBackbone(Backbone):
 
     def decode(
         self,
-        image_embeddings: Tensor,
+        embeddings: ImageEmbeddings,
         image_index: Tensor,
         prompts: PromptEmbeddings,
         *,
@@ -177,7 +167,7 @@ class SamBackbone(Backbone):
         With ``multimask_output`` False the hypernetworks 1 to 3 get no gradient, nor does the IoU head without a loss on it.
 
         Args:
-            image_embeddings: (B, C, g, g).
+            embeddings: Of B images.
             image_index: (N,) int64, the image of each object.
             prompts: One row an object; T may be 0.
             multimask_output: False gives M = 1 (mask token 0), True gives M = 3 (tokens 1 to 3).
@@ -190,7 +180,7 @@ class SamBackbone(Backbone):
         """
         decoder = self.mask_decoder
         wanted = range(1, decoder.num_mask_tokens) if multimask_output else range(1)
-        masks, iou_token = self._run_decoder(image_embeddings, image_index, prompts, wanted)
+        masks, iou_token = self._run_decoder(embeddings.main, image_index, prompts, wanted)
         return MaskPrediction(masks, decoder.iou_prediction_head(iou_token)[:, wanted.start : wanted.stop])
 
     def emit_classes(self, n_classes: int) -> None:
@@ -205,18 +195,18 @@ class SamBackbone(Backbone):
         give_class_masks(self.mask_decoder, n_classes)
         self.train(self.training)
 
-    def decode_classes(self, image_embeddings: Tensor, prompts: PromptEmbeddings) -> Tensor:
+    def decode_classes(self, embeddings: ImageEmbeddings, prompts: PromptEmbeddings) -> Tensor:
         """Return scores (B, 1 + K, 4g, 4g) before the softmax, background first, after ``emit_classes``.
 
         Args:
-            image_embeddings: (B, C, g, g).
+            embeddings: Of B images.
             prompts: One row an image.
 
         Raises:
             ValueError: If the prompts are not one row an image.
         """
-        rows = torch.arange(len(image_embeddings), device=image_embeddings.device)
-        return self._run_decoder(image_embeddings, rows, prompts, range(self.mask_decoder.num_mask_tokens))[0]
+        rows = torch.arange(len(embeddings.main), device=embeddings.main.device)
+        return self._run_decoder(embeddings.main, rows, prompts, range(self.mask_decoder.num_mask_tokens))[0]
 
     def _run_decoder(
         self, image_embeddings: Tensor, image_index: Tensor, prompts: PromptEmbeddings, wanted: range

@@ -303,6 +303,7 @@ class SegmentationDataModule(LightningDataModule):
             classes=tuple(self._classes),
             patients=self._patients,
             places=numbered_places(self.source.places()),
+            label_names=self._stated_names(),
         )
         if training:
             # One view without a cache: a fresh draw each epoch.
@@ -315,6 +316,11 @@ class SegmentationDataModule(LightningDataModule):
             first = {indices[place]: names[indices[chunk[0]]] for chunk in self._chunks(indices) for place in chunk}
             views = replace(views, moving_with=first)
         return SegmentationDataset(views, indices, settings)
+
+    def _stated_names(self) -> dict[int, str]:
+        if self.target == "per_class":
+            return dict(self._classes)
+        return {1: "object"} if self.target == "binary" else self.source.named_labels()
 
     def _chunks(self, indices: Sequence[int]) -> list[tuple[int, ...]]:
         places = self.source.places()

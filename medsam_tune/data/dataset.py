@@ -17,7 +17,7 @@ from medsam_tune.data.transforms import Augmentation, augment, view_seed
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.fusion.samaug import priors_to_input, render_priors
 from medsam_tune.geometry import Frame, InputRule, image_to_input, masks_to_input
-from medsam_tune.types import AutomaticMasks, Sample, SegmentationBatch
+from medsam_tune.types import AutomaticMasks, Queries, Sample, SegmentationBatch, Truth
 
 EmbeddingLookup = Callable[[int, int], Tensor]
 PriorLookup = Callable[[int], AutomaticMasks]
@@ -75,6 +75,8 @@ class PreparedItem:
         frame: Original and input size.
         case_index: Position of the case in the sorted case list.
         epoch: Epoch of the draw.
+        seed: The run's seed.
+        names: The name of each object's label.
         training: Whether the item is trained on.
         image_embeddings: (C, g, g) from the cache, or None.
         priors: (P, S, S) prior maps in the input frame, or None.
@@ -95,6 +97,8 @@ class PreparedItem:
     ignored: Tensor | None = None
     volume_index: int = 0
     slice_index: int = 0
+    seed: int = 0
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ class DatasetSettings:
         classes: Every label of the source, where the target is ``per_class``.
         patients: The patient of each case; without it every case is one.
         places: Number of the volume and position in it, for each item of the source; without it each item is a volume.
+        label_names: Names of the labels, as far as the source has any.
     """
 
     input_rule: InputRule
@@ -122,6 +127,7 @@ class DatasetSettings:
     classes: tuple[int, ...] = ()
     patients: Mapping[str, str] = field(default_factory=dict)
     places: Sequence[tuple[int, int]] = ()
+    label_names: Mapping[int, str] = field(default_factory=dict)
 
 
 class SegmentationDataset(Dataset[PreparedItem]):
@@ -165,6 +171,8 @@ class SegmentationDataset(Dataset[PreparedItem]):
             ignored=None if sample.ignored is None else masks_to_input(sample.ignored[None], frame, rule.side),
             volume_index=volume_index,
             slice_index=slice_index,
+            seed=self.views.seed,
+            names=tuple(settings.label_names.get(label, str(label)) for label in sample.labels.tolist()),
         )
 
     def view_of(self, epoch: int) -> int:
@@ -183,18 +191,20 @@ class SegmentationDataset(Dataset[PreparedItem]):
 
 
 def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
-    """Join B items; their objects are flattened over the batch, with ``image_index`` telling the image of each."""
+    """Join B items; their objects are flattened over the batch, with ``queries.image_index`` telling the image of each."""
     samples = [item.sample for item in items]
     counts = torch.tensor([len(sample.labels) for sample in samples])
     embeddings = [item.image_embeddings for item in items if item.image_embeddings is not None]
     priors = [item.priors for item in items if item.priors is not None]
     return SegmentationBatch(
         images=torch.stack([item.image for item in items]),
-        masks=torch.cat([item.masks for item in items])[:, None],
-        image_index=torch.repeat_interleave(torch.arange(len(items)), counts),
-        labels=torch.cat([sample.labels for sample in samples]),
+        queries=Queries(
+            image_index=torch.repeat_interleave(torch.arange(len(items)), counts),
+            labels=torch.cat([sample.labels for sample in samples]),
+            names=tuple(name for item in items for name in item.names),
+        ),
+        truth=Truth(torch.cat([item.masks for item in items])[:, None], tuple(sample.masks for sample in samples)),
         frames=tuple(item.frame for item in items),
-        original_masks=tuple(sample.masks for sample in samples),
         sample_index=torch.tensor([sample.index for sample in samples]),
         case_index=torch.tensor([item.case_index for item in items]),
         image_ids=tuple(sample.image_id for sample in samples),
@@ -204,6 +214,7 @@ def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
         volume_index=torch.tensor([item.volume_index for item in items]),
         slice_index=torch.tensor([item.slice_index for item in items]),
         epoch=items[0].epoch,
+        seed=items[0].seed,
         training=items[0].training,
         image_embeddings=torch.stack(embeddings) if embeddings else None,
         priors=torch.stack(priors) if priors else None,

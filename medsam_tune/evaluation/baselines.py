@@ -11,20 +11,20 @@ from torch import nn
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.evaluation.predict import update_metric
 from medsam_tune.metrics.overlap import CaseScores, OverlapMetric
-from medsam_tune.prompts.base import PromptSource
+from medsam_tune.prompts.base import PromptSampler
+from medsam_tune.segmenters.base import SamParts, Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
-from medsam_tune.segmenters.task import TaskSegmenter
-from medsam_tune.types import SegmentationBatch
+from medsam_tune.types import SegmentationBatch, Truth
 
 
 def evaluate_prompts(
     backbone: Backbone,
     batches: Iterable[SegmentationBatch],
-    sources: Mapping[str, PromptSource],
+    samplers: Mapping[str, PromptSampler],
     *,
     objects_per_decode: int = 0,
 ) -> dict[str, CaseScores]:
-    """Score one backbone under several prompt sources in one pass over the batches.
+    """Score one backbone under several ways of prompting in one pass over the batches.
 
     Each image is encoded once, or not at all where the batch brings its embedding from the cache.
 
@@ -32,18 +32,19 @@ def evaluate_prompts(
         backbone: The untuned network: a fresh one of the same weights, or the run's own where nothing in it was
             trained. It is put into eval mode.
         batches: Test batches; moved to the backbone's device.
-        sources: Prompt sources by the name their scores are returned under, such as ``oracle_box``.
+        samplers: Prompt samplers by the name their scores are returned under, such as ``oracle_box``.
         objects_per_decode: Objects decoded at once; 0 decodes all together.
 
     Returns:
-        The scores of each source, by its name.
+        The scores of each sampler, by its name.
     """
     segmenters = {
-        name: SamSegmenter(backbone, source, objects_per_decode=objects_per_decode).eval() for name, source in sources.items()
+        name: SamSegmenter(SamParts(backbone, sampler, objects_per_decode=objects_per_decode)).eval()
+        for name, sampler in samplers.items()
     }
     device = next(backbone.parameters()).device
     # Rank 0 alone does this; gathering would wait for ranks that are gone.
-    metrics = {name: OverlapMetric(gather=False).to(device) for name in sources}
+    metrics = {name: OverlapMetric(gather=False).to(device) for name in samplers}
     with torch.no_grad():
         for batch in batches:
             _score(backbone, batch.to(device), segmenters, metrics)
@@ -54,16 +55,11 @@ def shown_objects(batch: SegmentationBatch) -> SegmentationBatch:
     """Return the batch without objects that are empty at their original size: nobody draws a box for what is not there."""
     shown = [masks.flatten(1).any(dim=1) for masks in batch.original_masks]
     rows = torch.cat(shown)
-    return replace(
-        batch,
-        masks=batch.masks[rows],
-        image_index=batch.image_index[rows],
-        labels=batch.labels[rows],
-        original_masks=tuple(masks[kept] for masks, kept in zip(batch.original_masks, shown, strict=True)),
-    )
+    originals = tuple(masks[kept] for masks, kept in zip(batch.original_masks, shown, strict=True))
+    return replace(batch, queries=batch.queries.rows(rows), truth=Truth(batch.masks[rows], originals))
 
 
-def evaluate_inference(segmenter: TaskSegmenter, batches: Iterable[SegmentationBatch]) -> dict[str, CaseScores]:
+def evaluate_inference(segmenter: Segmenter, batches: Iterable[SegmentationBatch]) -> dict[str, CaseScores]:
     """Score every kind of inference a fused network offers, in one pass over the batches.
 
     Args:
@@ -95,6 +91,6 @@ def _score(
     metrics: Mapping[str, OverlapMetric],
 ) -> None:
     if batch.image_embeddings is None:
-        batch = replace(batch, image_embeddings=backbone.encode(batch.images, batch.frames))
+        batch = replace(batch, image_embeddings=backbone.pack(backbone.encode(batch.encoder_input())))
     for name, segmenter in segmenters.items():
         update_metric(metrics[name], batch, segmenter(batch), backbone.input_rule.side)

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from medsam_tune.errors import RecipeError
 from medsam_tune.export.parts import FILE_ARGUMENTS, Part, PartReader
-from medsam_tune.segmenters.base import Segmenter
+from medsam_tune.segmenters.base import SamParts, Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 
 
@@ -24,8 +25,9 @@ def build_segmenter(
 ) -> Segmenter:
     """Build the segmenter that a resolved ``model`` section describes.
 
-    ``segmenter`` alone stands for the whole network; else the parts of a ``SamSegmenter`` are read. What only training reads
-    (loss, optimizer, schedule) is passed over. The whole section is read and checked before anything is constructed.
+    The parts that ``SamParts`` names are read where given and handed to ``segmenter``, by default ``SamSegmenter``. What only
+    training reads (loss, optimizer, schedule) is passed over. The whole section is read and checked before anything is
+    constructed.
 
     Args:
         model_config: ``{"backbone": {"class_path": ..., "init_args": {...}}, ...}``; init_args may nest further class paths.
@@ -54,11 +56,21 @@ def read_segmenter(model_config: Mapping[str, Any], reader: PartReader) -> Part:
     Raises:
         RecipeError: As for ``build_segmenter``.
     """
-    if model_config.get("segmenter") is not None:
-        return reader.part(model_config["segmenter"], Segmenter, "model.segmenter")
-    names = inspect.signature(SamSegmenter).parameters
+    _refuse_older_form(model_config)
+    names = inspect.signature(SamParts).parameters
     given = {name: model_config[name] for name in names if model_config.get(name) is not None}
-    return Part(SamSegmenter, reader.arguments(SamSegmenter, given, "model"))
+    parts = Part(SamParts, reader.arguments(SamParts, given, "model"))
+    described = model_config.get("segmenter") or {"class_path": f"{SamSegmenter.__module__}.{SamSegmenter.__qualname__}"}
+    found = reader.part(described, Segmenter, "model.segmenter", given=("parts",))
+    return Part(found.constructor, {**found.arguments, "parts": parts})
+
+
+def _refuse_older_form(model_config: Mapping[str, Any]) -> None:
+    if "prompt_source" in model_config:
+        raise RecipeError(
+            "model.prompt_source: is the form of an older version, which had no model.prompts and no model.prompt_encoder. "
+            "Convert the recipe with `medsam-tune recipes upgrade FILE` and train again; weights of that form do not load."
+        )
 
 
 def without_folders(model_config: Mapping[str, Any]) -> dict[str, Any]:

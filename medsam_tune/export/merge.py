@@ -15,7 +15,6 @@ from medsam_tune.export.load import Checkpoint, load_export
 from medsam_tune.files import write_torch
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
-from medsam_tune.segmenters.semantic import SemanticSegmenter
 
 STOCK = ("vit_b", "vit_l", "vit_h")
 """Architectures that ``sam_model_registry`` builds."""
@@ -76,11 +75,6 @@ def check_stock(segmenter: Segmenter) -> str:
             f"model.backbone: sam_model_registry builds {STOCK_MASK_TOKENS} mask tokens, this decoder has {tokens}. "
             "Export the adapter instead."
         )
-    if isinstance(segmenter, SemanticSegmenter):
-        raise CheckpointError(
-            "model.segmenter: mask 0 of this decoder is the background and the others are classes; sam_model_registry would "
-            "read it as SAM's single mask and its candidates. Export the adapter instead."
-        )
     return architecture
 
 
@@ -104,19 +98,9 @@ def merged_state(segmenter: Segmenter) -> dict[str, Tensor]:
 
 def _plain(segmenter: Segmenter) -> SamSegmenter:
     """Refuse what a SAM checkpoint has no place for."""
-    if not isinstance(segmenter, SamSegmenter):
-        raise CheckpointError(f"model.segmenter: {type(segmenter).__name__} is no SAM. Use its own export.")
-    for key in ("fusion", "side"):
-        part = getattr(segmenter, key)
-        if part is not None:
-            raise CheckpointError(
-                f"model.{key}: a SAM checkpoint has no place for {type(part).__name__}. Use the run's export."
-            )
-    if any(True for _ in segmenter.prompt_source.parameters()):
-        raise CheckpointError(
-            f"model.prompt_source: a SAM checkpoint has no place for the trained {type(segmenter.prompt_source).__name__}. "
-            "Use the run's export."
-        )
+    reason = segmenter.not_mergeable()
+    if reason is not None or not isinstance(segmenter, SamSegmenter):
+        raise CheckpointError(f"{reason}. Use the run's export.")
     return segmenter
 
 

@@ -29,7 +29,7 @@ from medsam_tune.backbone.base import Backbone
 from medsam_tune.geometry import Frame, boxes_to_input, image_to_input, to_original
 from medsam_tune.inference.automatic_decoding import Candidates, prompt_decoder
 from medsam_tune.precompute.prior_settings import PriorSettings
-from medsam_tune.types import AutomaticMasks
+from medsam_tune.types import AutomaticMasks, EncoderInput
 
 MASK_THRESHOLD = 0.0
 # On CPU a larger batch leaves the caches; on GPU it is the authors'.
@@ -61,7 +61,7 @@ class AutomaticMaskGenerator:
     def generate(self, image: Tensor) -> AutomaticMasks:
         """Return the masks of an image (3, H, W) in 0..255, on the CPU, by falling predicted IoU."""
         image_in, frame = image_to_input(image.to(self.device, torch.float32), self.backbone.input_rule)
-        image_embeddings = self.backbone.encode(image_in[None], [frame])
+        image_embeddings = self.backbone.encode(EncoderInput(image_in[None], (frame,)))
         decode = prompt_decoder(self.backbone, image_embeddings, multimask_output=not self.settings.box_fractions)
         kept = [self._select(decode(sparse), frame) for sparse in self._prompts(frame)]
         return _without_duplicates(kept, frame.original_size, self.settings.box_nms_thresh)

@@ -19,7 +19,7 @@ from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 from torch import Tensor
 
 from medsam_tune.backbone.base import Backbone
-from medsam_tune.types import PromptEmbeddings
+from medsam_tune.types import ImageEmbeddings, PromptEmbeddings
 
 
 @dataclass(frozen=True)
@@ -38,31 +38,31 @@ class Candidates:
 Decode = Callable[[Tensor], Candidates]
 
 
-def prompt_decoder(backbone: Backbone, image_embeddings: Tensor, *, multimask_output: bool) -> Decode:
+def prompt_decoder(backbone: Backbone, embeddings: ImageEmbeddings, *, multimask_output: bool) -> Decode:
     """Return what decodes sparse embeddings (n, T, C) of n prompts on one image.
 
     Args:
         backbone: One whose decoder is segment_anything's own is decoded with shared projections; another, or one with a
             tuner, by its ``decode``.
-        image_embeddings: (1, C, g, g).
+        embeddings: Of the one image.
         multimask_output: True gives M = 3 masks (whole, part, subpart), False gives the one for prompts without ambiguity.
     """
     # Any: segment_anything carries no types.
     decoder: Any = backbone.parts()["mask_decoder"]
     own = type(decoder) is MaskDecoder and type(decoder.transformer) is TwoWayTransformer
     if own and backbone.attached_tuner is None:
-        return _SharedDecoder(backbone, image_embeddings, multimask_output=multimask_output)
-    return _plain_decoder(backbone, image_embeddings, multimask_output=multimask_output)
+        return _SharedDecoder(backbone, embeddings.main, multimask_output=multimask_output)
+    return _plain_decoder(backbone, embeddings, multimask_output=multimask_output)
 
 
-def _plain_decoder(backbone: Backbone, image_embeddings: Tensor, *, multimask_output: bool) -> Decode:
-    dense = backbone.no_mask_embedding().expand_as(image_embeddings)
+def _plain_decoder(backbone: Backbone, embeddings: ImageEmbeddings, *, multimask_output: bool) -> Decode:
+    dense = backbone.no_mask_embedding().expand_as(embeddings.main)
 
     def decode(sparse_embeddings: Tensor) -> Candidates:
         n_prompts = len(sparse_embeddings)
         prompts = PromptEmbeddings(sparse_embeddings, dense.expand(n_prompts, -1, -1, -1))
-        index = torch.zeros(n_prompts, dtype=torch.int64, device=image_embeddings.device)
-        prediction = backbone.decode(image_embeddings, index, prompts, multimask_output=multimask_output)
+        index = torch.zeros(n_prompts, dtype=torch.int64, device=embeddings.main.device)
+        prediction = backbone.decode(embeddings, index, prompts, multimask_output=multimask_output)
         ious = cast(Tensor, prediction.iou_predictions)
         return Candidates(ious, lambda kept: prediction.low_res_masks[kept])
 

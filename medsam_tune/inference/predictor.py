@@ -1,4 +1,4 @@
-"""Segment one image with a tuned model, in the spirit of segment-anything's ``SamPredictor``."""
+"""Ask a tuned model, or an untuned network, about one image, with segment-anything's ``SamPredictor`` as the model."""
 
 from __future__ import annotations
 
@@ -10,100 +10,174 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsam_tune.fusion.samaug import priors_to_input, render_priors
-from medsam_tune.geometry import Frame, boxes_to_input, image_to_input, to_original
-from medsam_tune.prompts.base import PromptSource
-from medsam_tune.segmenters.base import Segmenter
+from medsam_tune.backbone.base import Backbone
+from medsam_tune.geometry import to_original
+from medsam_tune.inference.new_images import GreyLevels, image_tensor, new_batch, with_priors
+from medsam_tune.inference.user_prompts import user_queries
+from medsam_tune.segmenters.base import SamParts, Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
-from medsam_tune.segmenters.semantic import SemanticSegmenter, class_rows
-from medsam_tune.types import AutomaticMasks, MaskPrediction, PromptEmbeddings, SegmentationBatch
+from medsam_tune.segmenters.semantic import class_margins
+from medsam_tune.types import AutomaticMasks, MaskPrediction, Queries, SegmentationBatch
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from medsam_tune.backbone.base import Backbone
+Answer = tuple["NDArray[np.generic]", "NDArray[np.float32] | None", "NDArray[np.float32]"]
 
 
 class Predictor:
     """Hold a segmenter in eval mode and one current image.
 
     The image must be on the grey scale the model was trained on: 0..255 after the data source's window or percentile
-    rule. ``uint8`` is taken as it is; any other type needs ``intensity``, the (low, high) that become 0 and 255.
+    rule. ``uint8`` is taken as it is; any other type needs ``intensity``.
 
     Args:
-        segmenter: A trained segmenter; it runs on the device its parameters lie on.
+        segmenter: A trained segmenter, or a bare backbone: the untuned network. It runs on the device its parameters lie on.
+        intensity: How stored values become 0..255 where ``set_image`` is not told: a rule, or the (low, high) that become 0
+            and 255. ``uint8`` images are taken as they are either way.
 
     Example:
-        >>> from medsam_tune import Predictor, SamBackbone, SamSegmenter, NoPrompt
-        >>> predictor = Predictor(SamSegmenter(SamBackbone("random_tiny"), NoPrompt()))
-        >>> predictor.segment(np.zeros((40, 30), dtype=np.uint8)).shape
-        (40, 30)
+        >>> from medsam_tune import Predictor, SamBackbone
+        >>> predictor = Predictor(SamBackbone("random_tiny"))
+        >>> predictor.set_image(np.zeros((40, 30), dtype=np.uint8))
+        >>> masks, iou_predictions, low_res_masks = predictor.predict(box=(3, 4, 20, 30))
+        >>> masks.shape, low_res_masks.shape
+        ((1, 40, 30), (1, 16, 16))
+        >>> masks, *_ = predictor.predict(point_coords=[[9, 9]], point_labels=[1], mask_input=low_res_masks)
     """
 
-    def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter = segmenter.eval()
+    def __init__(self, segmenter: Segmenter | Backbone, *, intensity: GreyLevels = None) -> None:
+        if isinstance(segmenter, Backbone):
+            segmenter = SamSegmenter(SamParts(segmenter))
+        self.segmenter: Segmenter = segmenter.eval()
+        self.intensity = intensity
         self._batch: SegmentationBatch | None = None
 
     def set_image(
-        self,
-        image: NDArray[np.generic],
-        *,
-        intensity: tuple[float, float] | None = None,
-        priors: AutomaticMasks | None = None,
+        self, image: NDArray[np.generic], *, intensity: GreyLevels = None, priors: AutomaticMasks | None = None
     ) -> None:
         """Make ``image`` the current one and encode it, so that several prompts cost one encoder pass.
 
         Args:
-            image: (H, W) grey or (H, W, 3) RGB.
-            intensity: The (low, high) that become 0 and 255, for any type but uint8.
+            image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, whose alpha is dropped.
+            intensity: The (low, high) that become 0 and 255, or a rule, for any type but uint8.
             priors: The automatic masks of this image, where the model fuses them into it (SAMAug).
 
         Raises:
             ValueError: If the shape, type or values do not fit, or the automatic masks have another size than the image.
         """
-        batch = self._batch_of([image_tensor(image, intensity=intensity)])
-        self._batch = self._encoded(batch if priors is None else _with_priors(batch, priors))
+        batch = self._batch_of([self._tensor(image, intensity)])
+        with torch.no_grad():
+            self._batch = self.segmenter.embedded(batch if priors is None else with_priors(batch, priors))
 
     def reset_image(self) -> None:
         """Forget the current image, as after the network's weights have changed."""
         self._batch = None
 
+    @property
+    def features(self) -> Tensor:
+        """Return the embedding (1, C, g, g) of the current image.
+
+        Raises:
+            RuntimeError: If no image is set, or the network has no such embedding.
+        """
+        embeddings = self._current().image_embeddings
+        if embeddings is None:
+            raise RuntimeError(f"{type(self.segmenter).__name__} makes no image embedding.")
+        return embeddings
+
     def predict(
-        self, *, box: ArrayLike | None = None
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None, NDArray[np.float32]]:
-        """Segment the current image.
+        self,
+        point_coords: ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask_input: ArrayLike | None = None,
+        multimask_output: bool = False,
+        return_logits: bool = False,
+    ) -> Answer:
+        """Segment one object of the current image, or all its classes.
+
+        Without any prompt the model answers as it was trained to: by its own prompt generator, the box of the whole image, or
+        nothing at all.
 
         Args:
-            box: XYXY pixels of the original image, in place of the model's own prompt; needed where the model was trained
-                with boxes drawn by a user.
+            point_coords: (P, 2) in (x, y) pixels of the original image.
+            point_labels: (P,): 1 foreground, 0 background.
+            box: (4,) XYXY pixels of the original image, the last column and row included.
+            mask_input: (1, 4g, 4g) logits that an earlier call returned.
+            multimask_output: Return SAM's three candidates; tuning trains the single mask, so these are the released ones' kin.
+            return_logits: Return logits of the original size in place of bool masks.
 
         Returns:
-            Masks (M, H, W) bool at the original size, predicted IoU (M,) or None where the network has no such head, and
+            Masks (M, H, W) at the original size, predicted IoU (M,) or None where the network has no such head, and
             logits (M, h, w) of the padded input frame. A network that labels pixels returns its classes in their order, M = K,
             and each pixel belongs to one of them at most.
 
         Raises:
             RuntimeError: If no image is set.
-            ValueError: If the model needs a box and none is given, or takes none.
+            ValueError: If a prompt does not fit, the model needs one and none is given, or takes none.
         """
-        if self._batch is None:
-            raise RuntimeError("no image is set. Call set_image(image) first.")
-        prediction = self._forward(self._batch, box)
-        frame, side = self._batch.frames[0], self.segmenter.input_rule.side
-        if prediction.class_logits is not None:
-            rows = class_rows(prediction.class_logits[0], frame, side)
-            return rows.cpu().numpy(), None, prediction.low_res_masks[:, 0].float().cpu().numpy()
-        logits = to_original(prediction.low_res_masks.float(), frame, side)[0]
-        ious = prediction.iou_predictions
-        scores = None if ious is None else ious[0].float().cpu().numpy()
-        return (logits > 0).cpu().numpy(), scores, prediction.low_res_masks[0].float().cpu().numpy()
+        masks, ious, low_res = self.predict_many(
+            point_coords=_one(point_coords),
+            point_labels=_one(point_labels),
+            boxes=None if box is None else np.asarray(box, dtype=np.float32).reshape(1, -1),
+            mask_inputs=_one(mask_input),
+            multimask_output=multimask_output,
+            return_logits=return_logits,
+        )
+        if self.segmenter.classes():
+            return masks[:, 0], None, low_res[:, 0]
+        return masks[0], None if ious is None else ious[0], low_res[0]
+
+    def predict_many(
+        self,
+        *,
+        point_coords: ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        boxes: ArrayLike | None = None,
+        mask_inputs: ArrayLike | None = None,
+        multimask_output: bool = False,
+        return_logits: bool = False,
+    ) -> Answer:
+        """Segment N objects of the current image in one decoder pass; arguments as in ``predict``, one row an object.
+
+        Args:
+            point_coords: (N, P, 2); rows with fewer points are filled up with label -1.
+            point_labels: (N, P): 1 foreground, 0 background, -1 padding.
+            boxes: (N, 4).
+            mask_inputs: (N, 1, 4g, 4g).
+            multimask_output: As in ``predict``.
+            return_logits: As in ``predict``.
+
+        Returns:
+            Masks (N, M, H, W), predicted IoU (N, M) or None, logits (N, M, h, w).
+
+        Raises:
+            RuntimeError: If no image is set.
+            ValueError: As in ``predict``.
+        """
+        batch = self._current()
+        given = {"points": point_coords, "boxes": boxes, "mask_inputs": mask_inputs}
+        sizes = [len(np.asarray(value)) for value in given.values() if value is not None]
+        if sizes and not self.segmenter.takes_prompts():
+            raise ValueError(f"{type(self.segmenter).__name__} takes no prompt. Call predict() without one.")
+        queries = self._asked(batch.queries, max(sizes, default=1))
+        queries = user_queries(
+            queries,
+            batch.frames[0],
+            point_coords=self._shared(point_coords),
+            point_labels=self._shared(point_labels),
+            boxes=self._shared(boxes),
+            mask_inputs=self._shared(mask_inputs),
+        )
+        return self._answer(replace(batch, queries=queries), multimask_output, return_logits)
 
     def segment(
         self,
         image: NDArray[np.generic],
         *,
         box: ArrayLike | None = None,
-        intensity: tuple[float, float] | None = None,
+        intensity: GreyLevels = None,
         priors: AutomaticMasks | None = None,
     ) -> NDArray[np.bool_]:
         """Return the mask (H, W) bool of one image; arguments as in ``set_image`` and ``predict``.
@@ -113,11 +187,11 @@ class Predictor:
         """
         self._refuse_classes("segment")
         self.set_image(image, intensity=intensity, priors=priors)
-        masks: NDArray[np.bool_] = self.predict(box=box)[0][0]
-        return masks
+        mask: NDArray[np.bool_] = self.predict(box=box)[0][0].astype(bool)
+        return mask
 
     def segment_classes(
-        self, image: NDArray[np.generic], *, box: ArrayLike | None = None, intensity: tuple[float, float] | None = None
+        self, image: NDArray[np.generic], *, box: ArrayLike | None = None, intensity: GreyLevels = None
     ) -> dict[str, NDArray[np.bool_]]:
         """Return the mask (H, W) bool of each class by its name; arguments as in ``set_image`` and ``predict``.
 
@@ -126,13 +200,14 @@ class Predictor:
         Raises:
             ValueError: As there, or if the model has no classes: then call ``segment``.
         """
-        if not isinstance(self.segmenter, SemanticSegmenter):
+        if not self.segmenter.classes():
             raise ValueError(f"{type(self.segmenter).__name__} predicts one object, no classes. Call segment(image).")
         self.set_image(image, intensity=intensity)
-        return dict(zip(self.segmenter.classes, self.predict(box=box)[0], strict=True))
+        masks = self.predict(box=box)[0].astype(bool)
+        return dict(zip(self.segmenter.classes(), masks, strict=True))
 
     def segment_many(
-        self, images: Sequence[NDArray[np.generic]], *, batch_size: int = 4, intensity: tuple[float, float] | None = None
+        self, images: Sequence[NDArray[np.generic]], *, batch_size: int = 4, intensity: GreyLevels = None
     ) -> list[NDArray[np.bool_]]:
         """Return one mask (H, W) bool per image, ``batch_size`` images at a time; sizes may differ.
 
@@ -142,139 +217,70 @@ class Predictor:
         self._refuse_classes("segment_many")
         masks: list[NDArray[np.bool_]] = []
         for start in range(0, len(images), batch_size):
-            tensors = [image_tensor(image, intensity=intensity) for image in images[start : start + batch_size]]
+            tensors = [self._tensor(image, intensity) for image in images[start : start + batch_size]]
             masks += self._masks(self._batch_of(tensors))
         return masks
 
+    def _asked(self, queries: Queries, n_objects: int) -> Queries:
+        """Return the rows that are asked for: a row for each class, or N objects on the one image."""
+        if self.segmenter.classes():
+            if n_objects > 1:
+                raise ValueError(f"a network with classes is asked once an image, got {n_objects} prompts. Call it for each.")
+            return queries
+        return replace(queries.rows(torch.zeros(n_objects, dtype=torch.int64)), names=())
+
+    def _shared(self, prompt: ArrayLike | None) -> NDArray[np.generic] | None:
+        """Return the prompt for every row: a network with classes has several on the one image."""
+        if prompt is None:
+            return None
+        rows: NDArray[np.generic] = np.asarray(prompt)
+        return np.repeat(rows, self.segmenter.masks_per_image(), axis=0) if self.segmenter.classes() else rows
+
+    def _answer(self, batch: SegmentationBatch, multimask_output: bool, return_logits: bool) -> Answer:
+        with torch.no_grad():
+            ask = self.segmenter.candidates if multimask_output else self.segmenter
+            prediction: MaskPrediction = ask(batch)
+        logits, ious = self._original(prediction, batch), prediction.iou_predictions
+        masks = logits if return_logits else logits > 0
+        scores = None if ious is None else ious.float().cpu().numpy()
+        return masks.cpu().numpy(), scores, prediction.low_res_masks.float().cpu().numpy()
+
+    def _original(self, prediction: MaskPrediction, batch: SegmentationBatch) -> Tensor:
+        """Return logits (N, M, H, W); of classes (K, 1, H, W), above 0 where a class has the largest score."""
+        frame, side = batch.frames[0], self.segmenter.input_rule.side
+        if prediction.class_logits is not None:
+            return class_margins(to_original(prediction.class_logits.float(), frame, side))[0, 1:, None]
+        return to_original(prediction.low_res_masks.float(), frame, side)
+
     def _masks(self, batch: SegmentationBatch) -> list[NDArray[np.bool_]]:
-        low_res_masks = self._forward(batch, None).low_res_masks[:, :1].float()
+        with torch.no_grad():
+            low_res_masks = self.segmenter(batch).low_res_masks[:, :1].float()
         side = self.segmenter.input_rule.side
         return [
             (to_original(low_res_masks[row : row + 1], frame, side)[0, 0] > 0).cpu().numpy()
             for row, frame in enumerate(batch.frames)
         ]
 
-    def _forward(self, batch: SegmentationBatch, box: ArrayLike | None) -> MaskPrediction:
-        with torch.no_grad():
-            if box is None:
-                self._refuse_missing_box()
-                return self.segmenter.predict_unlabelled(batch)
-            if not isinstance(self.segmenter, SamSegmenter):
-                raise ValueError(f"box: {type(self.segmenter).__name__} takes no prompt. Call predict() without a box.")
-            return self.segmenter.prompted(batch, _GivenBox(_box_tensor(box, batch.frames[0])))
-
     def _refuse_classes(self, method: str) -> None:
-        if isinstance(self.segmenter, SemanticSegmenter) and len(self.segmenter.classes) > 1:
+        if len(self.segmenter.classes()) > 1:
             raise ValueError(
-                f"{method} returns one mask an image, but this model has the classes {', '.join(self.segmenter.classes)}. "
+                f"{method} returns one mask an image, but this model has the classes {', '.join(self.segmenter.classes())}. "
                 "Call segment_classes(image)."
             )
 
-    def _refuse_missing_box(self) -> None:
-        source = getattr(self.segmenter, "prompt_source", None)
-        if isinstance(source, PromptSource) and source.reads_ground_truth():
-            raise ValueError("box: this model was trained with a box around the object, got none. Pass box=(x1, y1, x2, y2).")
+    def _current(self) -> SegmentationBatch:
+        if self._batch is None:
+            raise RuntimeError("no image is set. Call set_image(image) first.")
+        return self._batch
 
-    def _encoded(self, batch: SegmentationBatch) -> SegmentationBatch:
-        if not isinstance(self.segmenter, SamSegmenter) or self.segmenter.fusion is not None:
-            return batch
-        with torch.no_grad():
-            return replace(batch, image_embeddings=self.segmenter.encode(batch.images, batch.frames))
+    def _tensor(self, image: NDArray[np.generic], intensity: GreyLevels) -> Tensor:
+        rule = intensity if intensity is not None or image.dtype == np.uint8 else self.intensity
+        return image_tensor(image, intensity=rule)
 
     def _batch_of(self, images: Sequence[Tensor]) -> SegmentationBatch:
         device = next(self.segmenter.parameters()).device
-        return unlabelled_batch(images, self.segmenter).to(device)
+        return new_batch(images, self.segmenter).to(device)
 
 
-def image_tensor(image: NDArray[np.generic], *, intensity: tuple[float, float] | None = None) -> Tensor:
-    """Turn (H, W) grey or (H, W, 3) RGB into (3, H, W) float32 in 0..255.
-
-    Args:
-        image: uint8, or any real type together with ``intensity``.
-        intensity: The (low, high) that become 0 and 255; values beyond are clipped.
-
-    Raises:
-        ValueError: If the shape or type does not fit, or a value is NaN or infinite.
-    """
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise ValueError(
-            f"image must have shape (H, W) or (H, W, 3), got {image.shape}. Drop an alpha channel; move channels last."
-        )
-    if intensity is None and image.dtype != np.uint8:
-        raise ValueError(
-            f"image must be uint8 in 0..255, got {image.dtype}. "
-            "Scale it as the training data was, or pass intensity=(low, high), the values that become 0 and 255."
-        )
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
-    if intensity is not None:
-        pixels = _rescale(pixels, *intensity)
-    return pixels.expand(3, -1, -1).clone() if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
-
-
-def unlabelled_batch(images: Sequence[Tensor], segmenter: Segmenter) -> SegmentationBatch:
-    """Collate images (3, H, W) in 0..255 without ground truth: one object or K classes an image, their masks all False."""
-    rule, n_masks = segmenter.input_rule, segmenter.masks_per_image()
-    inputs = [image_to_input(image, rule) for image in images]
-    rows = torch.arange(len(images))
-    frames = tuple(frame for _, frame in inputs)
-    return SegmentationBatch(
-        images=torch.stack([image for image, _ in inputs]),
-        masks=torch.zeros(len(images) * n_masks, 1, rule.side, rule.side, dtype=torch.bool),
-        image_index=rows.repeat_interleave(n_masks),
-        labels=torch.arange(1, n_masks + 1).repeat(len(images)),
-        frames=frames,
-        original_masks=tuple(torch.zeros(n_masks, *frame.original_size, dtype=torch.bool) for frame in frames),
-        sample_index=rows,
-        case_index=rows,
-        image_ids=tuple(f"image_{row}" for row in range(len(images))),
-        case_ids=tuple(f"image_{row}" for row in range(len(images))),
-        spacing_mm=((1.0, 1.0),) * len(images),
-    )
-
-
-def _with_priors(batch: SegmentationBatch, found: AutomaticMasks) -> SegmentationBatch:
-    frame = batch.frames[0]
-    if tuple(found.masks.shape[-2:]) != frame.original_size:
-        raise ValueError(
-            f"priors must be masks of the image's size {frame.original_size}, got {tuple(found.masks.shape[-2:])}. "
-            "Find them in this very image."
-        )
-    priors = priors_to_input(render_priors(found), frame, batch.images.shape[-1])
-    return replace(batch, priors=priors[None].to(batch.images.device))
-
-
-class _GivenBox(PromptSource):
-    """Prompt every object with boxes (N, 4) of the input frame that a user gave."""
-
-    def __init__(self, boxes: Tensor) -> None:
-        super().__init__()
-        self.boxes = boxes
-
-    def forward(self, batch: SegmentationBatch, image_embeddings: Tensor, backbone: Backbone) -> PromptEmbeddings:
-        return backbone.embed_prompts(batch.n_objects, boxes=self.boxes.to(image_embeddings.device))
-
-
-def _box_tensor(box: ArrayLike, frame: Frame) -> Tensor:
-    corners = torch.as_tensor(np.asarray(box, dtype=np.float32))
-    if corners.shape != (4,):
-        raise ValueError(f"box must hold 4 numbers (x1, y1, x2, y2) in pixels, got shape {tuple(corners.shape)}.")
-    x1, y1, x2, y2 = corners.tolist()
-    # Corners are the first and the last pixel, so the box of a one-pixel object has x1 = x2.
-    if not (x1 <= x2 and y1 <= y2):
-        raise ValueError(f"box must have x1 <= x2 and y1 <= y2, got {corners.tolist()}.")
-    height, width = frame.original_size
-    if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
-        raise ValueError(
-            f"box must lie in the image of {width} x {height} pixels (x, y), got {corners.tolist()}. Cut it off there."
-        )
-    return boxes_to_input(corners, frame)[None]
-
-
-def _rescale(pixels: Tensor, low: float, high: float) -> Tensor:
-    if not low < high:
-        raise ValueError(f"intensity must be (low, high) with low < high, got ({low}, {high}).")
-    if not torch.isfinite(pixels).all():
-        raise ValueError(
-            f"image holds {int((~torch.isfinite(pixels)).sum())} values that are NaN or infinite. Replace them first."
-        )
-    return (pixels - low).div(high - low).clamp(0, 1) * 255
+def _one(prompt: ArrayLike | None) -> NDArray[np.generic] | None:
+    return None if prompt is None else np.asarray(prompt)[None]

@@ -1,35 +1,31 @@
-"""The seam of where prompt embeddings come from."""
+"""The seam of how queries are drawn from the truth, in training and evaluation."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from torch import Tensor, nn
-
-from medsam_tune.backbone.base import Backbone
-from medsam_tune.types import PromptEmbeddings, SegmentationBatch
+from medsam_tune.types import Queries, SegmentationBatch
 
 
-class PromptSource(nn.Module, ABC):
-    """Turn a batch into one prompt per object.
+class PromptSampler(ABC):
+    """Give each object of a batch a prompt, as a user who knows the answer would.
 
-    It ends at embeddings, not at boxes or points, because that is where a prompt generator starts. Whatever random choice a
-    source makes is a function of its seed, ``batch.epoch``, ``batch.sample_index`` and the object's row.
+    A sampler is no network: it has no parameters and makes no embeddings. Whatever it leaves to chance is a function of
+    ``batch.seed``, ``batch.epoch``, the image's name and the object's row, and of nothing else.
     """
 
-    def attach(self, backbone: Backbone) -> None:
-        """Build what depends on the backbone's sizes (g, C); called once, before training. Nothing by default."""
-
-    def reads_ground_truth(self) -> bool:
-        """Tell whether the prompt is drawn from the true masks, which new images do not have. False by default."""
-        return False
-
     @abstractmethod
-    def forward(self, batch: SegmentationBatch, image_embeddings: Tensor, backbone: Backbone) -> PromptEmbeddings:
-        """Return sparse (N, T, C) and dense (N, C, g, g) embeddings for the batch's N objects.
+    def draw(self, batch: SegmentationBatch, *, mask_side: int) -> Queries:
+        """Return ``batch.queries`` with the prompts of its N objects.
 
         Args:
-            batch: Images in 0..255, frames, ground-truth masks (read by box and point sources only).
-            image_embeddings: (B, C, g, g).
-            backbone: Its ``embed_prompts`` embeds boxes, points and masks.
+            batch: Frames, and the truth where ``reads_truth``.
+            mask_side: 4g, the side of a mask prompt.
+
+        Raises:
+            ValueError: If it reads the truth and the batch has none.
         """
+
+    def reads_truth(self) -> bool:
+        """Tell whether the prompt is drawn from the true masks, which new images do not have. True by default."""
+        return True

@@ -12,12 +12,13 @@ Differs from the authors' code:
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import Literal
 
 from torch import Tensor
 
 from medsam_tune.errors import RecipeError
-from medsam_tune.prompts.drawn import DrawnPrompt, PromptKind, Prompts
+from medsam_tune.prompts.base import PromptSampler
 from medsam_tune.prompts.sampling import (
     BoxJitter,
     jitter_boxes,
@@ -26,10 +27,10 @@ from medsam_tune.prompts.sampling import (
     visible_masks,
     whole_image_boxes,
 )
-from medsam_tune.types import SegmentationBatch
+from medsam_tune.types import Queries, SegmentationBatch
 
 
-class BoxPrompt(DrawnPrompt):
+class BoxPrompt(PromptSampler):
     """Prompt SAM with one box per object.
 
     Args:
@@ -37,13 +38,10 @@ class BoxPrompt(DrawnPrompt):
             box of the whole image. ``whole_image``: the valid area of the image, which reads no ground truth.
         jitter: How the tight box moves in training; not at all by default.
         eval_jitter: How it moves in validation and test, the same in every epoch; not at all by default.
-        seed: Another seed draws other moves.
 
     Raises:
         RecipeError: If the box of the whole image is to move.
     """
-
-    prompt_kind: ClassVar[PromptKind] = "boxes"
 
     def __init__(
         self,
@@ -51,30 +49,28 @@ class BoxPrompt(DrawnPrompt):
         *,
         jitter: BoxJitter | None = None,
         eval_jitter: BoxJitter | None = None,
-        seed: int = 0,
     ) -> None:
-        super().__init__()
         if kind == "whole_image" and (jitter or eval_jitter):
             raise RecipeError(
-                "model.prompt_source.init_args.jitter: kind whole_image never moves. Remove it, or set kind: tight."
+                "model.prompts.init_args.jitter: kind whole_image never moves. Remove it, or set kind: tight."
             )
-        self.kind, self.jitter, self.eval_jitter, self.seed = kind, jitter, eval_jitter, seed
+        self.kind, self.jitter, self.eval_jitter = kind, jitter, eval_jitter
 
-    def reads_ground_truth(self) -> bool:
+    def reads_truth(self) -> bool:
         """Return True for the tight box."""
         return self.kind == "tight"
 
-    def draw(self, batch: SegmentationBatch, *, mask_side: int) -> Prompts:
-        """Return the box of each object."""
-        return Prompts(boxes=self.boxes(batch))
+    def draw(self, batch: SegmentationBatch, *, mask_side: int) -> Queries:
+        """Return the queries with the box of each object."""
+        return replace(batch.queries, boxes=self.boxes(batch))
 
     def boxes(self, batch: SegmentationBatch) -> Tensor:
         """Return (N, 4) float32 XYXY pixels of the input frame."""
-        whole = whole_image_boxes(batch.frames, batch.masks.device)[batch.image_index]
+        whole = whole_image_boxes(batch.frames, batch.images.device)[batch.image_index]
         if self.kind == "whole_image":
             return whole
         boxes = tight_boxes(visible_masks(batch), whole)
         jitter = self.jitter if batch.training else self.eval_jitter
         if jitter is None:
             return boxes
-        return jitter_boxes(boxes, jitter, limits=whole, generators=object_generators(batch, seed=self.seed, purpose="box"))
+        return jitter_boxes(boxes, jitter, limits=whole, generators=object_generators(batch, purpose="box"))

@@ -1,4 +1,4 @@
-"""Corrective clicks: what a user who knows the truth would click next on a prediction; and a first prompt chosen at random.
+"""Corrective clicks: what a user who knows the truth would click next on a prediction.
 
 Papers: Kirillov et al. 2023, Segment Anything, arXiv 2304.02643, section A: the next click comes from the error region,
 positive where the object was missed, negative where too much was taken. Cheng et al. 2023, SAM-Med2D, arXiv 2308.16184.
@@ -15,21 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from medsam_tune.backbone.base import Backbone
-from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import known_region
-from medsam_tune.prompts.base import PromptSource
-from medsam_tune.prompts.drawn import CombinedPrompt, DrawnPrompt
 from medsam_tune.prompts.sampling import Mask, object_generators, point_inside, visible_masks
-from medsam_tune.types import PromptEmbeddings, SegmentationBatch
+from medsam_tune.types import SegmentationBatch
 
 ClickRule = Literal["any", "random", "centre"]
 """``any``: uniform over all wrong pixels; ``random``: uniform over the largest connected wrong region; ``centre``: its pixel
@@ -76,7 +72,7 @@ class Clicks:
 
 
 def corrective_clicks(
-    logits: Tensor, batch: SegmentationBatch, *, click_round: int, counts: Sequence[int], rule: ClickRule, seed: int
+    logits: Tensor, batch: SegmentationBatch, *, click_round: int, counts: Sequence[int], rule: ClickRule
 ) -> Clicks:
     """Click where the prediction differs from the ground truth, in the input frame.
 
@@ -86,7 +82,6 @@ def corrective_clicks(
         click_round: Which round of clicks it is; another round draws anew.
         counts: How many clicks an object gets: one of these, drawn for each object.
         rule: Where in the error they lie; further clicks of a round go to the next largest regions.
-        seed: Another seed draws other clicks.
 
     Returns:
         Clicks with P = the largest of ``counts``.
@@ -97,13 +92,13 @@ def corrective_clicks(
     truth = visible_masks(batch)[:, 0].cpu().numpy()
     regions = known_region(batch.frames, batch.ignored, side)[:, 0].numpy()
     coords, labels = np.zeros((batch.n_objects, max(counts), 2), np.float32), np.full((batch.n_objects, max(counts)), -1.0)
-    generators = object_generators(batch, seed=seed, purpose=f"click/{click_round}")
+    generators = object_generators(batch, purpose=f"click/{click_round}")
     for row, (image, rng) in enumerate(zip(batch.image_index.tolist(), generators, strict=True)):
         count = int(rng.choice(counts))
         points = click_on_error(predicted[row], truth[row], regions[image], count=count, rule=rule, rng=rng)
         coords[row, :count] = [(x, y) for x, y, _ in points]
         labels[row, :count] = [label for *_, label in points]
-    device = batch.masks.device
+    device = batch.images.device
     return Clicks(torch.from_numpy(coords).to(device), torch.from_numpy(labels).float().to(device))
 
 
@@ -141,7 +136,7 @@ def click_on_error(
     return points
 
 
-def rounds_without_clicks(batch: SegmentationBatch, *, rounds: int, count: int, seed: int) -> Tensor:
+def rounds_without_clicks(batch: SegmentationBatch, *, rounds: int, count: int) -> Tensor:
     """Choose for each object in which ``count`` of its rounds the mask stands alone, as in SAM-Med2D.
 
     The last round is one of them; the others are drawn between the second round of clicks and the last but one.
@@ -152,54 +147,9 @@ def rounds_without_clicks(batch: SegmentationBatch, *, rounds: int, count: int, 
     silent = torch.zeros(batch.n_objects, rounds, dtype=torch.bool)
     if count:
         silent[:, -1] = True
-        for row, rng in enumerate(object_generators(batch, seed=seed, purpose="mask_only")):
+        for row, rng in enumerate(object_generators(batch, purpose="mask_only")):
             silent[row, rng.choice(np.arange(2, rounds - 1), size=count - 1, replace=False)] = True
-    return silent.to(batch.masks.device)
-
-
-class OneOfPrompt(PromptSource):
-    """Give each object one of several prompts, chosen at random in training; the first of them in validation and test.
-
-    Args:
-        sources: Two or more with the same number of tokens, such as a box (two corners) and one point (with its padding).
-        seed: Another seed chooses otherwise.
-
-    Raises:
-        RecipeError: If there are fewer than two, or, at the first batch, if they differ in their number of tokens.
-    """
-
-    def __init__(self, sources: Sequence[DrawnPrompt | CombinedPrompt], *, seed: int = 0) -> None:
-        super().__init__()
-        if len(sources) < 2:
-            raise RecipeError(
-                f"model.prompt_source.init_args.sources: expected two or more, got {len(sources)}. "
-                "Name the only one as prompt_source itself."
-            )
-        self.sources = nn.ModuleList(sources)
-        self.seed = seed
-
-    def reads_ground_truth(self) -> bool:
-        """Return True if one of the sources does."""
-        return any(cast(PromptSource, source).reads_ground_truth() for source in self.sources)
-
-    def forward(self, batch: SegmentationBatch, image_embeddings: Tensor, backbone: Backbone) -> PromptEmbeddings:
-        """Return sparse (N, T, C) and dense (N, C, g, g) embeddings, each row from the source chosen for its object."""
-        if not batch.training:
-            return cast(PromptEmbeddings, self.sources[0](batch, image_embeddings, backbone))
-        drawn: list[PromptEmbeddings] = [source(batch, image_embeddings, backbone) for source in self.sources]
-        tokens = [prompts.sparse_embeddings.shape[1] for prompts in drawn]
-        if len(set(tokens)) > 1:
-            raise RecipeError(
-                f"model.prompt_source.init_args.sources: expected the same number of tokens, got {tokens}. "
-                "A box goes with PointPrompt(positives: 1)."
-            )
-        generators = object_generators(batch, seed=self.seed, purpose="choice")
-        chosen = torch.tensor([int(rng.integers(len(drawn))) for rng in generators], device=image_embeddings.device)
-        # All sources stay in the graph, so that plain ddp finds a gradient whatever was chosen.
-        rows = torch.arange(len(chosen), device=image_embeddings.device)
-        sparse = torch.stack([prompts.sparse_embeddings for prompts in drawn])[chosen, rows]
-        dense = torch.stack([prompts.dense_embeddings for prompts in drawn])[chosen, rows]
-        return PromptEmbeddings(sparse, dense)
+    return silent.to(batch.images.device)
 
 
 def _largest_regions(wrong: Mask, truth: Mask, count: int) -> list[Mask]:

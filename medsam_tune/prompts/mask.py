@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medsam_tune.errors import RecipeError
-from medsam_tune.prompts.drawn import DrawnPrompt, PromptKind, Prompts
+from medsam_tune.prompts.base import PromptSampler
 from medsam_tune.prompts.sampling import object_generators, visible_masks
-from medsam_tune.types import SegmentationBatch
+from medsam_tune.types import Queries, SegmentationBatch
 
 
-class MaskPrompt(DrawnPrompt):
+class MaskPrompt(PromptSampler):
     """Prompt SAM with a mask per object, as a click would leave it or a neighbouring slice.
 
     A pixel of the mask prompt holds ``logit`` times the share of it that the object covers, brought to -1..1. Where the mask
@@ -24,36 +24,32 @@ class MaskPrompt(DrawnPrompt):
         logit: Logit of a pixel that the object covers; SAM's own masks reach about 10.
         shift_px: Largest move along x and along y in training, in whole pixels of the input frame.
         eval_shift_px: The same in validation and test, where it is drawn once.
-        seed: Another seed draws other moves.
 
     Raises:
         RecipeError: If ``logit`` is not above 0 or a move is negative.
     """
 
-    prompt_kind: ClassVar[PromptKind] = "mask_inputs"
-
-    def __init__(self, logit: float = 10.0, *, shift_px: int = 0, eval_shift_px: int = 0, seed: int = 0) -> None:
-        super().__init__()
+    def __init__(self, logit: float = 10.0, *, shift_px: int = 0, eval_shift_px: int = 0) -> None:
         if logit <= 0 or min(shift_px, eval_shift_px) < 0:
             raise RecipeError(
-                f"model.prompt_source.init_args: expected logit above 0 and moves of 0 px or more, got logit {logit}, "
+                f"model.prompts.init_args: expected logit above 0 and moves of 0 px or more, got logit {logit}, "
                 f"shift_px {shift_px}, eval_shift_px {eval_shift_px}."
             )
-        self.logit, self.shift_px, self.eval_shift_px, self.seed = logit, shift_px, eval_shift_px, seed
+        self.logit, self.shift_px, self.eval_shift_px = logit, shift_px, eval_shift_px
 
-    def draw(self, batch: SegmentationBatch, *, mask_side: int) -> Prompts:
-        """Return logits (N, 1, 4g, 4g)."""
+    def draw(self, batch: SegmentationBatch, *, mask_side: int) -> Queries:
+        """Return the queries with mask logits (N, 1, 4g, 4g)."""
         masks = self._moved(visible_masks(batch), batch).float()
         if not len(masks):
-            return Prompts(mask_inputs=masks.new_zeros(0, 1, mask_side, mask_side))
+            return replace(batch.queries, mask_inputs=masks.new_zeros(0, 1, mask_side, mask_side))
         covered = F.adaptive_avg_pool2d(masks, mask_side)
-        return Prompts(mask_inputs=self.logit * (2 * covered - 1))
+        return replace(batch.queries, mask_inputs=self.logit * (2 * covered - 1))
 
     def _moved(self, masks: Tensor, batch: SegmentationBatch) -> Tensor:
         limit = self.shift_px if batch.training else self.eval_shift_px
         if not limit or not len(masks):
             return masks
-        generators = object_generators(batch, seed=self.seed, purpose="mask")
+        generators = object_generators(batch, purpose="mask")
         return torch.stack(
             [
                 shift(mask, *rng.integers(-limit, limit, size=2, endpoint=True).tolist())

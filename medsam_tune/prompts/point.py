@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import replace
 
 import torch
 
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import known_region
-from medsam_tune.prompts.drawn import DrawnPrompt, PromptKind, Prompts
+from medsam_tune.prompts.base import PromptSampler
 from medsam_tune.prompts.sampling import PointRule, object_generators, sample_points, visible_masks
-from medsam_tune.types import SegmentationBatch
+from medsam_tune.types import Queries, SegmentationBatch
 
 
-class PointPrompt(DrawnPrompt):
+class PointPrompt(PromptSampler):
     """Prompt SAM with foreground and background points per object.
 
     An object with fewer pixels than points gets fewer; the rest are padding (label -1), to which SAM's prompt encoder has an
@@ -25,13 +25,10 @@ class PointPrompt(DrawnPrompt):
         rule: Where the first foreground point lies in training: ``random``, ``distance`` (farthest from the background) or
             ``mass`` (centre of mass, at random in the mask where the centre lies outside). Further points are random.
         eval_rule: The same in validation and test, where draws are the same in every epoch.
-        seed: Another seed draws other points.
 
     Raises:
         RecipeError: If a number is negative, or both are 0.
     """
-
-    prompt_kind: ClassVar[PromptKind] = "points"
 
     def __init__(
         self,
@@ -40,27 +37,26 @@ class PointPrompt(DrawnPrompt):
         *,
         rule: PointRule = "random",
         eval_rule: PointRule = "distance",
-        seed: int = 0,
     ) -> None:
-        super().__init__()
         if min(positives, negatives) < 0 or positives + negatives == 0:
             raise RecipeError(
-                f"model.prompt_source.init_args: expected positives and negatives of 0 or more and at least one point, got "
-                f"{positives} and {negatives}. For no prompt use NoPrompt."
+                f"model.prompts.init_args: expected positives and negatives of 0 or more and at least one point, got "
+                f"{positives} and {negatives}. For no prompt leave model.prompts out."
             )
-        self.positives, self.negatives, self.rule, self.eval_rule, self.seed = positives, negatives, rule, eval_rule, seed
+        self.positives, self.negatives, self.rule, self.eval_rule = positives, negatives, rule, eval_rule
 
-    def draw(self, batch: SegmentationBatch, *, mask_side: int) -> Prompts:
-        """Return coordinates (N, P, 2) and labels (N, P) with P = positives + negatives."""
+    def draw(self, batch: SegmentationBatch, *, mask_side: int) -> Queries:
+        """Return the queries with coordinates (N, P, 2) and labels (N, P) with P = positives + negatives."""
         rule: PointRule = self.rule if batch.training else self.eval_rule
         masks = visible_masks(batch)[:, 0].cpu().numpy()
         regions = known_region(batch.frames, batch.ignored, int(batch.images.shape[-1]))[:, 0].numpy()
         coords = torch.zeros(batch.n_objects, self.positives + self.negatives, 2)
         labels = torch.full(coords.shape[:2], -1.0)
-        generators = object_generators(batch, seed=self.seed, purpose="point")
+        generators = object_generators(batch, purpose="point")
         for row, (mask, image, rng) in enumerate(zip(masks, batch.image_index.tolist(), generators, strict=True)):
             points = sample_points(mask, regions[image], positives=self.positives, negatives=self.negatives, rule=rule, rng=rng)
             for column, (x, y, label) in enumerate(points):
                 coords[row, column] = torch.tensor([x, y])
                 labels[row, column] = label
-        return Prompts(points=(coords.to(batch.masks.device), labels.to(batch.masks.device)))
+        device = batch.images.device
+        return replace(batch.queries, point_coords=coords.to(device), point_labels=labels.to(device))

@@ -50,7 +50,7 @@ class BoxJitter:
     max_px: float | None = None
 
     def __post_init__(self) -> None:
-        key = "model.prompt_source.init_args.jitter"
+        key = "model.prompts.init_args.jitter"
         if not 0 <= self.low <= self.high:
             raise RecipeError(f"{key}: expected 0 <= low <= high, got low {self.low} and high {self.high}.")
         if self.unit == "px" and (self.low % 1 or self.high % 1):
@@ -69,17 +69,16 @@ class BoxJitter:
         return moves * rng.choice((-1.0, 1.0), size=4) if self.signed else moves
 
 
-def object_generators(batch: SegmentationBatch, *, seed: int, purpose: str) -> Iterator[np.random.Generator]:
+def object_generators(batch: SegmentationBatch, *, purpose: str) -> Iterator[np.random.Generator]:
     """Yield one random generator for each of the N objects.
 
     Args:
-        batch: Tells image, row and epoch of each object.
-        seed: The prompt source's own.
+        batch: Tells seed, epoch, image and row of each object.
         purpose: Keeps the draws of a box and of a point of the same object apart.
     """
     epoch = batch.epoch if batch.training else 0
     for image, row in zip(batch.image_index.tolist(), object_rows(batch.image_index), strict=True):
-        name = f"{purpose}/{seed}/{epoch}/{batch.image_ids[image]}/{row}"
+        name = f"{purpose}/{batch.seed}/{epoch}/{batch.image_ids[image]}/{row}"
         yield np.random.default_rng(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big"))
 
 

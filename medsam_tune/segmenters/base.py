@@ -1,17 +1,52 @@
-"""The seam from image to mask logits."""
+"""The seam from image to mask logits, and the parts a segmenter is built from."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from medsam_tune.backbone.base import WeightsIdentity
+from medsam_tune.backbone.base import Backbone, WeightsIdentity
+from medsam_tune.errors import RecipeError
+from medsam_tune.fusion.base import InputFusion
 from medsam_tune.geometry import Frame, InputRule
 from medsam_tune.losses.base import MaskLoss
+from medsam_tune.prompt_encoders.base import PromptEncoder
+from medsam_tune.prompts.base import PromptSampler
+from medsam_tune.side.base import SideNetwork
+from medsam_tune.tuners.base import Tuner
 from medsam_tune.types import MaskPrediction, SegmentationBatch
+
+if TYPE_CHECKING:
+    from medsam_tune.data.datamodule import SegmentationDataModule
+
+
+@dataclass(frozen=True)
+class SamParts:
+    """Hold the parts that a recipe names under ``model``; a segmenter receives them and never repeats them.
+
+    Attributes:
+        backbone: The network that is tuned, frozen but for what its ``trainable`` names; None for a network of its own.
+        prompts: How prompts are drawn from the truth; None asks without a prompt.
+        prompt_encoder: What turns queries into prompt embeddings; None is SAM's own.
+        tuner: What is inserted into the backbone.
+        fusion: What is added to the image before the network. A prompt encoder and a side network that read the image see it
+            without.
+        side: A trained branch that refines the image embedding.
+        objects_per_decode: Objects decoded at once; 0 decodes all together. On CPU 1 to 4 is fastest, each object holds about
+            140 MB during a training step at g = 64.
+    """
+
+    backbone: Backbone | None = None
+    prompts: PromptSampler | None = None
+    prompt_encoder: PromptEncoder | None = None
+    tuner: Tuner | None = None
+    fusion: InputFusion | None = None
+    side: SideNetwork | None = None
+    objects_per_decode: int = 0
 
 
 class Segmenter(nn.Module, ABC):
@@ -24,12 +59,13 @@ class Segmenter(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: SegmentationBatch) -> MaskPrediction:
-        """Return logits (N, M, h, w) for the batch's N objects."""
+        """Return logits (N, M, h, w) for the batch's N objects.
 
-    def predict_unlabelled(self, batch: SegmentationBatch) -> MaskPrediction:
-        """Return logits for new images, whose ``masks`` say nothing; ``forward`` unless that reads true masks."""
-        prediction: MaskPrediction = self(batch)
-        return prediction
+        Prompts that the batch's queries bring are answered; without any, the recipe's own way of asking is taken.
+
+        Raises:
+            ValueError: If that way needs the truth and the batch has none.
+        """
 
     @abstractmethod
     def base_weights(self) -> WeightsIdentity | None:
@@ -39,21 +75,65 @@ class Segmenter(nn.Module, ABC):
     def frozen_parameters(self) -> Sequence[str]:
         """Return the dotted names of parameters a checkpoint leaves out because the base weights hold them."""
 
-    def masks_per_image(self) -> int:
-        """Return how many objects every image has, in the order the network emits them; 1 unless it labels several classes."""
-        return 1
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes that label every image, in their order; empty where objects are segmented."""
+        return ()
 
-    def not_cacheable(self) -> str | None:
+    def masks_per_image(self) -> int:
+        """Return how many objects every new image is asked for: one, or one a class."""
+        return max(1, len(self.classes()))
+
+    def takes_prompts(self) -> bool:
+        """Tell whether it answers the boxes, points and masks of a query. False by default."""
+        return False
+
+    def asks_user(self) -> str | None:
+        """Return None where new images need no prompt, else how the model was asked in training, such as ``BoxPrompt``."""
+        return None
+
+    def reads_priors(self) -> bool:
+        """Tell whether it needs the batch's prior maps. False by default."""
+        return False
+
+    def not_precomputable(self) -> str | None:
         """Return None when the image embedding is static, else the recipe key that makes it dynamic and why."""
         return "model.segmenter: this segmenter has no frozen encoder, so there is no embedding to cache"
 
+    def not_mergeable(self) -> str | None:
+        """Return None when the tuned network can be written as one plain checkpoint, else why not."""
+        return f"model.segmenter: {type(self).__name__} is no plain SAM"
+
+    def embedded(self, batch: SegmentationBatch) -> SegmentationBatch:
+        """Return the batch with the embeddings of its images, so that several questions cost one encoder pass."""
+        return batch
+
+    def candidates(self, batch: SegmentationBatch) -> MaskPrediction:
+        """Return SAM's three masks for an ambiguous prompt; the one of ``forward`` where a network has only one."""
+        prediction: MaskPrediction = self(batch)
+        return prediction
+
     def encode(self, images: Tensor, frames: Sequence[Frame]) -> Tensor:
-        """Return the static image embeddings (B, C, g, g) that the cache stores.
+        """Return the static image embeddings of B images as the one tensor (B, ...) that is kept.
 
         Raises:
-            NotImplementedError: If ``not_cacheable`` names a reason.
+            NotImplementedError: If ``not_precomputable`` names a reason.
         """
-        raise NotImplementedError(self.not_cacheable())
+        raise NotImplementedError(self.not_precomputable())
+
+    def untuned(self) -> Segmenter | None:
+        """Return the same network, asked in the same way, without anything that was trained; None where there is no such."""
+        return None
+
+    def check_data(self, data: SegmentationDataModule) -> None:
+        """Refuse data that this network cannot learn from, before any work; accepts all by default.
+
+        Raises:
+            RecipeError: Naming the key.
+        """
+
+    def inference_variants(self, batch: SegmentationBatch) -> Mapping[str, MaskPrediction]:
+        """Return what every kind of inference that it offers predicts, by name; none by default."""
+        return {}
 
     def training_losses(self, batch: SegmentationBatch, loss: MaskLoss) -> dict[str, Tensor]:
         """Return the scalar terms of one training step, by name; their sum is minimised by one backward pass.
@@ -80,3 +160,19 @@ class Segmenter(nn.Module, ABC):
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``extra_state`` returned; nothing by default."""
+
+SegmenterFactory = Callable[[SamParts], Segmenter]
+"""What a recipe's ``model.segmenter`` is: given the parts, it returns the segmenter."""
+
+
+def check_one_per_image_target(target: str, owner: str) -> None:
+    """Refuse a target with several objects an image for a network that answers one.
+
+    Raises:
+        RecipeError: If the target is not ``binary``.
+    """
+    if target != "binary":
+        raise RecipeError(
+            f"data.target: {owner} gives one mask per image, so labels must be joined; got {target}. Set data.target: binary, "
+            "or ask with model.prompts: BoxPrompt, which gives every object its own mask."
+        )

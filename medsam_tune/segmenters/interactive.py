@@ -18,21 +18,18 @@ Differs from the authors' code:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from medsam_tune.backbone.base import Backbone
 from medsam_tune.errors import RecipeError
-from medsam_tune.fusion.base import InputFusion
 from medsam_tune.losses.base import MaskLoss
-from medsam_tune.prompts.base import PromptSource
 from medsam_tune.prompts.interactive import ClickRule, Clicks, corrective_clicks, rounds_without_clicks
+from medsam_tune.segmenters.base import SamParts, Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
-from medsam_tune.side.base import SideNetwork
-from medsam_tune.tuners.base import Tuner
-from medsam_tune.types import MaskPrediction, PromptEmbeddings, SegmentationBatch
+from medsam_tune.types import ImageEmbeddings, MaskPrediction, PromptEmbeddings, Queries, SegmentationBatch
 
 
 class InteractiveSegmenter(SamSegmenter):
@@ -40,16 +37,11 @@ class InteractiveSegmenter(SamSegmenter):
 
     Round 0 decodes the first prompt. Every further round clicks where the last mask differs from the ground truth and decodes
     the clicks together with that mask. In validation and test the clicks come from the ground truth as well: this simulates a
-    user who knows the answer, an oracle, with one click a round. On new images (``predict_unlabelled``) the first prompt stands
-    alone. Each round of a training step holds its own decoder graph in memory.
+    user who knows the answer, an oracle, with one click a round. On new images the first prompt stands alone. Each round of a
+    training step holds its own decoder graph in memory.
 
     Args:
-        backbone: As in ``SamSegmenter``.
-        prompt_source: The first prompt, such as a box, a point, or ``OneOfPrompt``.
-        tuner: As in ``SamSegmenter``.
-        fusion: As in ``SamSegmenter``.
-        side: As in ``SamSegmenter``.
-        objects_per_decode: As in ``SamSegmenter``.
+        parts: As in ``SamSegmenter``; ``parts.prompts`` draws the first prompt, a box, a point, or ``OneOfPrompt``.
         rounds: Predictions a training step, the first prompt's among them.
         eval_rounds: The same in validation and test; 1 scores the first prompt alone.
         clicks: Clicks a training round; of several numbers each object draws one.
@@ -60,7 +52,6 @@ class InteractiveSegmenter(SamSegmenter):
         keep: ``all``: the first prompt and all clicks so far stand beside the new ones; ``last``: the new clicks alone.
         mask_only_rounds: Training rounds that show the last mask without any click: the last round and others at random.
         encoder_rounds: Rounds that the image embedding learns from: ``all``, or the ``first`` alone.
-        seed: Another seed draws other clicks.
 
     Raises:
         RecipeError: If the settings contradict each other, or as for ``SamSegmenter``.
@@ -68,13 +59,8 @@ class InteractiveSegmenter(SamSegmenter):
 
     def __init__(
         self,
-        backbone: Backbone,
-        prompt_source: PromptSource,
+        parts: SamParts,
         *,
-        tuner: Tuner | None = None,
-        fusion: InputFusion | None = None,
-        side: SideNetwork | None = None,
-        objects_per_decode: int = 0,
         rounds: int = 4,
         eval_rounds: int = 4,
         clicks: Sequence[int] = (1,),
@@ -84,24 +70,36 @@ class InteractiveSegmenter(SamSegmenter):
         keep: Literal["all", "last"] = "all",
         mask_only_rounds: int = 0,
         encoder_rounds: Literal["all", "first"] = "all",
-        seed: int = 0,
     ) -> None:
         _check_counts(rounds, eval_rounds, clicks)
         _check_mask_only(mask_only_rounds, rounds, mask_feedback)
-        super().__init__(backbone, prompt_source, tuner=tuner, fusion=fusion, side=side, objects_per_decode=objects_per_decode)
+        super().__init__(parts)
         self.rounds, self.eval_rounds, self.clicks = rounds, eval_rounds, tuple(clicks)
         self.rule: ClickRule = rule
         self.eval_rule: ClickRule = eval_rule
-        self.mask_feedback, self.keep, self.encoder_rounds = mask_feedback, keep, encoder_rounds
-        self.mask_only_rounds, self.seed = mask_only_rounds, seed
+        self.mask_feedback: Literal["logits", "probs", "none"] = mask_feedback
+        self.keep: Literal["all", "last"] = keep
+        self.mask_only_rounds, self.encoder_rounds = mask_only_rounds, encoder_rounds
+
+    def untuned(self) -> Segmenter | None:
+        """Return the released network under the same first prompt and the same rounds of clicks."""
+        return InteractiveSegmenter(
+            SamParts(self.backbone.fresh(), self.prompts, objects_per_decode=self.objects_per_decode),
+            eval_rounds=self.eval_rounds,
+            eval_rule=self.eval_rule,
+            mask_feedback=self.mask_feedback,
+            keep=self.keep,
+        )
 
     def forward(self, batch: SegmentationBatch) -> MaskPrediction:
         """Return the last round's logits (N, 1, 4g, 4g) and predicted IoU (N, 1)."""
         return self.rounds_of(batch)[-1]
 
-    def predict_unlabelled(self, batch: SegmentationBatch) -> MaskPrediction:
-        """Return the prediction under the first prompt alone: new images have no truth to draw clicks from."""
-        return self.prompted(batch, self.prompt_source)
+    def ask(self, batch: SegmentationBatch) -> Queries:
+        """Return the queries; a mask that a user feeds back goes in as it did in training: logits, probabilities or nothing."""
+        queries = super().ask(batch)
+        given = batch.queries.mask_inputs
+        return queries if given is None else replace(queries, mask_inputs=self._mask_inputs(given))
 
     def training_losses(self, batch: SegmentationBatch, loss: MaskLoss) -> dict[str, Tensor]:
         """Return each term of ``loss``, summed over the rounds."""
@@ -114,18 +112,18 @@ class InteractiveSegmenter(SamSegmenter):
     def rounds_of(self, batch: SegmentationBatch) -> list[MaskPrediction]:
         """Return the predictions of all rounds, first prompt first: ``rounds`` in training, else ``eval_rounds``.
 
-        Clicks are a function of seed, epoch, image, object and round, and of the masks before them.
+        Clicks are a function of seed, epoch, image, object and round, and of the masks before them. New images have no truth
+        to draw clicks from: there the first prompt stands alone.
         """
-        rounds = self.rounds if batch.training else self.eval_rounds
-        image_embeddings = self._image_embeddings(batch)
-        first = self.prompt_source(batch, image_embeddings, self.backbone)
-        predictions = [self._decode(image_embeddings, batch.image_index, first)]
+        rounds = 1 if batch.truth is None else self.rounds if batch.training else self.eval_rounds
+        embeddings = self.image_embeddings(batch)
+        first = self.prompt_encoder(self.ask(batch), batch.encoder_input(), embeddings, self.backbone)
+        predictions = [self._decode(embeddings, batch.image_index, first)]
         if not batch.n_objects:
             return predictions * rounds
-        later = image_embeddings if self.encoder_rounds == "all" else image_embeddings.detach()
-        silent_count = self.mask_only_rounds if batch.training else 0
-        silent = rounds_without_clicks(batch, rounds=rounds, count=silent_count, seed=self.seed)
-        clicks = Clicks.none(batch.n_objects, batch.masks.device)
+        later = embeddings if self.encoder_rounds == "all" else embeddings.detach()
+        silent = rounds_without_clicks(batch, rounds=rounds, count=self.mask_only_rounds if batch.training else 0)
+        clicks = Clicks.none(batch.n_objects, batch.images.device)
         for number in range(1, rounds):
             # A click and the mask fed back are inputs, as if a user had given them: no gradient flows through them.
             low_res_masks = predictions[-1].low_res_masks[:, :1].detach().float()
@@ -137,17 +135,17 @@ class InteractiveSegmenter(SamSegmenter):
 
     def _new_clicks(self, low_res_masks: Tensor, batch: SegmentationBatch, number: int) -> Clicks:
         counts, rule = (self.clicks, self.rule) if batch.training else ((1,), self.eval_rule)
-        return corrective_clicks(low_res_masks, batch, click_round=number, counts=counts, rule=rule, seed=self.seed)
+        return corrective_clicks(low_res_masks, batch, click_round=number, counts=counts, rule=rule)
 
     def _corrected(
-        self, image_embeddings: Tensor, image_index: Tensor, first: PromptEmbeddings, clicks: Clicks, low_res_masks: Tensor
+        self, embeddings: ImageEmbeddings, image_index: Tensor, first: PromptEmbeddings, clicks: Clicks, low_res_masks: Tensor
     ) -> MaskPrediction:
         """Decode one round; objects with the same number of clicks go through the decoder together."""
         groups, parts = [], []
         for rows, given in clicks.by_count():
-            prompts = self._prompts_of_round(_rows(first, rows), given, low_res_masks[rows])
+            prompts = self._prompts_of_round(first.rows(rows), given, low_res_masks[rows])
             groups.append(rows)
-            parts.append(self._decode(image_embeddings, image_index[rows], prompts))
+            parts.append(self._decode(embeddings, image_index[rows], prompts))
         return _in_order(parts, torch.cat(groups))
 
     def _prompts_of_round(self, first: PromptEmbeddings, clicks: Clicks, low_res_masks: Tensor) -> PromptEmbeddings:
@@ -168,10 +166,6 @@ class InteractiveSegmenter(SamSegmenter):
         if self.mask_feedback == "none":
             return None
         return low_res_masks.sigmoid() if self.mask_feedback == "probs" else low_res_masks
-
-
-def _rows(prompts: PromptEmbeddings, rows: Tensor) -> PromptEmbeddings:
-    return PromptEmbeddings(prompts.sparse_embeddings[rows], prompts.dense_embeddings[rows])
 
 
 def _in_order(parts: Sequence[MaskPrediction], rows: Tensor) -> MaskPrediction:

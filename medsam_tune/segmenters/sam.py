@@ -1,9 +1,10 @@
-"""The promptable segmenter: fusion, encode, side, prompt, decode."""
+"""The promptable segmenter: fusion, encode, side, ask, embed the prompt, decode."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,64 +12,58 @@ from torch import Tensor
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
 from medsam_tune.backbone.freezing import check_trainable
 from medsam_tune.errors import RecipeError
-from medsam_tune.fusion.base import InputFusion
 from medsam_tune.geometry import Frame, InputRule
-from medsam_tune.prompts.base import PromptSource
-from medsam_tune.segmenters.base import Segmenter
-from medsam_tune.side.base import SideNetwork
-from medsam_tune.tuners.base import NoTuner, Tuner
-from medsam_tune.types import MaskPrediction, PromptEmbeddings, SegmentationBatch
+from medsam_tune.losses.base import MaskLoss
+from medsam_tune.prompt_encoders.base import PromptEncoder
+from medsam_tune.prompt_encoders.sam import SamPromptEncoder
+from medsam_tune.segmenters.base import SamParts, Segmenter, check_one_per_image_target
+from medsam_tune.tuners.base import NoTuner
+from medsam_tune.types import EncoderInput, ImageEmbeddings, MaskPrediction, PromptEmbeddings, Queries, SegmentationBatch
+
+if TYPE_CHECKING:
+    from medsam_tune.data.datamodule import SegmentationDataModule
 
 _CHANNELS = 3
 
 
 class SamSegmenter(Segmenter):
-    """Compose a backbone with a tuner, a prompt source, and optionally a fusion and a side network.
+    """Compose a backbone with a tuner, a way of asking, and optionally a fusion and a side network.
 
     Args:
-        backbone: The network that is tuned; frozen but for what its ``trainable`` names.
-        prompt_source: Where the prompt embeddings come from.
-        tuner: What is inserted into the backbone; nothing by default.
-        fusion: What is added to the image before the encoder; nothing by default. A prompt generator and a side network
-            that read the image see it without.
-        side: A trained branch that refines the image embedding; none by default.
-        objects_per_decode: Objects decoded at once; 0 decodes all together. On CPU 1 to 4 is fastest, each object
-            holds about 140 MB during a training step at g = 64.
+        parts: What the recipe names; the tuner is attached to the backbone here.
 
     Raises:
-        RecipeError: If the fusion returns other than SAM's 3 channels, or if, once all is attached, other parameters of the
-            backbone learn than the recipe names and the tuner owns.
+        RecipeError: If there is no backbone, the parts contradict each other, or, once all is attached, other parameters of
+            the backbone learn than the recipe names and the tuner owns.
+
+    Example:
+        >>> from medsam_tune import BoxPrompt, SamBackbone, SamParts
+        >>> segmenter = SamSegmenter(SamParts(SamBackbone("random_tiny"), BoxPrompt()))
+        >>> segmenter.asks_user()
+        'BoxPrompt'
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        prompt_source: PromptSource,
-        *,
-        tuner: Tuner | None = None,
-        fusion: InputFusion | None = None,
-        side: SideNetwork | None = None,
-        objects_per_decode: int = 0,
-    ) -> None:
+    def __init__(self, parts: SamParts) -> None:
         super().__init__()
-        if fusion is not None and fusion.channels != _CHANNELS:
-            raise RecipeError(
-                f"model.fusion: {type(fusion).__name__} returns {fusion.channels} channels, SAM's encoder takes {_CHANNELS}. "
-                "Use AddRgb or StackGrey, or a TaskSegmenter."
-            )
-        self.backbone = backbone
-        self.prompt_source = prompt_source
-        self.tuner = tuner or NoTuner()
-        self.fusion = fusion
-        self.side = side
-        self.objects_per_decode = objects_per_decode
+        self.backbone: Backbone = _checked_backbone(parts)
+        self.prompts = parts.prompts
+        self.prompt_encoder: PromptEncoder = parts.prompt_encoder or SamPromptEncoder()
+        self.tuner = parts.tuner or NoTuner()
+        self.fusion = parts.fusion
+        self.side = parts.side
+        self.objects_per_decode = parts.objects_per_decode
+        _check_asking(parts.prompts is not None, self.prompt_encoder)
+        self._attach()
+
+    def _attach(self) -> None:
+        backbone = self.backbone
         named_by_recipe = {id(p) for p in backbone.parameters() if p.requires_grad}
         self.tuner.attach(backbone)
         tuned = self.tuner.is_tuned
         check_trainable(backbone, [name for name, p in backbone.named_parameters() if id(p) in named_by_recipe or tuned(name)])
-        prompt_source.attach(backbone)
-        if side is not None:
-            side.attach(backbone)
+        self.prompt_encoder.attach(backbone)
+        if self.side is not None:
+            self.side.attach(backbone)
 
     @property
     def input_rule(self) -> InputRule:
@@ -83,7 +78,19 @@ class SamSegmenter(Segmenter):
         """Return the backbone's parameters that do not learn."""
         return [f"backbone.{name}" for name, p in self.backbone.named_parameters() if not p.requires_grad]
 
-    def not_cacheable(self) -> str | None:
+    def takes_prompts(self) -> bool:
+        """Return True where the prompt encoder reads them."""
+        return self.prompt_encoder.takes_prompts()
+
+    def asks_user(self) -> str | None:
+        """Return the sampler's name where it draws from the truth."""
+        return type(self.prompts).__name__ if self.prompts is not None and self.prompts.reads_truth() else None
+
+    def reads_priors(self) -> bool:
+        """Return True where the fusion does."""
+        return self.fusion is not None and self.fusion.reads_priors
+
+    def not_precomputable(self) -> str | None:
         """Return None when the encoder and its input are static, else the key that makes them dynamic."""
         if any(p.requires_grad for p in self.backbone.parts()["image_encoder"].parameters()):
             return "model.backbone.trainable or model.tuner: the image_encoder learns, so its embedding changes every step"
@@ -93,19 +100,98 @@ class SamSegmenter(Segmenter):
             return "model.fusion: the encoder's input depends on priors"
         return None
 
+    def not_mergeable(self) -> str | None:
+        """Return None for a backbone with at most a tuner; what stands beside it has no place in a plain checkpoint."""
+        beside = {
+            "model.prompt_encoder": None if isinstance(self.prompt_encoder, SamPromptEncoder) else self.prompt_encoder,
+            "model.fusion": self.fusion,
+            "model.side": self.side,
+        }
+        for key, part in beside.items():
+            if part is not None:
+                return f"{key}: a plain SAM checkpoint has no place for {type(part).__name__}"
+        return None
+
+    def check_data(self, data: SegmentationDataModule) -> None:
+        """Refuse several objects an image where the prompt encoder answers one.
+
+        Raises:
+            RecipeError: If ``data.target`` is not ``binary`` there.
+        """
+        if self.prompt_encoder.one_per_image:
+            check_one_per_image_target(data.target, type(self.prompt_encoder).__name__)
+
+    def untuned(self) -> Segmenter | None:
+        """Return the released network under the same prompts; without them where a trained generator made the prompt."""
+        return type(self)(SamParts(self.backbone.fresh(), self.prompts, objects_per_decode=self.objects_per_decode))
+
     def encode(self, images: Tensor, frames: Sequence[Frame]) -> Tensor:
-        """Return image embeddings (B, C, g, g) of images (B, 3, S, S) in 0..255."""
-        return self.backbone.encode(images, frames)
+        """Return the packed embeddings (B, ...) of images (B, 3, S, S) in 0..255."""
+        return self.backbone.pack(self.backbone.encode(EncoderInput(images, tuple(frames))))
 
     def forward(self, batch: SegmentationBatch) -> MaskPrediction:
-        """Return logits (N, 1, 4g, 4g) and predicted IoU (N, 1)."""
-        return self.prompted(batch, self.prompt_source)
+        """Return logits (N, 1, 4g, 4g) and predicted IoU (N, 1).
 
-    def prompted(self, batch: SegmentationBatch, prompt_source: PromptSource) -> MaskPrediction:
-        """Return the prediction under another prompt source, such as a box that a user drew."""
-        image_embeddings = self._image_embeddings(batch)
-        prompts = prompt_source(batch, image_embeddings, self.backbone)
-        return self._decode(image_embeddings, batch.image_index, prompts)
+        Raises:
+            ValueError: If new images need a prompt that nobody gave, or one was given and none is taken.
+        """
+        embeddings = self.image_embeddings(batch)
+        return self.answer(self.ask(batch), batch.encoder_input(), embeddings)
+
+    def candidates(self, batch: SegmentationBatch) -> MaskPrediction:
+        """Return logits (N, 3, 4g, 4g) and predicted IoU (N, 3) of mask tokens 1 to 3, which the single mask never trains."""
+        return self.answer(self.ask(batch), batch.encoder_input(), self.image_embeddings(batch), multimask_output=True)
+
+    def embedded(self, batch: SegmentationBatch) -> SegmentationBatch:
+        """Return the batch with the embeddings of its images, fused with their priors where the recipe says so."""
+        return replace(batch, image_embeddings=self.backbone.pack(self._encode(batch)))
+
+    def training_losses(self, batch: SegmentationBatch, loss: MaskLoss) -> dict[str, Tensor]:
+        """Return the terms of the loss, and those of the prompt encoder's own."""
+        embeddings, queries = self.image_embeddings(batch), self.ask(batch)
+        terms: dict[str, Tensor] = loss(self.answer(queries, batch.encoder_input(), embeddings), batch)
+        return {**terms, **self.prompt_encoder.auxiliary_losses(embeddings, queries, batch.known_truth)}
+
+    def ask(self, batch: SegmentationBatch) -> Queries:
+        """Return the batch's queries where they bring prompts, else with those that the recipe's sampler draws.
+
+        Raises:
+            ValueError: If the sampler needs the truth of new images, or the model takes no prompt.
+        """
+        queries, prompts = batch.queries, self.prompts
+        if queries.kinds():
+            if not self.takes_prompts():
+                name = type(self.prompt_encoder).__name__
+                raise ValueError(f"{name} makes its own prompt and takes none, got {', '.join(queries.kinds())}. Leave it out.")
+            return queries
+        if prompts is None:
+            return queries
+        if batch.truth is None and prompts.reads_truth():
+            raise ValueError(
+                f"this model was trained with {type(prompts).__name__} and new images have none. "
+                "Give box=(x1, y1, x2, y2), points or a mask."
+            )
+        return prompts.draw(batch, mask_side=4 * self.backbone.embedding_size)
+
+    def answer(
+        self, queries: Queries, inputs: EncoderInput, embeddings: ImageEmbeddings, *, multimask_output: bool = False
+    ) -> MaskPrediction:
+        """Return what the network answers to queries on images that are encoded already.
+
+        Args:
+            queries: N objects.
+            inputs: The images, for prompt encoders that read them.
+            embeddings: As ``image_embeddings`` returned them.
+            multimask_output: True gives three candidates an object.
+        """
+        prompts = self.prompt_encoder(queries, inputs, embeddings, self.backbone)
+        return self._decode(embeddings, queries.image_index, prompts, multimask_output=multimask_output)
+
+    def image_embeddings(self, batch: SegmentationBatch) -> ImageEmbeddings:
+        """Return the embeddings that are decoded: precomputed or fresh, then refined by the side network."""
+        kept = batch.image_embeddings
+        embeddings = self._encode(batch) if kept is None else self.backbone.unpack(kept)
+        return embeddings if self.side is None else self.side(batch.encoder_input(), embeddings)
 
     def auxiliary_losses(self) -> Mapping[str, Tensor]:
         """Return the tuner's own loss, if it has one."""
@@ -128,30 +214,42 @@ class SamSegmenter(Segmenter):
         """Pass the state on to the tuner."""
         self.tuner.load_extra_state(state)
 
-    def _image_embeddings(self, batch: SegmentationBatch) -> Tensor:
-        cached = batch.image_embeddings
-        image_embeddings = self._encode_fused(batch) if cached is None else cached
-        return image_embeddings if self.side is None else self.side(batch.images, image_embeddings)
-
-    def _encode_fused(self, batch: SegmentationBatch) -> Tensor:
-        fusion, images = self.fusion, batch.images
+    def _encode(self, batch: SegmentationBatch) -> ImageEmbeddings:
+        fusion, inputs = self.fusion, batch.encoder_input()
         if fusion is None:
-            return self.backbone.encode(images, batch.frames)
+            return self.backbone.encode(inputs)
         if fusion.space == "image":
-            return self.backbone.encode(fusion(images, batch.priors), batch.frames)
-        return self.backbone.encode(images, batch.frames, fuse=lambda normalised: fusion(normalised, batch.priors))
+            return self.backbone.encode(replace(inputs, images=fusion(inputs.images, batch.priors)))
+        return self.backbone.encode(replace(inputs, fuse=lambda normalised: fusion(normalised, batch.priors)))
 
-    def _decode(self, image_embeddings: Tensor, image_index: Tensor, prompts: PromptEmbeddings) -> MaskPrediction:
+    def _decode(
+        self, embeddings: ImageEmbeddings, image_index: Tensor, prompts: PromptEmbeddings, *, multimask_output: bool = False
+    ) -> MaskPrediction:
         step = self.objects_per_decode or max(1, len(image_index))
         if len(image_index) <= step:
-            return self.backbone.decode(image_embeddings, image_index, prompts)
+            return self.backbone.decode(embeddings, image_index, prompts, multimask_output=multimask_output)
         chunks = [
-            self.backbone.decode(image_embeddings, image_index[rows], _rows(prompts, rows))
+            self.backbone.decode(embeddings, image_index[rows], prompts.rows(rows), multimask_output=multimask_output)
             for rows in (slice(start, start + step) for start in range(0, len(image_index), step))
         ]
         ious = [chunk.iou_predictions for chunk in chunks if chunk.iou_predictions is not None]
         return MaskPrediction(torch.cat([chunk.low_res_masks for chunk in chunks]), torch.cat(ious) if ious else None)
 
 
-def _rows(prompts: PromptEmbeddings, rows: slice) -> PromptEmbeddings:
-    return PromptEmbeddings(prompts.sparse_embeddings[rows], prompts.dense_embeddings[rows])
+def _checked_backbone(parts: SamParts) -> Backbone:
+    if parts.backbone is None:
+        raise RecipeError("model.backbone: is missing. Name one, such as SamBackbone with weights: lite_medsam.")
+    if parts.fusion is not None and parts.fusion.channels != _CHANNELS:
+        raise RecipeError(
+            f"model.fusion: {type(parts.fusion).__name__} returns {parts.fusion.channels} channels, SAM's encoder takes "
+            f"{_CHANNELS}. Use AddRgb or StackGrey, or a TaskSegmenter."
+        )
+    return parts.backbone
+
+
+def _check_asking(has_prompts: bool, prompt_encoder: PromptEncoder) -> None:
+    if has_prompts and not prompt_encoder.takes_prompts():
+        raise RecipeError(
+            f"model.prompts: {type(prompt_encoder).__name__} makes the prompt from the image and reads none. "
+            "Remove model.prompts, or model.prompt_encoder."
+        )

@@ -23,17 +23,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from medsam_tune.backbone.base import Backbone
 from medsam_tune.errors import RecipeError
-from medsam_tune.fusion.base import InputFusion
 from medsam_tune.geometry import Frame, to_original
-from medsam_tune.prompts.base import PromptSource
-from medsam_tune.prompts.none import NoPrompt
-from medsam_tune.segmenters.base import Segmenter
+from medsam_tune.losses.base import MaskLoss
+from medsam_tune.segmenters.base import SamParts, Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
-from medsam_tune.side.base import SideNetwork
-from medsam_tune.tuners.base import Tuner
-from medsam_tune.types import MaskPrediction, SegmentationBatch
+from medsam_tune.types import MaskPrediction, SegmentationBatch, Truth
 
 if TYPE_CHECKING:
     from medsam_tune.data.datamodule import SegmentationDataModule
@@ -46,45 +41,45 @@ class SemanticSegmenter(SamSegmenter):
     does is said by the backbone's ``trainable``.
 
     Args:
-        backbone: The network that is tuned; its decoder is turned into one that emits classes.
+        parts: As in ``SamSegmenter``; the backbone's decoder is turned into one that emits classes, and ``parts.prompts`` asks
+            each image once, for all its classes together.
         classes: Names of the K classes in the order of the data's label map.
-        prompt_source: Prompts each image once, for all its classes together; no prompt by default.
-        tuner: What is inserted into the backbone; nothing by default.
-        fusion: What is added to the image before the encoder; nothing by default.
-        side: A trained branch that refines the image embedding; none by default.
 
     Raises:
         RecipeError: If no class or one class twice is named, or the parts do not fit each other.
 
     Example:
         >>> from medsam_tune.backbone import SamBackbone
-        >>> segmenter = SemanticSegmenter(SamBackbone("random_tiny"), ["wall", "lumen"])
+        >>> segmenter = SemanticSegmenter(SamParts(SamBackbone("random_tiny")), ["wall", "lumen"])
         >>> segmenter.backbone.mask_decoder.num_mask_tokens
         3
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        classes: Sequence[str],
-        *,
-        prompt_source: PromptSource | None = None,
-        tuner: Tuner | None = None,
-        fusion: InputFusion | None = None,
-        side: SideNetwork | None = None,
-    ) -> None:
+    def __init__(self, parts: SamParts, classes: Sequence[str]) -> None:
         if len(set(classes)) != len(classes):
             raise RecipeError(f"model.segmenter.classes: a name stands twice in {list(classes)}. Name each class once.")
-        backbone.emit_classes(len(classes))
-        super().__init__(backbone, prompt_source or NoPrompt(), tuner=tuner, fusion=fusion, side=side)
-        self.classes = tuple(classes)
+        if parts.backbone is not None:
+            parts.backbone.emit_classes(len(classes))
+        super().__init__(parts)
+        self._classes = tuple(classes)
 
-    def masks_per_image(self) -> int:
-        """Return K."""
-        return len(self.classes)
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the K classes."""
+        return self._classes
 
-    def prompted(self, batch: SegmentationBatch, prompt_source: PromptSource) -> MaskPrediction:
-        """Return the prediction under another prompt source.
+    def untuned(self) -> Segmenter | None:
+        """Return None: the released network labels no pixel with a class."""
+        return None
+
+    def not_mergeable(self) -> str | None:
+        """Return why: a plain SAM checkpoint would be read with another meaning of its mask tokens."""
+        return (
+            f"model.segmenter: mask 0 of this decoder is the background and the other {len(self._classes)} are classes; a "
+            "plain SAM checkpoint is read as SAM's single mask and its three candidates"
+        )
+
+    def forward(self, batch: SegmentationBatch) -> MaskPrediction:
+        """Return the label map as one row for each class of each image.
 
         Returns:
             Logits (B K, 1, 4g, 4g), above 0 where the class has the largest score, and the scores themselves in
@@ -94,18 +89,46 @@ class SemanticSegmenter(SamSegmenter):
             RecipeError: If the batch has not one row for each class on each image.
         """
         self._check_rows(batch)
-        image_embeddings = self._image_embeddings(batch)
-        prompts = prompt_source(_joined(batch, self.masks_per_image()), image_embeddings, self.backbone)
-        class_logits = self.backbone.decode_classes(image_embeddings, prompts)
+        embeddings = self.image_embeddings(batch)
+        queries = self.ask(_joined(batch, self.masks_per_image()))
+        prompts = self.prompt_encoder(queries, batch.encoder_input(), embeddings, self.backbone)
+        class_logits = self.backbone.decode_classes(embeddings, prompts)
         rows = class_margins(class_logits)[:, 1:].flatten(0, 1)[:, None]
         return MaskPrediction(rows, class_logits=class_logits)
+
+    def candidates(self, batch: SegmentationBatch) -> MaskPrediction:
+        """Return the label map: there is nothing to choose from."""
+        return self.forward(batch)
+
+    def training_losses(self, batch: SegmentationBatch, loss: MaskLoss) -> dict[str, Tensor]:
+        """Return the terms of the loss on the label map."""
+        terms: dict[str, Tensor] = loss(self(batch), batch)
+        return terms
+
+    def check_data(self, data: SegmentationDataModule) -> None:
+        """Refuse data whose label map is not what the network emits.
+
+        Raises:
+            RecipeError: Naming the key.
+        """
+        if data.target != "per_class":
+            raise RecipeError(
+                f"data.target: SemanticSegmenter gives every pixel to one class, so each image needs a row for each class; got "
+                f"{data.target}. Set data.target: per_class."
+            )
+        named = list(data.label_names.values())
+        if named != list(self._classes):
+            raise RecipeError(
+                f"model.segmenter.classes: {list(self._classes)} must be the data's labels in their order, which are {named}. "
+                "Make them and data.source.labels agree."
+            )
 
     def _check_rows(self, batch: SegmentationBatch) -> None:
         n_classes = self.masks_per_image()
         expected = torch.arange(batch.n_images, device=batch.image_index.device).repeat_interleave(n_classes)
         if not torch.equal(batch.image_index, expected):
             raise RecipeError(
-                f"data.target: SemanticSegmenter emits {n_classes} classes an image ({', '.join(self.classes)}), but this "
+                f"data.target: SemanticSegmenter emits {n_classes} classes an image ({', '.join(self._classes)}), but this "
                 f"batch has {batch.n_objects} objects on {batch.n_images} images. Set data.target: per_class, these labels."
             )
 
@@ -157,34 +180,12 @@ def _upsampled(class_logits: Tensor, frame: Frame, side: int) -> Tensor:
     return to_original(class_logits[None].float(), frame, side)[0, 0]
 
 
-def check_classes(segmenter: Segmenter, data: SegmentationDataModule) -> None:
-    """Refuse data whose label map is not what the network emits, before anything is trained.
-
-    Raises:
-        RecipeError: Naming the key.
-    """
-    if not isinstance(segmenter, SemanticSegmenter):
-        return
-    if data.target != "per_class":
-        raise RecipeError(
-            f"data.target: SemanticSegmenter gives every pixel to one class, so each image needs a row for each class; got "
-            f"{data.target}. Set data.target: per_class."
-        )
-    named = list(data.label_names.values())
-    if named != list(segmenter.classes):
-        raise RecipeError(
-            f"model.segmenter.classes: {list(segmenter.classes)} must be the data's labels in their order, which are {named}. "
-            "Make them and data.source.labels agree."
-        )
-
-
 def _joined(batch: SegmentationBatch, n_classes: int) -> SegmentationBatch:
-    """Return the batch as a prompt source sees it: one object an image, the union of its classes."""
-    rows = torch.arange(batch.n_images, device=batch.image_index.device)
-    return replace(
-        batch,
-        masks=batch.masks.view(batch.n_images, n_classes, *batch.masks.shape[1:]).any(dim=1),
-        image_index=rows,
-        labels=torch.ones_like(rows),
-        original_masks=tuple(masks.any(dim=0, keepdim=True) for masks in batch.original_masks),
-    )
+    """Return the batch as it is asked: one object an image, the union of its classes, with the prompts of its first row."""
+    first = torch.arange(batch.n_images, device=batch.image_index.device) * n_classes
+    queries = batch.queries.rows(first)
+    truth = batch.truth
+    if truth is not None:
+        masks = truth.masks.view(batch.n_images, n_classes, *truth.masks.shape[1:]).any(dim=1)
+        truth = Truth(masks, tuple(original.any(dim=0, keepdim=True) for original in truth.original_masks))
+    return replace(batch, queries=replace(queries, labels=torch.ones_like(queries.labels)), truth=truth)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +27,13 @@ from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.fusion.base import InputFusion
 from medsam_tune.geometry import InputRule, normalise, valid_region
 from medsam_tune.losses.base import MaskLoss
-from medsam_tune.prompts.features import check_timm_name
-from medsam_tune.prompts.generator import check_one_per_image
-from medsam_tune.segmenters.base import Segmenter
+from medsam_tune.prompt_encoders.features import check_timm_name
+from medsam_tune.prompt_encoders.generator import check_one_per_image
+from medsam_tune.segmenters.base import SamParts, Segmenter, check_one_per_image_target
 from medsam_tune.types import MaskPrediction, SegmentationBatch
+
+if TYPE_CHECKING:
+    from medsam_tune.data.datamodule import SegmentationDataModule
 
 Inference = Literal["raw", "augmented", "mean", "min_entropy"]
 Branch = Literal["raw", "augmented"]
@@ -43,15 +46,15 @@ _LARGEST_STRIDE = 32
 class TaskSegmenter(Segmenter):
     """Segment with a network of segmentation-models-pytorch; one mask per image.
 
-    With a fusion one network sees every training image twice, raw and augmented (fused with its priors), in one forward pass.
+    With ``model.fusion`` one network sees every training image twice, raw and augmented (fused with its priors), in one pass.
 
     Args:
+        parts: May hold a fusion, what is added to the image before the network; nothing else has a place here.
         arch: A class of segmentation-models-pytorch, such as ``Unet`` or ``FPN``.
         encoder: One of its encoders, such as ``resnet18``; timm's are named ``tu-...``.
         encoder_weights: A local weight file of the encoder; None starts from random weights, nothing is downloaded.
         side: S, the side of the padded input in pixels, a multiple of 32.
-        fusion: What is added to the image before the network; nothing by default. With one, the four keys below count.
-        raw_weight: Factor of the loss on raw images, SAMAug's beta; 0 leaves these images out.
+        raw_weight: With a fusion, factor of the loss on raw images, SAMAug's beta; 0 leaves these images out.
         augmented_weight: Factor of the loss on augmented images, SAMAug's lambda; 0 leaves these out.
         inference: What predicts: ``raw``, ``augmented``, the ``mean`` of their probabilities, or per image the one of
             ``min_entropy``: the lower binary entropy, averaged over the valid area. None is ``augmented`` with a fusion, and
@@ -64,17 +67,18 @@ class TaskSegmenter(Segmenter):
 
     def __init__(
         self,
+        parts: SamParts,
         arch: str = "Unet",
         *,
         encoder: str = "resnet18",
         encoder_weights: str | None = None,
         side: int = 256,
-        fusion: InputFusion | None = None,
         raw_weight: float = 1.0,
         augmented_weight: float = 1.0,
         inference: Inference | None = None,
     ) -> None:
         super().__init__()
+        fusion = _only_fusion(parts)
         if side < _LARGEST_STRIDE or side % _LARGEST_STRIDE:
             raise RecipeError(f"model.segmenter.side: expected a multiple of {_LARGEST_STRIDE}, got {side}.")
         _check_blending(fusion, raw_weight=raw_weight, augmented_weight=augmented_weight, inference=inference)
@@ -90,6 +94,18 @@ class TaskSegmenter(Segmenter):
     def input_rule(self) -> InputRule:
         """Return the rule: longest side and padding, ImageNet's mean and standard deviation."""
         return self._rule
+
+    def reads_priors(self) -> bool:
+        """Return True where the fusion does."""
+        return self.fusion is not None and self.fusion.reads_priors
+
+    def check_data(self, data: SegmentationDataModule) -> None:
+        """Refuse several objects an image.
+
+        Raises:
+            RecipeError: If ``data.target`` is not ``binary``.
+        """
+        check_one_per_image_target(data.target, type(self).__name__)
 
     def base_weights(self) -> None:
         """Return None: everything is trained."""
@@ -126,7 +142,7 @@ class TaskSegmenter(Segmenter):
             for name, term in loss(MaskPrediction(logits), batch).items()
         }
 
-    def inference_variants(self, batch: SegmentationBatch) -> dict[Inference, MaskPrediction]:
+    def inference_variants(self, batch: SegmentationBatch) -> dict[str, MaskPrediction]:
         """Return what every kind of inference predicts, from one forward pass; nothing where there is no fusion.
 
         Raises:
@@ -139,7 +155,7 @@ class TaskSegmenter(Segmenter):
 
     def _branch_logits(self, batch: SegmentationBatch, branches: Sequence[Branch]) -> dict[Branch, Tensor]:
         """Run the network once over the raw and augmented inputs that ``branches`` names: (B, 1, S, S) each."""
-        check_one_per_image(batch, type(self).__name__)
+        check_one_per_image(batch.queries, batch.n_images, type(self).__name__)
         inputs = torch.cat([self._network_input(batch, augmented=branch == "augmented") for branch in branches])
         return dict(zip(branches, self.network(inputs).chunk(len(branches)), strict=True))
 
@@ -151,6 +167,13 @@ class TaskSegmenter(Segmenter):
             images = normalise(images, frames, self._rule)
         fused: Tensor = fusion(images, batch.priors) if augmented else fusion.without_priors(images)
         return fused if fusion.space == "normalised" else normalise(fused, frames, self._rule)
+
+
+def _only_fusion(parts: SamParts) -> InputFusion | None:
+    for name in ("backbone", "prompts", "prompt_encoder", "tuner", "side"):
+        if getattr(parts, name) is not None:
+            raise RecipeError(f"model.{name}: TaskSegmenter is a network of its own and has no place for it. Remove the key.")
+    return parts.fusion
 
 
 def mean_probability_logits(raw: Tensor, augmented: Tensor) -> Tensor:
@@ -195,7 +218,7 @@ def _check_blending(
     if fusion is None and (inference is not None or (raw_weight, augmented_weight) != (1.0, 1.0)):
         raise RecipeError(
             "model.segmenter: raw_weight, augmented_weight and inference tell raw from augmented images, and without a fusion "
-            "all are raw. Set model.segmenter.fusion, or leave these keys out."
+            "all are raw. Set model.fusion, or leave these keys out."
         )
     for name, value in (("raw_weight", raw_weight), ("augmented_weight", augmented_weight)):
         if value < 0:

@@ -15,6 +15,7 @@ Differs from the authors' code:
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -26,6 +27,7 @@ from medsam_tune.backbone.base import Backbone
 from medsam_tune.backbone.weights import load_state_dict_file
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.side.base import SideNetwork
+from medsam_tune.types import EncoderInput, ImageEmbeddings
 
 _MEAN = (123.675, 116.28, 103.53)
 _DEVIATION = (58.395, 57.12, 57.375)
@@ -72,8 +74,11 @@ class LadderNetwork(SideNetwork):
         if backbone.embed_dim != _CHANNELS:
             self.project = nn.Conv2d(_CHANNELS, backbone.embed_dim, 1)
 
-    def forward(self, images: Tensor, image_embeddings: Tensor) -> Tensor:
+    def forward(self, inputs: EncoderInput, embeddings: ImageEmbeddings) -> ImageEmbeddings:
         """Map images (B, 3, S, S) in 0..255 and embeddings (B, C, g, g) to embeddings (B, C, g, g)."""
+        return replace(embeddings, main=self._joined(inputs.images, embeddings.main))
+
+    def _joined(self, images: Tensor, image_embeddings: Tensor) -> Tensor:
         pixels = (images - self.get_buffer("mean")) / self.get_buffer("deviation")
         if self.image_side is not None:
             pixels = F.interpolate(pixels, (self.image_side, self.image_side), mode="bilinear", antialias=True)

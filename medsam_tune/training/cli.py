@@ -18,7 +18,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.errors import RecipeError, own_error
-from medsam_tune.segmenters.semantic import check_classes
 from medsam_tune.training.callbacks import RandomState, ResumeHint, StageClock, TrainableTable, TrainingRows
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
 from medsam_tune.training.console import quieten, say
@@ -154,7 +153,7 @@ class MedsamCLI(LightningCLI):
         rule = self.model.segmenter.input_rule
         self.datamodule.open(rule, run_folder=begun, require_masks=self.subcommand != "predict")
         check_cacheable(self.model.segmenter, self.datamodule)
-        check_classes(self.model.segmenter, self.datamodule)
+        self.model.segmenter.check_data(self.datamodule)
         if self.subcommand in (None, "fit"):
             self.model.trainable_parameters()
             self.model.check_scheduler()

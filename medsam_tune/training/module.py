@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -20,8 +21,9 @@ from medsam_tune.fusion.base import InputFusion
 from medsam_tune.losses.base import MaskLoss
 from medsam_tune.losses.bce_dice import BceDiceLoss
 from medsam_tune.metrics.overlap import OverlapMetric
-from medsam_tune.prompts.base import PromptSource
-from medsam_tune.segmenters.base import Segmenter
+from medsam_tune.prompt_encoders.base import PromptEncoder
+from medsam_tune.prompts.base import PromptSampler
+from medsam_tune.segmenters.base import SamParts, Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.side.base import SideNetwork
 from medsam_tune.training.checkpoint import restore_frozen, trained_entries
@@ -52,12 +54,13 @@ class TuningModule(pl.LightningModule):
     """Train what the recipe inserts into, or puts around, a frozen network.
 
     Args:
-        backbone: The promptable network; needed unless ``segmenter`` is given.
-        prompt_source: Where prompts come from; needed with ``backbone``.
+        backbone: The promptable network; a task network has none.
+        prompts: How prompts are drawn from the true masks, in training and evaluation; none asks without a prompt.
+        prompt_encoder: What turns queries into prompt embeddings; SAM's own by default.
         tuner: What is inserted into the backbone.
         fusion: What is added to the image before the encoder.
         side: A trained branch that refines the image embedding.
-        segmenter: A segmenter of its own, such as a task network, instead of the five above.
+        segmenter: What joins the parts above, with arguments of its own only; ``SamSegmenter`` by default.
         objects_per_decode: Objects decoded at once; 0 decodes all of a batch together.
         loss: The training loss; BCE + Dice by default.
         optimizer: Called with the trainable parameters only.
@@ -74,11 +77,12 @@ class TuningModule(pl.LightningModule):
         self,
         *,
         backbone: Backbone | None = None,
-        prompt_source: PromptSource | None = None,
+        prompts: PromptSampler | None = None,
+        prompt_encoder: PromptEncoder | None = None,
         tuner: Tuner | None = None,
         fusion: InputFusion | None = None,
         side: SideNetwork | None = None,
-        segmenter: Segmenter | None = None,
+        segmenter: Callable[[SamParts], Segmenter] = SamSegmenter,
         objects_per_decode: int = 0,
         loss: MaskLoss | None = None,
         optimizer: OptimizerCallable = default_optimizer,
@@ -89,18 +93,8 @@ class TuningModule(pl.LightningModule):
         super().__init__()
         if scheduler is not None and (schedule != "constant" or warmup_steps):
             raise RecipeError("model.scheduler: excludes model.schedule and model.warmup_steps; keep one of them.")
-        if segmenter is not None and any(part is not None for part in (backbone, prompt_source, tuner, fusion, side)):
-            raise RecipeError(
-                "model.segmenter: stands for the whole network; move backbone, prompt_source, tuner, fusion and side into its "
-                "init_args, or leave model.segmenter out."
-            )
-        if segmenter is None:
-            if backbone is None or prompt_source is None:
-                raise RecipeError("model: needs backbone and prompt_source, or a segmenter; one is missing.")
-            segmenter = SamSegmenter(
-                backbone, prompt_source, tuner=tuner, fusion=fusion, side=side, objects_per_decode=objects_per_decode
-            )
-        self.segmenter: Segmenter = segmenter
+        parts = SamParts(backbone, prompts, prompt_encoder, tuner, fusion, side, objects_per_decode)
+        self.segmenter: Segmenter = segmenter(parts)
         self.loss: MaskLoss = loss or BceDiceLoss()
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
@@ -207,7 +201,8 @@ class TuningModule(pl.LightningModule):
         self._log_metric("test", self.test_metric, reset=False)
 
     def predict_step(self, batch: SegmentationBatch, batch_idx: int) -> MaskPrediction:
-        return self.segmenter.predict_unlabelled(batch)
+        # Images of a labelled folder are new images here: nothing may be drawn from their truth.
+        return self.forward(replace(batch, truth=None))
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union
         optimizer = self.optimizer_factory(self.trainable_parameters())

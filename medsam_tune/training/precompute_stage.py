@@ -91,7 +91,7 @@ def check_cacheable(segmenter: Segmenter, data: SegmentationDataModule) -> None:
     Raises:
         RecipeError: Naming the key that makes the embedding dynamic.
     """
-    reason = segmenter.not_cacheable() if data.cache_embeddings else None
+    reason = segmenter.not_precomputable() if data.cache_embeddings else None
     if reason is not None:
         raise RecipeError(f"data.cache_embeddings: true cannot be combined with {reason}. Set data.cache_embeddings: false.")
 

@@ -14,7 +14,6 @@ from medsam_tune.errors import RecipeError
 from medsam_tune.evaluation.predict import predict_masks
 from medsam_tune.files import write_json
 from medsam_tune.inference.writers import MaskWriter, mask_writer
-from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.training.console import say
 from medsam_tune.training.module import tuned
 from medsam_tune.types import SegmentationBatch
@@ -45,9 +44,9 @@ class PredictionFiles(Callback):
         if trainer.world_size > 1:
             raise RecipeError("trainer.devices: predict writes whole volumes from one process. Set trainer.devices: 1.")
         segmenter = tuned(pl_module).segmenter
-        if isinstance(segmenter, SamSegmenter) and segmenter.prompt_source.reads_ground_truth():
+        if segmenter.asks_user() is not None:
             raise RecipeError(
-                f"model.prompt_source: {type(segmenter.prompt_source).__name__} draws its prompt from true masks, which "
+                f"model.prompts: {segmenter.asks_user()} draws its prompt from true masks, which "
                 "new images do not have. Use a prompt generator or a whole-image box, or load_export and give boxes yourself."
             )
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]

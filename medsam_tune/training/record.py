@@ -59,7 +59,7 @@ class RecordRun(Callback):
         if self._continued:
             # Not before the checkpoint was accepted.
             record_continuation(self.cli.run_folder, self.cli.command, self.cli.dump())
-        facts = {**flat(self.cli.recipe_values()), **self._facts(pl_module)}
+        facts = {**without_data_folder(flat(self.cli.recipe_values())), **self._facts(pl_module)}
         for logger in trainer.loggers:
             if not isinstance(logger, RunCsvLogger):
                 logger.log_hyperparams(facts)
@@ -87,6 +87,19 @@ class RecordRun(Callback):
             "base_weights": None if weights is None else {"name": weights.name, "sha256": weights.sha256},
         }
         return flat(facts)
+
+
+def without_data_folder(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recipe values in which ``DIR`` stands for the data's own folder: its name may be a patient's, loggers are shared.
+
+    Example:
+        >>> without_data_folder({"data.root": "/data/DOE", "data.split.file": "/data/DOE/s.json", "seed": 0})
+        {'data.root': 'DIR', 'data.split.file': 'DIR/s.json', 'seed': 0}
+    """
+    root = str(values.get("data.root") or "")
+    if not root or root.startswith("sample:"):
+        return dict(values)
+    return {key: value.replace(root, "DIR") if isinstance(value, str) else value for key, value in values.items()}
 
 
 def record_continuation(folder: RunFolder, command: str, config: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -19,13 +19,11 @@ from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, panel_i
 from medsam_tune.evaluation.predict import mask_chunks
 from medsam_tune.evaluation.report import CaseFigure, ReportContent, write_report
 from medsam_tune.evaluation.summary import pick_cases, pick_slices, summarise
-from medsam_tune.export.build import build_segmenter, names_own_file
+from medsam_tune.export.build import names_own_file
 from medsam_tune.export.folder import save_export
 from medsam_tune.prompts.box import BoxPrompt
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
-from medsam_tune.segmenters.semantic import SemanticSegmenter
-from medsam_tune.segmenters.task import TaskSegmenter
 
 if TYPE_CHECKING:
     from medsam_tune.backbone.base import Backbone
@@ -54,7 +52,7 @@ def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
     if not cli.settings.baselines or not isinstance(segmenter, SamSegmenter):
         return None
     sources = {"whole_image_box": BoxPrompt(kind="whole_image"), "oracle_box": BoxPrompt(kind="tight")}
-    backbone, limit = _untuned(cli, segmenter), segmenter.objects_per_decode
+    backbone, limit = _untuned(segmenter), segmenter.objects_per_decode
     data, batches = cli.datamodule, _test_batches(cli)
     if data.target == "per_class":
         batches = map(shown_objects, batches)
@@ -62,7 +60,7 @@ def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
     return {name: summarise(found, data.case_names, data.label_names) for name, found in scores.items()}
 
 
-def score_inference(cli: MedsamCLI, segmenter: TaskSegmenter) -> dict[str, Any]:
+def score_inference(cli: MedsamCLI, segmenter: Segmenter) -> dict[str, Any]:
     """Score the trained network on the test cases with raw images, with augmented ones, and with both ways to join the two.
 
     Returns:
@@ -71,12 +69,6 @@ def score_inference(cli: MedsamCLI, segmenter: TaskSegmenter) -> dict[str, Any]:
     data = cli.datamodule
     scores = evaluate_inference(segmenter, _test_batches(cli))
     return {name: summarise(found, data.case_names, data.label_names) for name, found in scores.items()}
-
-
-def reads_priors(segmenter: Segmenter) -> bool:
-    """Return whether a network fuses prior maps into its images."""
-    fusion = getattr(segmenter, "fusion", None)
-    return fusion is not None and fusion.reads_priors
 
 
 def export_stage(cli: MedsamCLI) -> Path:
@@ -138,9 +130,9 @@ def _reload_code(cli: MedsamCLI) -> str:
 
 
 def _prediction_code(segmenter: Segmenter) -> str:
-    if isinstance(segmenter, SemanticSegmenter):
+    if segmenter.classes():
         return _CLASSES
-    return _FUSED if reads_priors(segmenter) else _ONE_MASK
+    return _FUSED if segmenter.reads_priors() else _ONE_MASK
 
 
 def model_config(cli: MedsamCLI) -> dict[str, Any]:
@@ -161,14 +153,10 @@ def recipe_comment(recipe: Path | None) -> str:
     return "\n".join(lines).strip()
 
 
-def _untuned(cli: MedsamCLI, segmenter: SamSegmenter) -> Backbone:
+def _untuned(segmenter: SamSegmenter) -> Backbone:
     if not any(p.requires_grad for p in segmenter.backbone.parameters()):
         return segmenter.backbone
-    config = model_config(cli)
-    part = config["backbone"] or config["segmenter"]["init_args"]["backbone"]
-    described = {"backbone": part, "prompt_source": {"class_path": "medsam_tune.prompts.NoPrompt"}}
-    fresh = build_segmenter(described, trusted=True, opens_files=True)
-    return cast("SamSegmenter", fresh).backbone
+    return segmenter.backbone.fresh()
 
 
 def _test_batches(cli: MedsamCLI) -> Iterator[SegmentationBatch]:

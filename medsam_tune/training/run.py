@@ -12,7 +12,7 @@ from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.segmenters.task import TaskSegmenter
 from medsam_tune.training.cli import MedsamCLI
 from medsam_tune.training.console import say
-from medsam_tune.training.report_stage import export_stage, reads_priors, report_stage, score_baselines, score_inference
+from medsam_tune.training.report_stage import export_stage, report_stage, score_baselines, score_inference
 
 
 def run_recipe(recipe: Path, overrides: list[str]) -> int:
@@ -62,7 +62,7 @@ def _build(recipe: Path, overrides: list[str]) -> MedsamCLI:
 
 def _check_priors(cli: MedsamCLI) -> None:
     """Refuse a fusion that would find nothing to fuse, before anything is computed."""
-    if cli.datamodule.priors is None and reads_priors(cli.model.segmenter):
+    if cli.datamodule.priors is None and cli.model.segmenter.reads_priors():
         cli.discard_unused_folder()
         raise RecipeError(
             "data.priors: is not set, but model.fusion fuses prior maps into each image. "

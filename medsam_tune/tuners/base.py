@@ -146,7 +146,7 @@ def decoder_names(backbone: Backbone) -> list[str]:
 
 
 class NoTuner(Tuner):
-    """Insert nothing: only what the recipe names as trainable, or the prompt source, learns."""
+    """Insert nothing: only what the recipe names as trainable, or the prompt encoder, learns."""
 
     def attach(self, backbone: Backbone) -> None:
         """Leave the backbone as it is."""

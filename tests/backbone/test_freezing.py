@@ -16,7 +16,8 @@ from medsam_tune.backbone.freezing import (
     trainable_report,
 )
 from medsam_tune.errors import RecipeError
-from tests.factories import make_batch
+from medsam_tune.types import ImageEmbeddings
+from tests.factories import encode, make_batch
 
 MEDSAM_SCOPE = ["image_encoder", "mask_decoder"]
 
@@ -25,9 +26,10 @@ def _step(backbone, **decode):
     """One backward pass from box prompts to a loss on the masks."""
     batch = make_batch()
     boxes = torch.tensor([[4.0, 4.0, 30.0, 30.0], [8.0, 8.0, 40.0, 60.0]])
-    image_embeddings = backbone.encode(batch.images, batch.frames)
+    image_embeddings = encode(backbone, batch.images, batch.frames)
     prompts = backbone.embed_prompts(2, boxes=boxes)
-    backbone.decode(image_embeddings, batch.image_index, prompts, **decode).low_res_masks.square().mean().backward()
+    prediction = backbone.decode(ImageEmbeddings(image_embeddings), batch.image_index, prompts, **decode)
+    prediction.low_res_masks.square().mean().backward()
 
 
 def _learning(module):
@@ -137,13 +139,13 @@ def test_a_backbone_set_to_train_keeps_what_is_frozen_in_eval(tiny_backbone):
 
 def test_report_splits_a_group_that_learns_in_part_and_sums_to_the_whole(tiny_backbone):
     set_trainable(tiny_backbone, ["mask_decoder"])
-    report = trainable_report(nn.ModuleDict({"backbone": tiny_backbone, "prompt_source": nn.Linear(3, 2)}))
+    report = trainable_report(nn.ModuleDict({"backbone": tiny_backbone, "prompt_encoder": nn.Linear(3, 2)}))
     rows = {name: (trained, total) for name, trained, total in report.rows}
     encoder = sum(p.numel() for p in tiny_backbone.image_encoder.parameters())
     head = sum(p.numel() for p in tiny_backbone.mask_decoder.iou_prediction_head.parameters())
     assert rows["backbone.image_encoder"] == (0, encoder)
     assert rows["backbone.mask_decoder.iou_prediction_head"] == (0, head)
-    assert rows["prompt_source.weight"] == (6, 6)
+    assert rows["prompt_encoder.weight"] == (6, 6)
     assert sum(total for _, total in rows.values()) == report.total
     assert sum(trained for trained, _ in rows.values()) == report.trained
 

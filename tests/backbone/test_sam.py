@@ -10,8 +10,8 @@ from medsam_tune.backbone import SamBackbone
 from medsam_tune.backbone.input_rules import LITE_MEDSAM, SAM
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.geometry import Frame, InputRule
-from medsam_tune.types import PromptEmbeddings
-from tests.factories import make_batch
+from medsam_tune.types import ImageEmbeddings, PromptEmbeddings
+from tests.factories import encode, make_batch
 
 IMAGE_INDEX = torch.tensor([2, 0, 1, 1, 2])
 
@@ -26,7 +26,8 @@ def _prompts(backbone, n_tokens):
 def test_decoding_many_objects_at_once_equals_sams_decoder_object_by_object(tiny_backbone, n_tokens, multimask_output):
     image_embeddings = torch.randn(3, 32, 4, 4)
     prompts = _prompts(tiny_backbone, n_tokens)
-    prediction = tiny_backbone.decode(image_embeddings, IMAGE_INDEX, prompts, multimask_output=multimask_output)
+    embeddings = ImageEmbeddings(image_embeddings)
+    prediction = tiny_backbone.decode(embeddings, IMAGE_INDEX, prompts, multimask_output=multimask_output)
     for row, image in enumerate(IMAGE_INDEX.tolist()):
         masks, ious = tiny_backbone.mask_decoder(
             image_embeddings=image_embeddings[image : image + 1],
@@ -41,7 +42,7 @@ def test_decoding_many_objects_at_once_equals_sams_decoder_object_by_object(tiny
 
 def test_no_object_gives_no_mask(tiny_backbone):
     prompts = tiny_backbone.embed_prompts(0)
-    prediction = tiny_backbone.decode(torch.randn(1, 32, 4, 4), torch.zeros(0, dtype=torch.int64), prompts)
+    prediction = tiny_backbone.decode(ImageEmbeddings(torch.randn(1, 32, 4, 4)), torch.zeros(0, dtype=torch.int64), prompts)
     assert prediction.low_res_masks.shape == (0, 1, 16, 16)
 
 
@@ -50,7 +51,7 @@ def test_encoding_equals_sams_preprocess_and_encoder(tiny_backbone):
     sam = Sam(tiny_backbone.image_encoder, tiny_backbone.prompt_encoder, tiny_backbone.mask_decoder)
     images = [image[:, : f.input_size[0], : f.input_size[1]] for image, f in zip(batch.images, batch.frames, strict=True)]
     expected = sam.image_encoder(torch.stack([sam.preprocess(image) for image in images]))
-    torch.testing.assert_close(tiny_backbone.encode(batch.images, batch.frames), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(encode(tiny_backbone, batch.images, batch.frames), expected, rtol=0, atol=1e-6)
 
 
 def test_the_image_is_normalised_exactly_once_and_the_padding_is_zero(tiny_backbone):
@@ -58,7 +59,7 @@ def test_the_image_is_normalised_exactly_once_and_the_padding_is_zero(tiny_backb
     tiny_backbone.image_encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     images = torch.zeros(1, 3, 64, 64)
     images[..., :20, :] = 255
-    tiny_backbone.encode(images, [Frame((40, 64), (40, 64))])
+    encode(tiny_backbone, images, [Frame((40, 64), (40, 64))])
     # (0 - 123.675) / 58.395 in red and (255 - 103.53) / 57.375 in blue.
     assert seen[0].min().item() == pytest.approx(-2.1179, abs=1e-4)
     assert seen[0].max().item() == pytest.approx(2.6400, abs=1e-4)
@@ -68,8 +69,8 @@ def test_the_image_is_normalised_exactly_once_and_the_padding_is_zero(tiny_backb
 def test_everything_is_frozen_by_default_and_no_graph_is_kept(tiny_backbone):
     batch = make_batch()
     tiny_backbone.train()
-    image_embeddings = tiny_backbone.encode(batch.images, batch.frames)
-    prediction = tiny_backbone.decode(image_embeddings, batch.image_index, tiny_backbone.embed_prompts(2))
+    image_embeddings = encode(tiny_backbone, batch.images, batch.frames)
+    prediction = tiny_backbone.decode(ImageEmbeddings(image_embeddings), batch.image_index, tiny_backbone.embed_prompts(2))
     assert not any(p.requires_grad for p in tiny_backbone.parameters())
     assert not any(m.training for m in tiny_backbone.modules())
     assert not prediction.low_res_masks.requires_grad
@@ -78,7 +79,7 @@ def test_everything_is_frozen_by_default_and_no_graph_is_kept(tiny_backbone):
 def test_a_gradient_reaches_the_images_through_a_frozen_encoder(tiny_backbone):
     batch = make_batch()
     images = batch.images.clone().requires_grad_()
-    tiny_backbone.encode(images, batch.frames).square().sum().backward()
+    encode(tiny_backbone, images, batch.frames).square().sum().backward()
     assert images.grad.abs().sum() > 0
     assert all(p.grad is None for p in tiny_backbone.parameters())
 
@@ -86,7 +87,8 @@ def test_a_gradient_reaches_the_images_through_a_frozen_encoder(tiny_backbone):
 def test_a_gradient_reaches_the_prompt_through_a_frozen_decoder(tiny_backbone):
     dense = torch.randn(1, 32, 4, 4, requires_grad=True)
     prompts = PromptEmbeddings(torch.zeros(1, 0, 32), dense)
-    tiny_backbone.decode(torch.randn(1, 32, 4, 4), torch.zeros(1, dtype=torch.int64), prompts).low_res_masks.sum().backward()
+    embeddings = ImageEmbeddings(torch.randn(1, 32, 4, 4))
+    tiny_backbone.decode(embeddings, torch.zeros(1, dtype=torch.int64), prompts).low_res_masks.sum().backward()
     assert dense.grad.abs().sum() > 0
 
 
@@ -94,7 +96,7 @@ def test_frozen_batch_norm_statistics_do_not_move_in_training():
     backbone = SamBackbone("random_lite_medsam", side=32, trainable=["mask_decoder"]).train()
     before = {name: buffer.clone() for name, buffer in backbone.image_encoder.named_buffers()}
     batch = make_batch(side=32, sizes=((32, 32),), rule=backbone.input_rule)
-    backbone.encode(batch.images, batch.frames)
+    encode(backbone, batch.images, batch.frames)
     assert all(torch.equal(buffer, before[name]) for name, buffer in backbone.image_encoder.named_buffers())
     assert backbone.mask_decoder.transformer.training
 
@@ -208,14 +210,14 @@ def test_a_prompt_of_another_shape_is_refused_with_both_shapes(tiny_backbone, pr
 
 def test_images_of_another_side_and_missing_frames_are_refused(tiny_backbone):
     with pytest.raises(ValueError, match=r"images must have shape \(B, 3, 64, 64\), got \(1, 3, 32, 32\)"):
-        tiny_backbone.encode(torch.zeros(1, 3, 32, 32), [Frame((32, 32), (32, 32))])
+        encode(tiny_backbone, torch.zeros(1, 3, 32, 32), [Frame((32, 32), (32, 32))])
     with pytest.raises(ValueError, match="frames must be one an image, got 0 for 1 images"):
-        tiny_backbone.encode(torch.zeros(1, 3, 64, 64), [])
+        encode(tiny_backbone, torch.zeros(1, 3, 64, 64), [])
 
 
 def test_embeddings_of_another_grid_and_prompts_of_other_rows_are_refused(tiny_backbone):
     index = torch.zeros(1, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"image_embeddings must have shape \(B, 32, 4, 4\), got \(1, 32, 8, 8\)"):
-        tiny_backbone.decode(torch.zeros(1, 32, 8, 8), index, tiny_backbone.embed_prompts(1))
+        tiny_backbone.decode(ImageEmbeddings(torch.zeros(1, 32, 8, 8)), index, tiny_backbone.embed_prompts(1))
     with pytest.raises(ValueError, match=r"with N = 1 as image_index, got \(2, 0, 32\)"):
-        tiny_backbone.decode(torch.zeros(1, 32, 4, 4), index, tiny_backbone.embed_prompts(2))
+        tiny_backbone.decode(ImageEmbeddings(torch.zeros(1, 32, 4, 4)), index, tiny_backbone.embed_prompts(2))

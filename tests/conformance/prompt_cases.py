@@ -1,10 +1,9 @@
-"""The prompt sources that the conformance suite runs over, at a size for tests, and their two-process run."""
+"""The prompt encoders and samplers that the conformance suite runs over, at a size for tests, and their two-process run."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
 from datetime import timedelta
 
 import torch
@@ -12,55 +11,58 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+import medsam_tune.prompt_encoders as encoders
 import medsam_tune.prompts as prompts
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.losses import BceDiceLoss
-from medsam_tune.prompts.base import PromptSource
-from medsam_tune.segmenters.base import Segmenter
+from medsam_tune.prompt_encoders.base import PromptEncoder
+from medsam_tune.prompts.base import PromptSampler
+from medsam_tune.segmenters.base import SamParts, Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.segmenters.task import TaskSegmenter
 from medsam_tune.types import SegmentationBatch
 from tests.factories import make_batch
 
-LEARNED: Mapping[str, Callable[[], PromptSource]] = {
-    "HarDNetPromptGenerator": lambda: prompts.HarDNetPromptGenerator("39ds", gen_size=64, width=8),
-    "HarDNetPromptGenerator-neutral": lambda: prompts.HarDNetPromptGenerator("39ds", gen_size=64, width=8, init="neutral"),
-    "TimmPromptGenerator": lambda: prompts.TimmPromptGenerator("test_resnet", gen_size=64, width=8, use_stride32=True),
-    "ImagePromptGenerator": lambda: prompts.ImagePromptGenerator(
-        prompts.HarDNetFeatures("39ds"), gen_size=64, width=8, norm="group", prompt_mode="dense_plus_no_mask"
+LEARNED: Mapping[str, Callable[[], PromptEncoder]] = {
+    "HarDNetPromptGenerator": lambda: encoders.HarDNetPromptGenerator("39ds", gen_size=64, width=8),
+    "HarDNetPromptGenerator-neutral": lambda: encoders.HarDNetPromptGenerator("39ds", gen_size=64, width=8, init="neutral"),
+    "TimmPromptGenerator": lambda: encoders.TimmPromptGenerator("test_resnet", gen_size=64, width=8, use_stride32=True),
+    "ImagePromptGenerator": lambda: encoders.ImagePromptGenerator(
+        encoders.HarDNetFeatures("39ds"), gen_size=64, width=8, norm="group", prompt_mode="dense_plus_no_mask"
     ),
-    "EmbeddingPromptGenerator": lambda: prompts.EmbeddingPromptGenerator(8, dilations=(1, 2)),
-    "EmbeddingPromptGenerator-batch": lambda: prompts.EmbeddingPromptGenerator(8, dilations=(1,), norm="batch"),
-    "FusedPromptGenerator": lambda: prompts.FusedPromptGenerator("test_resnet", gen_size=64, width=8, dilations=(1, 2)),
+    "EmbeddingPromptGenerator": lambda: encoders.EmbeddingPromptGenerator(8, dilations=(1, 2)),
+    "EmbeddingPromptGenerator-batch": lambda: encoders.EmbeddingPromptGenerator(8, dilations=(1,), norm="batch"),
+    "FusedPromptGenerator": lambda: encoders.FusedPromptGenerator("test_resnet", gen_size=64, width=8, dilations=(1, 2)),
 }
-DRAWN: Mapping[str, Callable[[], PromptSource]] = {
+DRAWN: Mapping[str, Callable[[], PromptSampler]] = {
     "BoxPrompt": prompts.BoxPrompt,
     "BoxPrompt-whole": lambda: prompts.BoxPrompt("whole_image"),
     "PointPrompt": lambda: prompts.PointPrompt(2, 1),
     "MaskPrompt": lambda: prompts.MaskPrompt(shift_px=3, eval_shift_px=2),
     "CombinedPrompt": lambda: prompts.CombinedPrompt([prompts.BoxPrompt(), prompts.PointPrompt()]),
     "OneOfPrompt": lambda: prompts.OneOfPrompt([prompts.BoxPrompt(), prompts.PointPrompt()]),
-    "NoPrompt": prompts.NoPrompt,
 }
-CASES = {**LEARNED, **DRAWN}
+CASES = (*LEARNED, *DRAWN, "SamPromptEncoder")
 
 
-def concrete_sources() -> set[str]:
-    """The names of the prompt sources a recipe can name."""
-    offered = (getattr(prompts, name) for name in prompts.__all__)
+def concrete_classes() -> set[str]:
+    """The names of the prompt encoders and samplers a recipe can name."""
+    offered = [getattr(room, name) for room in (encoders, prompts) for name in room.__all__]
     return {
         found.__name__
         for found in offered
-        if isinstance(found, type) and issubclass(found, PromptSource) and not inspect.isabstract(found)
+        if isinstance(found, type) and issubclass(found, (PromptEncoder, PromptSampler)) and not inspect.isabstract(found)
     }
 
 
 def make_segmenter(name: str, *, seed: int = 0) -> Segmenter:
-    """A fresh segmenter with that prompt source on a frozen tiny SAM, or the U-Net; equal for equal arguments."""
+    """A fresh segmenter that asks in that way on a frozen tiny SAM, or the U-Net; equal for equal arguments."""
     torch.manual_seed(seed)
     if name == "U-Net":
-        return TaskSegmenter(encoder="tu-test_resnet", side=64)
-    return SamSegmenter(SamBackbone("random_tiny"), CASES[name]())
+        return TaskSegmenter(SamParts(), encoder="tu-test_resnet", side=64)
+    prompts = DRAWN[name]() if name in DRAWN else None
+    encoder = LEARNED[name]() if name in LEARNED else None
+    return SamSegmenter(SamParts(SamBackbone("random_tiny"), prompts, encoder))
 
 
 def loss_of(segmenter: Segmenter, batch: SegmentationBatch) -> Tensor:
@@ -81,16 +83,6 @@ def take_step(segmenter: Segmenter, batch: SegmentationBatch) -> None:
         for parameter in trained(segmenter).values():
             if parameter.grad is not None:
                 parameter -= 0.1 * parameter.grad
-
-
-def one_image(batch: SegmentationBatch, row: int) -> SegmentationBatch:
-    """The batch of one image out of a batch with one object an image."""
-    picked = {
-        field.name: value[row : row + 1]
-        for field in fields(batch)
-        if isinstance(value := getattr(batch, field.name), (torch.Tensor, tuple))
-    }
-    return replace(batch, **picked | {"image_index": torch.zeros(1, dtype=torch.int64)})
 
 
 class _Loss(nn.Module):

@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medsam_tune.losses.bce_dice import BceDiceLoss
 from medsam_tune.prompts import BoxPrompt
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.types import SegmentationBatch
 from tests.backbones import BACKBONES
@@ -19,7 +20,7 @@ from tests.factories import make_batch
 def make_segmenter(name: str, family: str) -> SamSegmenter:
     """A fresh segmenter with the tuner of that name on a tiny backbone of that family, equal for equal arguments."""
     torch.manual_seed(0)
-    segmenter = SamSegmenter(BACKBONES[family](), BoxPrompt(), tuner=CASES[name].make())
+    segmenter = SamSegmenter(SamParts(BACKBONES[family](), BoxPrompt(), tuner=CASES[name].make()))
     segmenter.backbone.train()
     return segmenter
 

@@ -1,4 +1,4 @@
-"""Two gloo processes train every learned prompt source, and the U-Net, under plain ddp."""
+"""Two gloo processes train every learned prompt encoder, and the U-Net, under plain ddp."""
 
 import pytest
 import torch.multiprocessing as mp

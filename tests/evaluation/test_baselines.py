@@ -7,10 +7,11 @@ from medsam_tune.evaluation.predict import update_metric
 from medsam_tune.fusion import AddRgb
 from medsam_tune.metrics.overlap import OverlapMetric
 from medsam_tune.prompts.box import BoxPrompt
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.segmenters.task import TaskSegmenter
 from tests.class_batches import make_class_batch
-from tests.factories import make_batch
+from tests.factories import encode, make_batch
 
 SOURCES = {"whole_image_box": "whole_image", "oracle_box": "tight"}
 
@@ -29,7 +30,7 @@ def test_scores_equal_those_of_the_segmenter_run_by_hand(tiny_backbone):
     for name, kind in SOURCES.items():
         metric = OverlapMetric()
         with torch.no_grad():
-            update_metric(metric, batch, SamSegmenter(tiny_backbone, BoxPrompt(kind)).eval()(batch), 64)
+            update_metric(metric, batch, SamSegmenter(SamParts(tiny_backbone, BoxPrompt(kind))).eval()(batch), 64)
         assert counts(found[name]) == counts(metric.scores())
     assert counts(found["oracle_box"]) != counts(found["whole_image_box"])
 
@@ -37,10 +38,10 @@ def test_scores_equal_those_of_the_segmenter_run_by_hand(tiny_backbone):
 def test_each_image_is_encoded_once_for_all_sources_and_not_at_all_with_a_cache(tiny_backbone, monkeypatch):
     batch = make_batch()
     with torch.no_grad():
-        cached = replace(batch, image_embeddings=tiny_backbone.encode(batch.images, batch.frames))
+        cached = replace(batch, image_embeddings=encode(tiny_backbone, batch.images, batch.frames))
     calls = []
-    encode = tiny_backbone.encode
-    monkeypatch.setattr(tiny_backbone, "encode", lambda *arguments: calls.append(1) or encode(*arguments))
+    whole = tiny_backbone.encode
+    monkeypatch.setattr(tiny_backbone, "encode", lambda *arguments: calls.append(1) or whole(*arguments))
     plain = evaluate_prompts(tiny_backbone, [batch], sources())
     assert len(calls) == 1
     with_cache = evaluate_prompts(tiny_backbone, [cached], sources())
@@ -50,7 +51,7 @@ def test_each_image_is_encoded_once_for_all_sources_and_not_at_all_with_a_cache(
 
 def test_every_kind_of_inference_scores_as_a_segmenter_set_to_it():
     batch = replace(make_batch(sizes=((64, 64), (64, 48))), priors=torch.rand(2, 2, 64, 64))
-    segmenter = TaskSegmenter(side=64, fusion=AddRgb())
+    segmenter = TaskSegmenter(SamParts(fusion=AddRgb()), side=64)
     found = evaluate_inference(segmenter, [batch])
     assert list(found) == ["raw", "augmented", "mean", "min_entropy"]
     for name, scores in found.items():
@@ -62,7 +63,7 @@ def test_every_kind_of_inference_scores_as_a_segmenter_set_to_it():
 
 
 def test_network_without_a_fusion_has_one_kind_of_inference():
-    assert evaluate_inference(TaskSegmenter(side=64), [make_batch()]) == {}
+    assert evaluate_inference(TaskSegmenter(SamParts(), side=64), [make_batch()]) == {}
 
 
 def test_a_class_that_an_image_does_not_show_gets_no_box_and_no_row(tiny_backbone):

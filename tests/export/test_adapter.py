@@ -18,7 +18,7 @@ from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.model_card import OWN_METHOD
 from medsam_tune.files import sha256_of
 from medsam_tune.losses import SoftmaxDiceLoss
-from medsam_tune.prompts.none import NoPrompt
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.tuners.msa.bottleneck_peft import PEFT_TYPE
 from tests.class_batches import make_class_batch
@@ -57,7 +57,6 @@ def model_config(tuner=LORA, *, trainable=(), seed=0):
     return {
         "backbone": {"class_path": "medsam_tune.backbone.SamBackbone", "init_args": backbone},
         "tuner": tuner,
-        "prompt_source": {"class_path": "medsam_tune.prompts.NoPrompt"},
     }
 
 
@@ -129,7 +128,7 @@ def test_folder_without_anything_else_trained_has_no_extra_file_and_stock_peft_r
         warnings.simplefilter("ignore")
         peft.PeftModel.from_pretrained(stock, folder)
     expected = logits(load_adapter(folder).segmenter)
-    torch.testing.assert_close(logits(SamSegmenter(stock, NoPrompt())), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(logits(SamSegmenter(SamParts(stock))), expected, atol=1e-6, rtol=0)
 
 
 def test_base_weights_stand_in_config_and_card(folder):
@@ -235,8 +234,8 @@ def test_folder_with_other_files_is_left_alone(tmp_path):
 
 def classes_config():
     parts = model_config(SAMED, trainable=["mask_decoder", "prompt_encoder.no_mask_embed"])
-    arguments = {"classes": ["anterior", "posterior"], "backbone": parts["backbone"], "tuner": parts["tuner"]}
-    return {"segmenter": {"class_path": "medsam_tune.segmenters.SemanticSegmenter", "init_args": arguments}}
+    segmenter = {"class_path": "medsam_tune.segmenters.SemanticSegmenter", "init_args": {"classes": ["anterior", "posterior"]}}
+    return parts | {"segmenter": segmenter}
 
 
 def trained_on_classes(config):
@@ -294,4 +293,4 @@ def test_the_model_cards_lines_load_an_adapter_of_our_own_kind_into_stock_peft(t
         with pytest.raises(KeyError, match="BOTTLENECK_ADAPTER"):
             exec(lines.replace("import medsam_tune.tuners.msa.bottleneck_peft", ""), {})
         exec(lines, {})
-    torch.testing.assert_close(logits(SamSegmenter(stock, NoPrompt())), logits(segmenter), atol=1e-6, rtol=0)
+    torch.testing.assert_close(logits(SamSegmenter(SamParts(stock))), logits(segmenter), atol=1e-6, rtol=0)

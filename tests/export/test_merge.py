@@ -12,7 +12,7 @@ from medsam_tune.errors import CheckpointError
 from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.folder import save_export
 from medsam_tune.export.merge import check_stock, merge_export, merged_state
-from medsam_tune.prompts.none import NoPrompt
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.segmenters.semantic import SemanticSegmenter
 from medsam_tune.tuners.samed import SamedTuner
@@ -36,7 +36,7 @@ def test_merged_weights_in_an_untouched_network_give_the_trained_output(tuner):
     expected = logits(segmenter)
     stock = SamBackbone("random_tiny", seed=5)
     stock.load_state_dict(merged_state(segmenter), strict=True)
-    torch.testing.assert_close(logits(SamSegmenter(stock, NoPrompt())), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(SamSegmenter(SamParts(stock))), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
@@ -62,27 +62,27 @@ def test_vit_b_file_loads_in_segment_anything_with_the_merged_layers(tmp_path):
 def test_true_shapes_name_their_registry_key():
     with torch.device("meta"):
         for name in ("vit_b", "vit_l", "vit_h"):
-            assert check_stock(SamSegmenter(SamBackbone(f"random_{name}"), NoPrompt(), tuner=SamedTuner())) == name
+            assert check_stock(SamSegmenter(SamParts(SamBackbone(f"random_{name}"), tuner=SamedTuner()))) == name
 
 
 def test_other_encoder_side_and_token_count_are_refused():
     with torch.device("meta"):
         with pytest.raises(CheckpointError, match=r"builds vit_b, vit_l, vit_h, this encoder is lite_medsam"):
-            check_stock(SamSegmenter(SamBackbone("random_lite_medsam"), NoPrompt()))
+            check_stock(SamSegmenter(SamParts(SamBackbone("random_lite_medsam"))))
         with pytest.raises(CheckpointError, match=r"side of 1024 px, this network has 512"):
-            check_stock(SamSegmenter(SamBackbone("random_vit_b", side=512), NoPrompt()))
+            check_stock(SamSegmenter(SamParts(SamBackbone("random_vit_b", side=512))))
         backbone = SamBackbone("random_vit_b")
         backbone.mask_decoder.mask_tokens = torch.nn.Embedding(9, 256)
         with pytest.raises(CheckpointError, match=r"builds 4 mask tokens, this decoder has 9"):
-            check_stock(SamSegmenter(backbone, NoPrompt()))
+            check_stock(SamSegmenter(SamParts(backbone)))
 
 
-def test_one_mask_a_class_is_refused_by_its_token_count_and_with_three_classes_by_its_meaning():
+def test_one_mask_a_class_is_refused_by_its_meaning():
     with torch.device("meta"):
-        with pytest.raises(CheckpointError, match=r"builds 4 mask tokens, this decoder has 3\. Export the adapter instead"):
-            check_stock(SemanticSegmenter(SamBackbone("random_vit_b"), ["anterior", "posterior"]))
-        with pytest.raises(CheckpointError, match=r"mask 0 of this decoder is the background.*Export the adapter instead"):
-            check_stock(SemanticSegmenter(SamBackbone("random_vit_b"), ["a", "b", "c"]))
+        with pytest.raises(CheckpointError, match=r"mask 0 of this decoder is the background and the other 2 are classes"):
+            check_stock(SemanticSegmenter(SamParts(SamBackbone("random_vit_b")), ["anterior", "posterior"]))
+        with pytest.raises(CheckpointError, match=r"mask 0 of this decoder is the background.*Use the run's export"):
+            check_stock(SemanticSegmenter(SamParts(SamBackbone("random_vit_b")), ["a", "b", "c"]))
 
 
 def test_tuner_that_is_no_weight_is_refused_by_name():
@@ -97,8 +97,8 @@ def test_tuner_that_is_no_weight_is_refused_by_name():
 
 def test_trained_prompt_generator_is_refused():
     config = copy.deepcopy(model_config(None))
-    config["prompt_source"] = {"class_path": "medsam_tune.prompts.EmbeddingPromptGenerator", "init_args": {"width": 8}}
-    with pytest.raises(CheckpointError, match="no place for the trained EmbeddingPromptGenerator"):
+    config["prompt_encoder"] = {"class_path": "medsam_tune.prompt_encoders.EmbeddingPromptGenerator", "init_args": {"width": 8}}
+    with pytest.raises(CheckpointError, match="no place for EmbeddingPromptGenerator"):
         merged_state(build_segmenter(config))
 
 

@@ -21,7 +21,8 @@ from medsam_tune.export.merge import merge_export
 from medsam_tune.export.parts import FILE_ARGUMENTS, PartReader, is_seam
 from medsam_tune.fusion.base import InputFusion
 from medsam_tune.losses.base import MaskLoss
-from medsam_tune.prompts.base import PromptSource
+from medsam_tune.prompt_encoders.base import PromptEncoder
+from medsam_tune.prompts.base import PromptSampler
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.side.base import SideNetwork
 from medsam_tune.tuners.base import Tuner
@@ -30,7 +31,7 @@ BACKBONE = {"class_path": "medsam_tune.backbone.SamBackbone", "init_args": {"wei
 LORA = {"class_path": "peft.LoraConfig", "init_args": {"r": 2}}
 MODEL = {
     "backbone": BACKBONE,
-    "prompt_source": {"class_path": "medsam_tune.prompts.BoxPrompt", "init_args": {"kind": "whole_image"}},
+    "prompts": {"class_path": "medsam_tune.prompts.BoxPrompt", "init_args": {"kind": "whole_image"}},
     "tuner": {"class_path": "medsam_tune.tuners.PeftTuner", "init_args": {"config": LORA}},
 }
 
@@ -48,20 +49,20 @@ ATTACKS = {
         "side": part("medsam_tune.training.cli.MedsamCLI", args=["fit", "--trainer.callbacks=evil.Callback"], run=True)
     },
     "store with a folder to delete from": {"side": part("medsam_tune.cache.store.EmbeddingStore", folder="/home")},
-    "class of torch": {"prompt_source": part("torch.nn.Linear", in_features=1, out_features=1)},
-    "class of torch that our module imports": {"prompt_source": part("medsam_tune.prompts.generator.nn.Linear")},
+    "class of torch": {"prompts": part("torch.nn.Linear", in_features=1, out_features=1)},
+    "class of torch that our module imports": {"prompts": part("medsam_tune.prompts.sampling.torch.Tensor")},
     "process": {"tuner": part("subprocess.Popen", args=["true"])},
     "dunder path": {"backbone": part("medsam_tune.backbone.sam.__builtins__.type")},
     "module that runs when imported": {"tuner": part("medsam_tune.__main__.main")},
     "private class": {"fusion": part("medsam_tune.fusion.samaug._SamAugFusion")},
     "class of another seam": {"tuner": part("medsam_tune.prompts.BoxPrompt")},
     "class below a text": {"backbone": part("medsam_tune.backbone.SamBackbone", weights=part("subprocess.Popen"))},
-    "class in a list": {"prompt_source": part("medsam_tune.prompts.CombinedPrompt", sources=[part("subprocess.Popen")])},
-    "class in a list of another seam": {"prompt_source": part("medsam_tune.prompts.CombinedPrompt", sources=[BACKBONE])},
-    "class where settings belong": {"prompt_source": part("medsam_tune.prompts.BoxPrompt", jitter=part("subprocess.Popen"))},
-    "unknown argument": {"prompt_source": part("medsam_tune.prompts.BoxPrompt", folder="/home")},
+    "class in a list": {"prompts": part("medsam_tune.prompts.CombinedPrompt", samplers=[part("subprocess.Popen")])},
+    "class in a list of another seam": {"prompts": part("medsam_tune.prompts.CombinedPrompt", samplers=[BACKBONE])},
+    "class where settings belong": {"prompts": part("medsam_tune.prompts.BoxPrompt", jitter=part("subprocess.Popen"))},
+    "unknown argument": {"prompts": part("medsam_tune.prompts.BoxPrompt", folder="/home")},
     "argument of another type": {"backbone": part("medsam_tune.backbone.SamBackbone", seed="0; rm")},
-    "argument outside the choices": {"prompt_source": part("medsam_tune.prompts.BoxPrompt", kind="any")},
+    "argument outside the choices": {"prompts": part("medsam_tune.prompts.BoxPrompt", kind="any")},
     "key beside the class path": {"tuner": {**MODEL["tuner"], "dict_kwargs": {"x": 1}}},
     "module that peft would import": {"tuner": peft_tuner("peft.LoraConfig", megatron_config={}, megatron_core="evil")},
     "file that peft would read": {"tuner": peft_tuner("peft.LoraConfig", lora_ga_config={"cache_file": "evil"})},
@@ -108,15 +109,15 @@ def test_planted_class_with_side_effects_is_never_constructed(monkeypatch, tmp_p
 
     Planted.__module__ = "medsam_tune.prompts.planted"
     monkeypatch.setattr("medsam_tune.prompts.box.Planted", Planted, raising=False)
-    with pytest.raises(RecipeError, match="expected a class_path of a PromptSource, got Planted"):
-        build_segmenter(MODEL | {"prompt_source": part("medsam_tune.prompts.box.Planted", path=str(victim))})
+    with pytest.raises(RecipeError, match="expected a class_path of a PromptSampler, got Planted"):
+        build_segmenter(MODEL | {"prompts": part("medsam_tune.prompts.box.Planted", path=str(victim))})
     assert victim.exists()
 
 
 def test_class_that_a_room_borrows_from_elsewhere_is_refused_although_it_fits_the_seam(monkeypatch):
     class Foreign(SideNetwork):
-        def forward(self, images, image_embeddings):
-            return image_embeddings
+        def forward(self, inputs, embeddings):
+            return embeddings
 
     monkeypatch.setattr("medsam_tune.side.ladder.Foreign", Foreign, raising=False)
     with pytest.raises(RecipeError, match="lies outside medsam_tune"):
@@ -177,9 +178,16 @@ def test_adapter_that_is_added_cannot_name_what_peft_would_import(exported, tmp_
 @pytest.mark.parametrize(
     "changes",
     [
-        {"prompt_source": part("medsam_tune.prompts.HarDNetPromptGenerator", arch="39ds", weights="SECRET")},
+        {
+            "prompts": None,
+            "prompt_encoder": part("medsam_tune.prompt_encoders.HarDNetPromptGenerator", arch="39ds", weights="SECRET"),
+        },
         {"side": part("medsam_tune.side.LadderNetwork", weights="SECRET")},
-        {"segmenter": part("medsam_tune.segmenters.TaskSegmenter", encoder_weights="SECRET", side=32)},
+        {
+            "backbone": None,
+            "prompts": None,
+            "segmenter": part("medsam_tune.segmenters.TaskSegmenter", encoder_weights="SECRET", side=32),
+        },
         {"backbone": part("medsam_tune.backbone.SamBackbone", weights="random_tiny", checkpoint="SECRET")},
     ],
     ids=["generator", "side", "task", "backbone"],
@@ -215,7 +223,7 @@ def test_exports_keep_names_of_files_without_their_folders():
 def seam_classes():
     """Every class of this package that a description may name."""
     found = set()
-    for seam in (Backbone, Tuner, PromptSource, InputFusion, SideNetwork, Segmenter, MaskLoss):
+    for seam in (Backbone, Tuner, PromptEncoder, PromptSampler, InputFusion, SideNetwork, Segmenter, MaskLoss):
         room = importlib.import_module(seam.__module__.rpartition(".")[0])
         for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
             importlib.import_module(module.name)

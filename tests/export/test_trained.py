@@ -12,7 +12,7 @@ from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.export import load_export, save_export, trained_names
 from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.trained import frozen_identities
-from medsam_tune.prompts.base import PromptSource
+from medsam_tune.prompt_encoders.base import PromptEncoder
 from tests.factories import make_batch
 
 DECODER = {
@@ -20,7 +20,7 @@ DECODER = {
         "class_path": "medsam_tune.backbone.SamBackbone",
         "init_args": {"weights": "random_tiny", "trainable": ["mask_decoder"]},
     },
-    "prompt_source": {"class_path": "medsam_tune.prompts.BoxPrompt", "init_args": {"kind": "whole_image"}},
+    "prompts": {"class_path": "medsam_tune.prompts.BoxPrompt", "init_args": {"kind": "whole_image"}},
     "tuner": {"class_path": "medsam_tune.tuners.NoTuner"},
     "side": None,
     "objects_per_decode": 0,
@@ -28,8 +28,8 @@ DECODER = {
 }
 GENERATOR = {
     "backbone": {"class_path": "medsam_tune.backbone.SamBackbone", "init_args": {"weights": "random_tiny"}},
-    "prompt_source": {
-        "class_path": "medsam_tune.prompts.HarDNetPromptGenerator",
+    "prompt_encoder": {
+        "class_path": "medsam_tune.prompt_encoders.HarDNetPromptGenerator",
         "init_args": {"arch": "39ds", "gen_size": 64, "width": 8, "weights": None},
     },
 }
@@ -70,7 +70,7 @@ def test_loaded_model_gives_the_logits_of_the_saved_one(tmp_path, config):
 def test_file_holds_exactly_what_was_trained_with_batch_norm_statistics(tmp_path):
     segmenter = export(tmp_path / "export", GENERATOR)
     stored = load_file(tmp_path / "export" / "trained.safetensors")
-    assert set(stored) == {f"prompt_source.{name}" for name in segmenter.prompt_source.state_dict()}
+    assert set(stored) == {f"prompt_encoder.{name}" for name in segmenter.prompt_encoder.state_dict()}
     assert any(name.endswith("running_var") for name in stored)
 
 
@@ -98,7 +98,7 @@ def test_description_says_what_the_tensors_belong_to(tmp_path):
 
 def test_files_a_generator_started_from_are_not_needed_again(tmp_path):
     config = json.loads(json.dumps(GENERATOR))
-    config["prompt_source"]["init_args"]["weights"] = "gone.pth"
+    config["prompt_encoder"]["init_args"]["weights"] = "gone.pth"
     save_export(tmp_path / "export", segmenter=trained(GENERATOR), model_config=config, metrics={}, data_description={})
     assert load_export(tmp_path / "export").segment(np.zeros((8, 8), np.uint8)).shape == (8, 8)
 
@@ -156,7 +156,7 @@ def test_corrupt_tensors_are_refused(tmp_path):
 def test_tensors_that_do_not_fit_are_named(tmp_path):
     export(tmp_path / "export")
     edit(tmp_path / "export", model=GENERATOR)
-    with pytest.raises(CheckpointError, match=r"\d+ missing \(prompt_source.*\d+ unexpected \(backbone"):
+    with pytest.raises(CheckpointError, match=r"\d+ missing \(prompt_encoder.*\d+ unexpected \(backbone"):
         load_export(tmp_path / "export")
 
 
@@ -180,24 +180,24 @@ def test_missing_export_says_which_folder_to_give(tmp_path):
         load_export(tmp_path)
 
 
-class ForeignPrompt(PromptSource):
-    """A user's own prompt source with one parameter."""
+class ForeignPrompt(PromptEncoder):
+    """A user's own prompt encoder with one parameter."""
 
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
 
-    def forward(self, batch, image_embeddings, backbone):
-        return backbone.embed_prompts(batch.n_objects)
+    def forward(self, queries, inputs, embeddings, backbone):
+        return backbone.embed_prompts(queries.n_objects)
 
 
 def test_foreign_class_runs_only_where_it_is_trusted(tmp_path):
-    config = DECODER | {"prompt_source": {"class_path": f"{__name__}.ForeignPrompt"}}
+    config = DECODER | {"prompts": None, "prompt_encoder": {"class_path": f"{__name__}.ForeignPrompt"}}
     segmenter = build_segmenter(config, trusted=True)
     save_export(tmp_path / "e", segmenter=segmenter, model_config=config, metrics={}, data_description={})
-    with pytest.raises(RecipeError, match=r"model.prompt_source: .*ForeignPrompt lies outside medsam_tune.*trusted=True"):
+    with pytest.raises(RecipeError, match=r"model.prompt_encoder: .*ForeignPrompt lies outside medsam_tune.*trusted=True"):
         load_export(tmp_path / "e")
-    assert isinstance(load_export(tmp_path / "e", trusted=True).segmenter.prompt_source, ForeignPrompt)
+    assert isinstance(load_export(tmp_path / "e", trusted=True).segmenter.prompt_encoder, ForeignPrompt)
 
 
 def own_weights(folder, seed=3):
@@ -248,7 +248,7 @@ def test_another_file_of_base_weights_is_refused(tmp_path):
         load_export(tmp_path / "export", checkpoint=tmp_path / "base.pth")
 
 
-class WordPrompt(PromptSource):
+class WordPrompt(PromptEncoder):
     """A word, embedded by a frozen encoder and projected by a layer that learns, with a frozen and a learning BatchNorm."""
 
     def __init__(self, seed=0):
@@ -261,17 +261,17 @@ class WordPrompt(PromptSource):
         self.scale = nn.Parameter(torch.ones(1), requires_grad=False)
         self.plain = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False))
 
-    def forward(self, batch, image_embeddings, backbone):
-        return backbone.embed_prompts(batch.n_objects)
+    def forward(self, queries, inputs, embeddings, backbone):
+        return backbone.embed_prompts(queries.n_objects)
 
 
 def words(seed=0):
-    return DECODER | {"prompt_source": {"class_path": f"{__name__}.WordPrompt", "init_args": {"seed": seed}}}
+    return DECODER | {"prompts": None, "prompt_encoder": {"class_path": f"{__name__}.WordPrompt", "init_args": {"seed": seed}}}
 
 
 def test_what_is_frozen_outside_the_backbone_is_named_and_never_stored(tmp_path):
     segmenter = build_segmenter(words(), trusted=True)
-    trained = {name.removeprefix("prompt_source.") for name in trained_names(segmenter) if name.startswith("prompt_source.")}
+    trained = {name.removeprefix("prompt_encoder.") for name in trained_names(segmenter) if name.startswith("prompt_encoder.")}
     statistics = {"running_mean", "running_var", "num_batches_tracked"}
     assert trained == {
         *("project.weight", "project.bias", "norm.weight", "norm.bias", "plain.0.weight", "plain.0.bias"),
@@ -280,31 +280,31 @@ def test_what_is_frozen_outside_the_backbone_is_named_and_never_stored(tmp_path)
     save_export(tmp_path / "e", segmenter=segmenter, model_config=words(), metrics={}, data_description={})
     frozen = json.loads((tmp_path / "e" / "export.json").read_text())["frozen"]
     assert {name: entry["name"] for name, entry in frozen.items()} == {
-        "prompt_source.text": "Sequential",
-        "prompt_source.scale": "scale",
+        "prompt_encoder.text": "Sequential",
+        "prompt_encoder.scale": "scale",
     }
-    assert load_export(tmp_path / "e", trusted=True).segmenter.prompt_source.text is not None
+    assert load_export(tmp_path / "e", trusted=True).segmenter.prompt_encoder.text is not None
 
 
 def test_another_frozen_module_is_refused_unless_forced(tmp_path):
     segmenter = build_segmenter(words(), trusted=True)
     save_export(tmp_path / "e", segmenter=segmenter, model_config=words(seed=1), metrics={}, data_description={})
-    with pytest.raises(CheckpointError, match=r"prompt_source\.text is frozen and not stored; the training had Sequential \("):
+    with pytest.raises(CheckpointError, match=r"prompt_encoder\.text is frozen and not stored; the training had Sequential \("):
         load_export(tmp_path / "e", trusted=True)
     assert load_export(tmp_path / "e", trusted=True, force=True).segmenter is not None
 
 
 def test_a_frozen_module_may_say_whose_weights_it_holds():
     segmenter = build_segmenter(words(), trusted=True)
-    segmenter.prompt_source.text.weights = WeightsIdentity("clip.pt", "0" * 64)
-    assert frozen_identities(segmenter)["prompt_source.text"] == {"name": "clip.pt", "sha256": "0" * 64}
+    segmenter.prompt_encoder.text.weights = WeightsIdentity("clip.pt", "0" * 64)
+    assert frozen_identities(segmenter)["prompt_encoder.text"] == {"name": "clip.pt", "sha256": "0" * 64}
 
 
 def test_file_of_a_part_outside_the_backbone_is_given_by_its_key(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr("medsam_tune.prompts.features.load_hardnet", lambda features, path: opened.append(path))
+    monkeypatch.setattr("medsam_tune.prompt_encoders.features.load_hardnet", lambda features, path: opened.append(path))
     config = json.loads(json.dumps(GENERATOR))
-    build_segmenter(config, files={"prompt_source.weights": tmp_path / "hardnet.pth"})
+    build_segmenter(config, files={"prompt_encoder.weights": tmp_path / "hardnet.pth"})
     assert opened == [str(tmp_path / "hardnet.pth")]
 
 

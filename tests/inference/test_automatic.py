@@ -10,8 +10,9 @@ from medsam_tune.inference import automatic
 from medsam_tune.inference.automatic import AutomaticMaskGenerator
 from medsam_tune.inference.automatic_decoding import prompt_decoder
 from medsam_tune.precompute.prior_settings import PriorSettings
-from medsam_tune.types import PromptEmbeddings
+from medsam_tune.types import ImageEmbeddings, PromptEmbeddings
 from tests.backbones import BACKBONES
+from tests.factories import encode
 
 # The tiny networks' logits and predicted IoUs are near 0: with these some masks fail each test and some pass.
 TINY = PriorSettings(
@@ -71,7 +72,7 @@ def read_as(backbone, predictor):
     def set_image(image):
         image_in, frame = image_to_input(to_tensor(image), backbone.input_rule)
         predictor.original_size, predictor.input_size = frame.original_size, frame.input_size
-        predictor.features = backbone.encode(image_in[None], [frame])
+        predictor.features = encode(backbone, image_in[None], [frame])
         predictor.is_image_set = True
 
     predictor.set_image = set_image
@@ -125,7 +126,7 @@ def test_prompts_per_batch_below_one_is_refused(backbone):
 def test_image_is_encoded_once(backbone, monkeypatch):
     seen = []
     encode = backbone.encode
-    monkeypatch.setattr(backbone, "encode", lambda images, frames: seen.append(len(images)) or encode(images, frames))
+    monkeypatch.setattr(backbone, "encode", lambda inputs: seen.append(len(inputs.images)) or encode(inputs))
     AutomaticMaskGenerator(backbone, TINY).generate(to_tensor(random_image(30, 40)))
     assert seen == [1]
 
@@ -157,7 +158,8 @@ def test_stability_at_low_resolution_is_measured_on_the_decoders_grid(backbone):
     with torch.no_grad():
         image_in, frame = image_to_input(image, backbone.input_rule)
         (sparse,) = AutomaticMaskGenerator(backbone, settings, prompts_per_batch=25)._prompts(frame)
-        candidates = prompt_decoder(backbone, backbone.encode(image_in[None], [frame]), multimask_output=True)(sparse)
+        embeddings = ImageEmbeddings(encode(backbone, image_in[None], [frame]))
+        candidates = prompt_decoder(backbone, embeddings, multimask_output=True)(sparse)
         low_res = candidates.logits_of(torch.ones(25, 3, dtype=torch.bool))[:, :12]
     by_iou = dict(zip(candidates.predicted_iou.flatten().tolist(), low_res, strict=True))
     assert len(ours.masks) >= 2
@@ -179,7 +181,8 @@ def test_boxes_ask_for_one_mask_each_around_every_grid_point(backbone):
     with torch.no_grad():
         image_in, frame = image_to_input(image, backbone.input_rule)
         prompts = backbone.embed_prompts(8, boxes=torch.tensor(quarter + whole, dtype=torch.float64))
-        expected = backbone.decode(backbone.encode(image_in[None], [frame]), torch.zeros(8, dtype=torch.int64), prompts)
+        embeddings = ImageEmbeddings(encode(backbone, image_in[None], [frame]))
+        expected = backbone.decode(embeddings, torch.zeros(8, dtype=torch.int64), prompts)
         masks = to_original(expected.low_res_masks, frame, 64)[:, 0] > 0
     ious, order = expected.iou_predictions[:, 0].sort(descending=True)
     found = masks[order].flatten(1).any(dim=1)
@@ -189,7 +192,7 @@ def test_boxes_ask_for_one_mask_each_around_every_grid_point(backbone):
 
 
 def test_shared_projections_change_no_logit(backbone):
-    embeddings = torch.randn(1, 32, 4, 4)
+    embeddings = ImageEmbeddings(torch.randn(1, 32, 4, 4))
     points = backbone.embed_prompts(6, points=(torch.rand(6, 1, 2) * 64, torch.ones(6, 1)))
     sparse = points.sparse_embeddings
     kept = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 0], [0, 0, 1]], dtype=torch.bool)

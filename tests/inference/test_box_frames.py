@@ -8,6 +8,7 @@ from medsam_tune.geometry import make_frame, masks_to_input
 from medsam_tune.inference.predictor import Predictor
 from medsam_tune.prompts.box import BoxPrompt
 from medsam_tune.prompts.sampling import tight_boxes
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 
 
@@ -25,5 +26,5 @@ def test_users_box_is_the_box_of_training(monkeypatch):
         return embed(*args, **prompts)
 
     monkeypatch.setattr(backbone, "embed_prompts", record)
-    Predictor(SamSegmenter(backbone, BoxPrompt("tight"))).segment(np.zeros((64, 64), np.uint8), box=(12, 12, 22, 22))
+    Predictor(SamSegmenter(SamParts(backbone, BoxPrompt("tight")))).segment(np.zeros((64, 64), np.uint8), box=(12, 12, 22, 22))
     assert received[0].tolist() == tight_boxes(moved[:, None], torch.zeros(1, 4)).tolist() == [[48, 48, 91, 91]]

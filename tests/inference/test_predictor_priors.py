@@ -8,9 +8,10 @@ import torch
 
 from medsam_tune.errors import RecipeError
 from medsam_tune.fusion import AddRgb, priors_to_input, render_priors
-from medsam_tune.inference.predictor import Predictor, image_tensor, unlabelled_batch
-from medsam_tune.prompts import NoPrompt
+from medsam_tune.inference.new_images import image_tensor, new_batch
+from medsam_tune.inference.predictor import Predictor
 from medsam_tune.segmenters import SamSegmenter, TaskSegmenter
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.types import AutomaticMasks
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (40, 48), dtype=np.uint8)
@@ -19,7 +20,7 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (40, 48), dtype=np.uint8)
 @pytest.fixture(scope="module")
 def predictor():
     torch.manual_seed(0)
-    return Predictor(TaskSegmenter(side=64, fusion=AddRgb()))
+    return Predictor(TaskSegmenter(SamParts(fusion=AddRgb()), side=64))
 
 
 def found(height=40, width=48):
@@ -30,11 +31,11 @@ def found(height=40, width=48):
 
 def test_given_masks_are_fused_as_in_training(predictor):
     predictor.set_image(IMAGE, priors=found())
-    batch = unlabelled_batch([image_tensor(IMAGE)], predictor.segmenter)
+    batch = new_batch([image_tensor(IMAGE)], predictor.segmenter)
     priors = priors_to_input(render_priors(found()), batch.frames[0], 64)[None]
     segmenter = predictor.segmenter
     with torch.no_grad():
-        plain = TaskSegmenter(side=64).eval()
+        plain = TaskSegmenter(SamParts(), side=64).eval()
         plain.network.load_state_dict(segmenter.network.state_dict())
         expected = plain(replace(batch, images=AddRgb()(batch.images, priors)))
     torch.testing.assert_close(torch.from_numpy(predictor.predict()[2]), expected.low_res_masks[0])
@@ -51,8 +52,8 @@ def test_masks_of_another_image_are_refused(predictor):
 
 
 def test_promptable_network_takes_masks_too(tiny_backbone):
-    plain = Predictor(SamSegmenter(tiny_backbone, NoPrompt()))
-    fused = Predictor(SamSegmenter(tiny_backbone, NoPrompt(), fusion=AddRgb()))
+    plain = Predictor(SamSegmenter(SamParts(tiny_backbone)))
+    fused = Predictor(SamSegmenter(SamParts(tiny_backbone, fusion=AddRgb())))
     nothing = AutomaticMasks(torch.zeros(0, 40, 48, dtype=torch.bool), torch.zeros(0), torch.zeros(0))
     plain.set_image(IMAGE)
     fused.set_image(IMAGE, priors=nothing)

@@ -7,7 +7,7 @@ import torch
 from medsam_tune.errors import RecipeError
 from medsam_tune.losses import BceDiceLoss
 from medsam_tune.types import MaskPrediction
-from tests.factories import make_batch
+from tests.factories import make_batch, with_masks, with_objects
 
 
 def prediction_for(batch, size, seed=0):
@@ -33,7 +33,7 @@ def test_half_right_prediction_costs_what_paper_and_pencil_say():
     masks[..., :2] = True
     logits = torch.full((1, 1, 4, 4), -40.0)
     logits[..., 1:3] = 40.0
-    terms = BceDiceLoss(smooth=0.0)(MaskPrediction(logits), replace(batch, masks=masks))
+    terms = BceDiceLoss(smooth=0.0)(MaskPrediction(logits), with_masks(batch, masks))
     # 4 of 8 + 8 pixels agree: Dice 2 * 4 / 16; 8 of 16 pixels are wrong by 40 nats.
     assert terms["dice"].item() == pytest.approx(0.5, abs=1e-6)
     assert terms["bce"].item() == pytest.approx(20.0, abs=1e-5)
@@ -65,7 +65,7 @@ def test_garbage_in_the_padding_changes_neither_loss_nor_gradient(garbage):
     results = []
     for logits, masks in ((clean, batch.masks), (dirty, dirty_masks)):
         leaf = logits.clone().requires_grad_()
-        total = sum(BceDiceLoss(squared=True)(MaskPrediction(leaf), replace(batch, masks=masks)).values())
+        total = sum(BceDiceLoss(squared=True)(MaskPrediction(leaf), with_masks(batch, masks)).values())
         total.backward()
         results.append((total.detach(), leaf.grad))
     assert torch.equal(results[0][0], results[1][0])
@@ -93,7 +93,7 @@ def test_input_resolution_reads_padding_logits_no_further_than_the_final_mask_do
     masks[:, :, 40:] = True
     loss = BceDiceLoss(resolution="input")
     first = loss(prediction, batch)
-    second = loss(MaskPrediction(beyond_one_cell), replace(batch, masks=masks))
+    second = loss(MaskPrediction(beyond_one_cell), with_masks(batch, masks))
     assert first == second
 
 
@@ -104,7 +104,7 @@ def test_each_object_counts_the_same_whatever_its_image_size():
     single = [
         BceDiceLoss()(
             MaskPrediction(prediction.low_res_masks[i : i + 1]),
-            replace(batch, masks=batch.masks[i : i + 1], image_index=torch.tensor([i])),
+            with_objects(with_masks(batch, batch.masks[i : i + 1]), torch.tensor([i])),
         )
         for i in range(2)
     ]
@@ -114,7 +114,7 @@ def test_each_object_counts_the_same_whatever_its_image_size():
 
 def test_empty_mask_with_empty_prediction_costs_nothing():
     batch = make_batch(side=16, sizes=((16, 16),))
-    batch = replace(batch, masks=torch.zeros_like(batch.masks))
+    batch = with_masks(batch, torch.zeros_like(batch.masks))
     terms = BceDiceLoss()(MaskPrediction(torch.full((1, 1, 4, 4), -60.0)), batch)
     assert sum(terms.values()).item() == pytest.approx(0.0, abs=1e-6)
 
@@ -137,7 +137,7 @@ def test_half_precision_logits_cost_the_same_as_their_float_copy():
 
 def test_batch_without_objects_costs_zero_and_still_reaches_the_network():
     batch = make_batch(side=16, sizes=((16, 16),), objects=(0,))
-    batch = replace(batch, image_index=torch.zeros(0, dtype=torch.int64))
+    batch = with_objects(batch, torch.zeros(0, dtype=torch.int64))
     logits = torch.zeros(0, 1, 4, 4, requires_grad=True)
     total = sum(BceDiceLoss(resolution="input")(MaskPrediction(logits), batch).values())
     total.backward()
@@ -187,7 +187,7 @@ def test_pixels_that_nobody_annotated_pull_at_nothing():
     assert not logits.grad[ignored].any()
     assert logits.grad[~ignored].all()
     # The rest costs what an image that ends there costs.
-    cut = replace(make_batch(sizes=((64, 32),)), masks=batch.masks & ~ignored)
+    cut = with_masks(make_batch(sizes=((64, 32),)), batch.masks & ~ignored)
     expected = BceDiceLoss()(MaskPrediction(logits.detach()), cut)
     assert {name: float(value.detach()) for name, value in losses.items()} == pytest.approx(
         {name: float(value) for name, value in expected.items()}

@@ -9,8 +9,9 @@ from medsam_tune.losses import BceDiceLoss, IouHeadLoss
 from medsam_tune.losses.iou_head import true_iou
 from medsam_tune.prompts import BoxPrompt
 from medsam_tune.segmenters import SamSegmenter
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.types import MaskPrediction
-from tests.factories import make_batch
+from tests.factories import make_batch, with_masks
 
 HEAD = "mask_decoder.iou_prediction_head"
 
@@ -21,7 +22,7 @@ def _half_right(scores, *, side=4):
     masks[..., :2] = True
     logits = torch.full((1, 1, side, side), -40.0)
     logits[..., 1:3] = 40.0
-    batch = replace(make_batch(side=side, sizes=((side, side),)), masks=masks)
+    batch = with_masks(make_batch(side=side, sizes=((side, side),)), masks)
     return MaskPrediction(logits, torch.tensor([scores])), batch
 
 
@@ -50,7 +51,7 @@ def test_each_of_several_masks_is_compared_with_its_own_prediction():
 
 def test_empty_mask_of_an_empty_object_has_iou_1_and_any_other_mask_0():
     batch = make_batch(sizes=((64, 64), (64, 64)))
-    batch = replace(batch, masks=torch.zeros_like(batch.masks))
+    batch = with_masks(batch, torch.zeros_like(batch.masks))
     logits = torch.full((2, 1, 16, 16), -1.0)
     logits[1, 0, 3, 3] = 1.0
     assert true_iou(MaskPrediction(logits), batch).tolist() == [[1.0], [0.0]]
@@ -72,7 +73,7 @@ def test_no_gradient_flows_through_the_true_iou():
 
 
 def _segmenter(*trainable):
-    return SamSegmenter(SamBackbone("random_tiny", trainable=trainable), BoxPrompt())
+    return SamSegmenter(SamParts(SamBackbone("random_tiny", trainable=trainable), BoxPrompt()))
 
 
 def _backward(segmenter, loss):
@@ -95,7 +96,7 @@ def test_head_stays_frozen_where_the_recipe_names_the_decoder_alone():
 
 def test_batch_without_objects_costs_nothing():
     batch = make_batch()
-    nothing = replace(batch, masks=batch.masks[:0], image_index=batch.image_index[:0], labels=batch.labels[:0])
+    nothing = replace(with_masks(batch, batch.masks[:0]), queries=batch.queries.rows(torch.zeros(0, dtype=torch.int64)))
     scores = torch.zeros(0, 1, requires_grad=True)
     terms = IouHeadLoss()(MaskPrediction(torch.zeros(0, 1, 16, 16), scores), nothing)
     assert terms["iou"].item() == 0

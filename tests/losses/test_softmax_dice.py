@@ -1,4 +1,3 @@
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from medsam_tune.losses import SoftmaxDiceLoss
 from medsam_tune.losses.softmax_dice import class_map
 from medsam_tune.types import MaskPrediction
 from tests.class_batches import make_class_batch
+from tests.factories import with_masks
 
 
 def prediction_of(class_logits):
@@ -39,7 +39,7 @@ def test_half_right_labels_cost_what_paper_and_pencil_say():
     logits = torch.zeros(1, 2, 4, 4)
     logits[:, 1, :, 1:3] = 40.0
     logits[:, 0, :, [0, 3]] = 40.0
-    terms = SoftmaxDiceLoss(smooth=0.0)(prediction_of(logits), replace(batch, masks=masks))
+    terms = SoftmaxDiceLoss(smooth=0.0)(prediction_of(logits), with_masks(batch, masks))
     # 8 of 16 pixels are wrong by 40 nats; for both classes 4 of 8 + 8 pixels agree: Dice 1/2.
     assert terms["ce"].item() == pytest.approx(0.2 * 20.0, abs=1e-5)
     assert terms["dice"].item() == pytest.approx(0.8 * 0.5, abs=1e-6)

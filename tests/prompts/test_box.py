@@ -9,7 +9,7 @@ from torchvision.ops import masks_to_boxes
 from medsam_tune.errors import RecipeError
 from medsam_tune.prompts import BoxJitter, BoxPrompt
 from medsam_tune.prompts.sampling import tight_boxes
-from tests.factories import make_batch
+from tests.factories import embed, make_batch
 
 
 def test_tight_box_ends_at_the_last_column_and_row():
@@ -42,14 +42,10 @@ def test_object_without_foreground_gets_the_whole_image():
 def test_box_reaches_the_prompt_encoder(tiny_backbone):
     batch = make_batch(objects=(2, 1))
     source = BoxPrompt()
-    prompts = source(batch, torch.zeros(2, 32, 4, 4), tiny_backbone)
+    prompts = embed(source.draw(batch, mask_side=16), batch, tiny_backbone)
     expected = tiny_backbone.embed_prompts(3, boxes=source.boxes(batch))
     assert torch.equal(prompts.sparse_embeddings, expected.sparse_embeddings)
     assert torch.equal(prompts.dense_embeddings, expected.dense_embeddings)
-
-
-def test_boxes_have_nothing_to_train():
-    assert list(BoxPrompt().parameters()) == []
 
 
 def test_box_moves_in_training_and_is_tight_in_evaluation():

@@ -8,7 +8,7 @@ import torch
 from medsam_tune.errors import RecipeError
 from medsam_tune.prompts import MaskPrompt
 from medsam_tune.prompts.mask import shift
-from tests.factories import make_batch
+from tests.factories import embed, make_batch, with_masks
 
 
 def test_logits_tell_how_much_of_a_pixel_is_covered():
@@ -16,7 +16,7 @@ def test_logits_tell_how_much_of_a_pixel_is_covered():
     masks = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
     # Rows 8 to 15 and columns 4 to 9: with 4 x 4 pixels each, columns 8 and 9 cover half of the third.
     masks[..., 8:16, 4:10] = True
-    logits = MaskPrompt(8.0).draw(replace(batch, masks=masks), mask_side=16).mask_inputs[0, 0]
+    logits = MaskPrompt(8.0).draw(with_masks(batch, masks), mask_side=16).mask_inputs[0, 0]
     assert logits[2].tolist() == [-8.0, 8.0, 0.0] + [-8.0] * 13
     assert logits[1].tolist() == [-8.0] * 16
 
@@ -51,17 +51,16 @@ def test_shift_fills_with_background(dx, dy):
 def test_mask_reaches_the_prompt_encoder(tiny_backbone):
     batch = make_batch(objects=(2, 1))
     source = MaskPrompt()
-    prompts = source(batch, torch.zeros(2, 32, 4, 4), tiny_backbone)
+    prompts = embed(source.draw(batch, mask_side=16), batch, tiny_backbone)
     expected = tiny_backbone.embed_prompts(3, mask_inputs=source.draw(batch, mask_side=16).mask_inputs)
     assert torch.equal(prompts.dense_embeddings, expected.dense_embeddings)
     assert prompts.sparse_embeddings.shape == (3, 0, 32)
 
 
 def test_batch_without_objects_gives_no_prompt(tiny_backbone):
-    assert (
-        MaskPrompt(shift_px=2)(make_batch(objects=(0, 0)), torch.zeros(2, 32, 4, 4), tiny_backbone).dense_embeddings.shape[0]
-        == 0
-    )
+    batch = make_batch(objects=(0, 0))
+    prompts = embed(MaskPrompt(shift_px=2).draw(batch, mask_side=16), batch, tiny_backbone)
+    assert prompts.dense_embeddings.shape[0] == 0
 
 
 @pytest.mark.parametrize("settings", [{"logit": 0.0}, {"shift_px": -1}, {"eval_shift_px": -1}])

@@ -7,32 +7,19 @@ import torch
 
 from medsam_tune.errors import RecipeError
 from medsam_tune.prompts import PointPrompt
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
-from tests.factories import make_batch
+from tests.factories import embed, make_batch, one_image, with_masks
 
 
-def _single(batch, row):
-    """The batch's image ``row`` alone."""
-    objects = batch.image_index == row
-    return replace(
-        batch,
-        images=batch.images[row : row + 1],
-        masks=batch.masks[objects],
-        image_index=torch.zeros(int(objects.sum()), dtype=torch.int64),
-        labels=batch.labels[objects],
-        frames=batch.frames[row : row + 1],
-        original_masks=batch.original_masks[row : row + 1],
-        sample_index=batch.sample_index[row : row + 1],
-        case_index=batch.case_index[row : row + 1],
-        image_ids=batch.image_ids[row : row + 1],
-        case_ids=batch.case_ids[row : row + 1],
-        spacing_mm=batch.spacing_mm[row : row + 1],
-    )
+def _points(sampler, batch):
+    queries = sampler.draw(batch, mask_side=16)
+    return queries.point_coords, queries.point_labels
 
 
 def test_points_lie_on_their_own_object():
     batch = replace(make_batch(objects=(2, 1)), training=True)
-    coords, labels = PointPrompt(3, 2).draw(batch, mask_side=16).points
+    coords, labels = _points(PointPrompt(3, 2), batch)
     for row in range(3):
         on_object = [bool(batch.masks[row, 0, int(y), int(x)]) for x, y in coords[row].tolist()]
         assert on_object == labels[row].bool().tolist() == [True] * 3 + [False] * 2
@@ -40,27 +27,27 @@ def test_points_lie_on_their_own_object():
 
 def test_batch_equals_the_loop_over_images():
     batch = replace(make_batch(objects=(2, 3)), training=True, epoch=4)
-    together = PointPrompt(2, 2).draw(batch, mask_side=16).points
-    alone = [PointPrompt(2, 2).draw(_single(batch, row), mask_side=16).points for row in (0, 1)]
+    together = _points(PointPrompt(2, 2), batch)
+    alone = [_points(PointPrompt(2, 2), one_image(batch, row)) for row in (0, 1)]
     for both, parts in zip(together, zip(*alone, strict=True), strict=True):
         assert torch.equal(both, torch.cat(parts))
 
 
 def test_prompts_of_one_image_do_not_reach_another(tiny_backbone):
     batch = replace(make_batch(objects=(2, 2)), training=True)
-    segmenter = SamSegmenter(tiny_backbone, PointPrompt(2, 1)).eval()
+    segmenter = SamSegmenter(SamParts(tiny_backbone, PointPrompt(2, 1))).eval()
     with torch.no_grad():
         together = segmenter(batch).low_res_masks
-        alone = torch.cat([segmenter(_single(batch, row)).low_res_masks for row in (0, 1)])
+        alone = torch.cat([segmenter(one_image(batch, row)).low_res_masks for row in (0, 1)])
     assert torch.allclose(together, alone, atol=1e-5)
 
 
 def test_training_points_change_with_the_epoch_and_evaluation_points_do_not():
     batch = make_batch()
-    source = PointPrompt(rule="random", eval_rule="random")
+    sampler = PointPrompt(rule="random", eval_rule="random")
 
     def points(**changes):
-        return source.draw(replace(batch, **changes), mask_side=16).points[0]
+        return _points(sampler, replace(batch, **changes))[0]
 
     assert not torch.equal(points(training=True, epoch=0), points(training=True, epoch=1))
     assert torch.equal(points(epoch=0), points(epoch=1))
@@ -71,31 +58,29 @@ def test_evaluation_takes_its_own_rule():
     batch = make_batch(sizes=((64, 64),))
     rows, columns = batch.masks[0, 0].nonzero().T
     middle = [float(columns.min() + columns.max()) / 2, float(rows.min() + rows.max()) / 2]
-    assert PointPrompt(eval_rule="distance").draw(batch, mask_side=16).points[0][0, 0].tolist() == middle
+    assert _points(PointPrompt(eval_rule="distance"), batch)[0][0, 0].tolist() == middle
 
 
 def test_object_without_foreground_gets_padding_for_its_foreground_points():
     batch = make_batch()
-    empty = replace(
-        batch, masks=torch.zeros_like(batch.masks), original_masks=tuple(torch.zeros_like(m) for m in batch.original_masks)
-    )
-    assert PointPrompt(2, 1).draw(empty, mask_side=16).points[1].tolist() == [[0.0, -1.0, -1.0]] * 2
+    empty = with_masks(batch, torch.zeros_like(batch.masks), tuple(torch.zeros_like(m) for m in batch.original_masks))
+    assert _points(PointPrompt(2, 1), empty)[1].tolist() == [[0.0, -1.0, -1.0]] * 2
 
 
 def test_points_reach_the_prompt_encoder(tiny_backbone):
     batch = make_batch(objects=(2, 1))
-    source = PointPrompt(2, 1)
-    prompts = source(batch, torch.zeros(2, 32, 4, 4), tiny_backbone)
-    expected = tiny_backbone.embed_prompts(3, points=source.draw(batch, mask_side=16).points)
+    sampler = PointPrompt(2, 1)
+    prompts = embed(sampler.draw(batch, mask_side=16), batch, tiny_backbone)
+    expected = tiny_backbone.embed_prompts(3, points=_points(sampler, batch))
     assert torch.equal(prompts.sparse_embeddings, expected.sparse_embeddings)
 
 
 def test_batch_without_objects_gives_no_prompt(tiny_backbone):
     batch = make_batch(objects=(0, 0))
-    assert PointPrompt()(batch, torch.zeros(2, 32, 4, 4), tiny_backbone).sparse_embeddings.shape[0] == 0
+    assert embed(PointPrompt().draw(batch, mask_side=16), batch, tiny_backbone).sparse_embeddings.shape[0] == 0
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(0, 0), (-1, 2)])
 def test_impossible_numbers_of_points_are_refused(positives, negatives):
-    with pytest.raises(RecipeError, match="For no prompt use NoPrompt"):
+    with pytest.raises(RecipeError, match=r"For no prompt leave model\.prompts out"):
         PointPrompt(positives, negatives)

@@ -8,12 +8,13 @@ import torch
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.errors import RecipeError
 from medsam_tune.losses import BceDiceLoss, IouHeadLoss
-from medsam_tune.prompts import BoxPrompt, NoPrompt, OneOfPrompt, PointPrompt
+from medsam_tune.prompts import BoxPrompt, OneOfPrompt, PointPrompt
 from medsam_tune.prompts.interactive import corrective_clicks, rounds_without_clicks
-from medsam_tune.segmenters import InteractiveSegmenter, SamSegmenter
-from tests.conformance.prompt_cases import one_image
-from tests.factories import make_batch
+from medsam_tune.segmenters import InteractiveSegmenter, SamParts, SamSegmenter
+from medsam_tune.types import ImageEmbeddings
+from tests.factories import encode, make_batch, one_image, with_masks
 
+BOX = BoxPrompt()
 SIZES = ((40, 64), (64, 48), (30, 30))
 SAM_MED2D = {
     "rounds": 9,
@@ -26,8 +27,10 @@ SAM_MED2D = {
 }
 
 
-def _segmenter(source=None, *, trainable=("mask_decoder",), kind=InteractiveSegmenter, **settings):
-    return kind(SamBackbone("random_tiny", trainable=trainable), source or BoxPrompt(), **settings).train()
+def _segmenter(prompts=BOX, *, trainable=("mask_decoder",), kind=InteractiveSegmenter, **settings):
+    limit = settings.pop("objects_per_decode", 0)
+    parts = SamParts(SamBackbone("random_tiny", trainable=trainable), prompts, objects_per_decode=limit)
+    return kind(parts, **settings).train()
 
 
 def _training_batch(**settings):
@@ -46,17 +49,17 @@ def _sum(terms):
 
 def _hand_loop(segmenter, batch, rounds):
     """SAM's rounds written out with its own prompt encoder: all prompts of an object in one call."""
-    backbone, boxes = segmenter.backbone, segmenter.prompt_source.boxes(batch)
-    embeddings = backbone.encode(batch.images, batch.frames)
+    backbone, boxes = segmenter.backbone, segmenter.prompts.boxes(batch)
+    embeddings = encode(backbone, batch.images, batch.frames)
     points, predictions, mask_inputs = None, [], None
     for number in range(rounds):
         if number:
             mask_inputs = predictions[-1].low_res_masks.detach()
-            new = corrective_clicks(mask_inputs, batch, click_round=number, counts=(1,), rule="random", seed=0)
+            new = corrective_clicks(mask_inputs, batch, click_round=number, counts=(1,), rule="random")
             given = (new.coords, new.labels)
             points = given if points is None else tuple(torch.cat(pair, dim=1) for pair in zip(points, given, strict=True))
         prompts = backbone.embed_prompts(batch.n_objects, points=points, boxes=boxes, mask_inputs=mask_inputs)
-        predictions.append(backbone.decode(embeddings, batch.image_index, prompts))
+        predictions.append(backbone.decode(ImageEmbeddings(embeddings), batch.image_index, prompts))
     return predictions
 
 
@@ -113,7 +116,7 @@ def test_truth_of_one_image_never_reaches_another():
     other = batch.masks.clone()
     other[2:] = other[2:].flip(-1)
     with torch.no_grad():
-        before, after = segmenter(batch), segmenter(replace(batch, masks=other))
+        before, after = segmenter(batch), segmenter(with_masks(batch, other))
     torch.testing.assert_close(before.low_res_masks[:2], after.low_res_masks[:2])
     assert not torch.allclose(before.low_res_masks[2:], after.low_res_masks[2:])
 
@@ -150,31 +153,34 @@ def test_last_clicks_alone_stand_beside_the_probabilities_of_the_mask():
     segmenter, batch = _segmenter(rounds=3, keep="last", mask_feedback="probs"), _training_batch()
     with torch.no_grad():
         _, before, got = segmenter.rounds_of(batch)
-        new = corrective_clicks(before.low_res_masks, batch, click_round=2, counts=(1,), rule="random", seed=0)
+        new = corrective_clicks(before.low_res_masks, batch, click_round=2, counts=(1,), rule="random")
         prompts = segmenter.backbone.embed_prompts(
             2, points=(new.coords, new.labels), mask_inputs=before.low_res_masks.sigmoid()
         )
-        expected = segmenter.backbone.decode(segmenter.encode(batch.images, batch.frames), batch.image_index, prompts)
+        embeddings = segmenter.image_embeddings(batch)
+        expected = segmenter.backbone.decode(embeddings, batch.image_index, prompts)
     assert torch.equal(got.low_res_masks, expected.low_res_masks)
 
 
 def test_clicks_after_no_prompt_keep_sams_padding_point():
-    segmenter, batch = _segmenter(NoPrompt(), rounds=2), _training_batch()
+    segmenter, batch = _segmenter(None, rounds=2), _training_batch()
     with torch.no_grad():
         before, got = segmenter.rounds_of(batch)
-        new = corrective_clicks(before.low_res_masks, batch, click_round=1, counts=(1,), rule="random", seed=0)
+        new = corrective_clicks(before.low_res_masks, batch, click_round=1, counts=(1,), rule="random")
         prompts = segmenter.backbone.embed_prompts(2, points=(new.coords, new.labels), mask_inputs=before.low_res_masks)
-        expected = segmenter.backbone.decode(segmenter.encode(batch.images, batch.frames), batch.image_index, prompts)
+        embeddings = segmenter.image_embeddings(batch)
+        expected = segmenter.backbone.decode(embeddings, batch.image_index, prompts)
     assert torch.equal(got.low_res_masks, expected.low_res_masks)
 
 
 def test_round_without_clicks_shows_the_last_mask_alone():
     segmenter, batch = _segmenter(rounds=4, mask_only_rounds=1), _training_batch()
-    assert rounds_without_clicks(batch, rounds=4, count=1, seed=0).tolist() == [[False, False, False, True]] * 2
+    assert rounds_without_clicks(batch, rounds=4, count=1).tolist() == [[False, False, False, True]] * 2
     with torch.no_grad():
         *_, before, got = segmenter.rounds_of(batch)
         prompts = segmenter.backbone.embed_prompts(2, mask_inputs=before.low_res_masks)
-        expected = segmenter.backbone.decode(segmenter.encode(batch.images, batch.frames), batch.image_index, prompts)
+        embeddings = segmenter.image_embeddings(batch)
+        expected = segmenter.backbone.decode(embeddings, batch.image_index, prompts)
     assert torch.equal(got.low_res_masks, expected.low_res_masks)
 
 
@@ -186,7 +192,7 @@ def test_image_is_encoded_once_and_not_at_all_from_the_cache(monkeypatch):
     with torch.no_grad():
         expected = segmenter(batch).low_res_masks
         assert len(calls) == 1
-        cached = replace(batch, image_embeddings=encode(batch.images, batch.frames))
+        cached = replace(batch, image_embeddings=encode(batch.encoder_input()).main)
         assert torch.equal(segmenter(cached).low_res_masks, expected)
     assert len(calls) == 1
 
@@ -213,16 +219,17 @@ def test_every_part_of_a_learning_prompt_encoder_takes_part_in_a_step():
 
 def test_new_images_get_what_the_ordinary_segmenter_gives_them():
     batch = make_batch()
+    batch = replace(batch, queries=BOX.draw(batch, mask_side=16))
     interactive, ordinary = _segmenter().eval(), _segmenter(kind=SamSegmenter).eval()
     ordinary.load_state_dict(interactive.state_dict())
     with torch.no_grad():
-        assert torch.equal(interactive.predict_unlabelled(batch).low_res_masks, ordinary(batch).low_res_masks)
+        assert torch.equal(interactive(replace(batch, truth=None)).low_res_masks, ordinary(batch).low_res_masks)
         assert not torch.equal(interactive(batch).low_res_masks, ordinary(batch).low_res_masks)
 
 
 def test_batch_without_objects_has_as_many_empty_rounds():
     batch = make_batch()
-    nothing = replace(batch, masks=batch.masks[:0], image_index=batch.image_index[:0], labels=batch.labels[:0])
+    nothing = replace(with_masks(batch, batch.masks[:0]), queries=batch.queries.rows(torch.zeros(0, dtype=torch.int64)))
     assert [len(prediction.low_res_masks) for prediction in _segmenter(eval_rounds=3).rounds_of(nothing)] == [0, 0, 0]
 
 

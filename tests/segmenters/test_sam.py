@@ -6,8 +6,9 @@ import torch
 from medsam_tune.errors import RecipeError
 from medsam_tune.fusion import AddRgb, Concat, StackGrey
 from medsam_tune.geometry import normalise
-from medsam_tune.prompts import BoxPrompt, NoPrompt
+from medsam_tune.prompts import BoxPrompt
 from medsam_tune.segmenters import SamSegmenter
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.tuners import NoTuner
 from tests.factories import make_batch
 
@@ -28,34 +29,34 @@ class IdleTuner(NoTuner):
 
 def test_parameter_that_learns_without_being_asked_for_is_refused(tiny_backbone):
     with pytest.raises(RecipeError, match=r"learn but should not: mask_decoder\.iou_token\.weight"):
-        SamSegmenter(tiny_backbone, NoPrompt(), tuner=CarelessTuner())
+        SamSegmenter(SamParts(tiny_backbone, tuner=CarelessTuner()))
 
 
 def test_parameter_that_should_learn_but_is_frozen_is_refused(tiny_backbone):
     with pytest.raises(RecipeError, match=r"should learn but are frozen or absent: mask_decoder\.iou_token\.weight"):
-        SamSegmenter(tiny_backbone, NoPrompt(), tuner=IdleTuner())
+        SamSegmenter(SamParts(tiny_backbone, tuner=IdleTuner()))
 
 
 def test_objects_decoded_in_chunks_give_what_they_give_together(tiny_backbone):
     batch = make_batch(objects=(3, 2))
     with torch.no_grad():
-        together = SamSegmenter(tiny_backbone, BoxPrompt()).eval()(batch)
-        chunked = SamSegmenter(tiny_backbone, BoxPrompt(), objects_per_decode=2).eval()(batch)
+        together = SamSegmenter(SamParts(tiny_backbone, BoxPrompt())).eval()(batch)
+        chunked = SamSegmenter(SamParts(tiny_backbone, BoxPrompt(), objects_per_decode=2)).eval()(batch)
     torch.testing.assert_close(chunked.low_res_masks, together.low_res_masks)
     torch.testing.assert_close(chunked.iou_predictions, together.iou_predictions)
 
 
 def test_cached_embedding_gives_what_the_image_gives(tiny_backbone):
-    segmenter, batch = SamSegmenter(tiny_backbone, BoxPrompt()).eval(), make_batch()
+    segmenter, batch = SamSegmenter(SamParts(tiny_backbone, BoxPrompt())).eval(), make_batch()
     with torch.no_grad():
         cached = replace(batch, image_embeddings=segmenter.encode(batch.images, batch.frames))
         assert torch.equal(segmenter(cached).low_res_masks, segmenter(batch).low_res_masks)
 
 
 def test_learning_encoder_is_named_as_what_rules_the_cache_out(tiny_backbone):
-    assert SamSegmenter(tiny_backbone, NoPrompt()).not_cacheable() is None
+    assert SamSegmenter(SamParts(tiny_backbone)).not_precomputable() is None
     tiny_backbone.image_encoder.requires_grad_(True)
-    reason = SamSegmenter(tiny_backbone, NoPrompt()).not_cacheable()
+    reason = SamSegmenter(SamParts(tiny_backbone)).not_precomputable()
     assert reason is not None
     assert reason.startswith("model.backbone.trainable")
 
@@ -79,27 +80,27 @@ def encoder_input(segmenter, batch):
 def test_priors_of_zeros_change_nothing_under_add_rgb(tiny_backbone):
     batch = replace(make_batch(), priors=torch.zeros(2, 2, 64, 64))
     with torch.no_grad():
-        plain = SamSegmenter(tiny_backbone, BoxPrompt()).eval()(batch).low_res_masks
+        plain = SamSegmenter(SamParts(tiny_backbone, BoxPrompt())).eval()(batch).low_res_masks
         for space in ("image", "normalised"):
-            fused = SamSegmenter(tiny_backbone, BoxPrompt(), fusion=AddRgb(space=space)).eval()(batch)
+            fused = SamSegmenter(SamParts(tiny_backbone, BoxPrompt(), fusion=AddRgb(space=space))).eval()(batch)
             assert torch.equal(fused.low_res_masks, plain)
 
 
 @pytest.mark.parametrize("kind", [AddRgb, StackGrey])
 def test_encoder_sees_the_fused_image_normalised(tiny_backbone, kind):
-    batch, segmenter = batch_with_priors(), SamSegmenter(tiny_backbone, NoPrompt(), fusion=kind())
+    batch, segmenter = batch_with_priors(), SamSegmenter(SamParts(tiny_backbone, fusion=kind()))
     expected = normalise(kind()(batch.images, batch.priors), batch.frames, tiny_backbone.input_rule)
     torch.testing.assert_close(encoder_input(segmenter, batch), expected)
 
 
 def test_encoder_sees_priors_added_after_normalisation_where_the_fusion_says_so(tiny_backbone):
-    batch, segmenter = batch_with_priors(), SamSegmenter(tiny_backbone, NoPrompt(), fusion=AddRgb(space="normalised"))
+    batch, segmenter = batch_with_priors(), SamSegmenter(SamParts(tiny_backbone, fusion=AddRgb(space="normalised")))
     seen, plain = encoder_input(segmenter, batch), normalise(batch.images, batch.frames, tiny_backbone.input_rule)
     torch.testing.assert_close(seen[:, 1:] - plain[:, 1:], batch.priors)
     assert torch.equal(seen[:, 0], plain[:, 0])
 
 
 def test_fusion_rules_the_cache_out_and_five_channels_are_refused(tiny_backbone):
-    assert SamSegmenter(tiny_backbone, NoPrompt(), fusion=AddRgb()).not_cacheable().startswith("model.fusion")
+    assert SamSegmenter(SamParts(tiny_backbone, fusion=AddRgb())).not_precomputable().startswith("model.fusion")
     with pytest.raises(RecipeError, match=r"Concat returns 5 channels, SAM's encoder takes 3\. Use AddRgb or StackGrey"):
-        SamSegmenter(tiny_backbone, NoPrompt(), fusion=Concat())
+        SamSegmenter(SamParts(tiny_backbone, fusion=Concat()))

@@ -13,19 +13,20 @@ from medsam_tune.evaluation.predict import predict_masks
 from medsam_tune.export.trained import trained_names
 from medsam_tune.losses import SoftmaxDiceLoss
 from medsam_tune.metrics import overlap_counts
-from medsam_tune.prompts import BoxPrompt, NoPrompt
+from medsam_tune.prompts import BoxPrompt
 from medsam_tune.segmenters import SamSegmenter, SemanticSegmenter
-from medsam_tune.segmenters.semantic import check_classes, class_margins
+from medsam_tune.segmenters.base import SamParts
+from medsam_tune.segmenters.semantic import class_margins
 from medsam_tune.types import MaskPrediction
 from tests.class_batches import make_class_batch
-from tests.factories import make_batch
+from tests.factories import make_batch, with_masks
 
 NAMES = ("wall", "lumen", "clot", "stent", "plaque")
 HEADS = ("mask_tokens", "output_hypernetworks_mlps")
 
 
 def segmenter_of(n_classes=2, *, trainable=()):
-    return SemanticSegmenter(SamBackbone("random_tiny", trainable=trainable), NAMES[:n_classes])
+    return SemanticSegmenter(SamParts(SamBackbone("random_tiny", trainable=trainable)), NAMES[:n_classes])
 
 
 def learning(segmenter):
@@ -47,10 +48,10 @@ def test_scores_are_those_of_segment_anythings_decoder_with_as_many_mask_tokens(
 
 def test_three_classes_start_as_sams_candidates_and_the_background_as_its_single_mask():
     segmenter, batch = segmenter_of(3).eval(), make_class_batch(3)
-    stock, one_each = SamSegmenter(SamBackbone("random_tiny"), NoPrompt()).eval(), make_batch()
+    stock = SamSegmenter(SamParts(SamBackbone("random_tiny"))).eval()
     with torch.no_grad():
-        embeddings = stock.encode(batch.images, batch.frames)
-        prompts = stock.prompt_source(one_each, embeddings, stock.backbone)
+        embeddings = stock.image_embeddings(batch)
+        prompts = stock.backbone.embed_prompts(2)
         single = stock.backbone.decode(embeddings, torch.arange(2), prompts).low_res_masks
         several = stock.backbone.decode(embeddings, torch.arange(2), prompts, multimask_output=True).low_res_masks
         found = segmenter(batch).class_logits
@@ -77,7 +78,7 @@ def test_only_the_new_heads_learn_unless_the_recipe_names_more():
 
 def test_what_is_frozen_is_exactly_what_the_base_weights_hold():
     segmenter = segmenter_of(trainable=["mask_decoder"])
-    stock = SamSegmenter(SamBackbone("random_tiny"), NoPrompt()).state_dict()
+    stock = SamSegmenter(SamParts(SamBackbone("random_tiny"))).state_dict()
     state = segmenter.state_dict()
     frozen = state.keys() - set(trained_names(segmenter))
     assert frozen
@@ -103,7 +104,9 @@ def test_a_box_prompts_the_image_once_around_all_its_classes():
             drawn.append((super().boxes(batch), batch.image_index.tolist(), batch.original_masks[0].shape[0]))
             return drawn[-1][0]
 
-    segmenter_of().prompted(batch, Watching())
+    segmenter = segmenter_of()
+    segmenter.prompts = Watching()
+    segmenter(batch)
     ((boxes, index, rows),) = drawn
     assert index == [0, 1]
     assert rows == 1
@@ -137,25 +140,25 @@ def test_objects_instead_of_classes_are_refused_with_the_key():
 )
 def test_no_class_or_one_class_twice_is_refused(tiny_backbone, classes, message):
     with pytest.raises(RecipeError, match=rf"model\.segmenter\.classes: {message}"):
-        SemanticSegmenter(tiny_backbone, classes)
+        SemanticSegmenter(SamParts(tiny_backbone), classes)
 
 
 def test_data_with_another_target_or_other_labels_is_refused_before_training():
     segmenter = segmenter_of()
     agreeing = SimpleNamespace(target="per_class", label_names={1: "wall", 2: "lumen"})
-    check_classes(segmenter, agreeing)
+    segmenter.check_data(agreeing)
     with pytest.raises(RecipeError, match=r"got binary\. Set data\.target: per_class"):
-        check_classes(segmenter, SimpleNamespace(target="binary", label_names={1: "object"}))
+        segmenter.check_data(SimpleNamespace(target="binary", label_names={1: "object"}))
     with pytest.raises(RecipeError, match=r"which are \['lumen', 'wall'\]\. Make them and data\.source\.labels agree"):
-        check_classes(segmenter, SimpleNamespace(target="per_class", label_names={1: "lumen", 2: "wall"}))
-    check_classes(SamSegmenter(SamBackbone("random_tiny"), NoPrompt()), SimpleNamespace(target="binary"))
+        segmenter.check_data(SimpleNamespace(target="per_class", label_names={1: "lumen", 2: "wall"}))
+    SamSegmenter(SamParts(SamBackbone("random_tiny"))).check_data(SimpleNamespace(target="binary"))
 
 
 def test_the_heads_alone_learn_to_tell_two_regions_from_the_background():
     batch = make_class_batch(2, sizes=((64, 64),))
     masks = torch.zeros(2, 1, 64, 64, dtype=torch.bool)
     masks[0, :, :, :32], masks[1, :, :32, 32:] = True, True
-    batch = replace(batch, masks=masks, original_masks=(masks[:, 0],))
+    batch = with_masks(batch, masks, (masks[:, 0],))
     segmenter = segmenter_of(trainable=["mask_decoder"])
     with torch.no_grad():
         batch = replace(batch, image_embeddings=segmenter.encode(batch.images, batch.frames))

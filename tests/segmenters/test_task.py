@@ -11,6 +11,7 @@ from medsam_tune.fusion import AddRgb, Concat, StackGrey
 from medsam_tune.fusion.base import InputFusion
 from medsam_tune.geometry import normalise
 from medsam_tune.losses import BceDiceLoss
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.task import TaskSegmenter, mean_entropy, mean_probability_logits
 from tests.factories import make_batch
 
@@ -27,7 +28,7 @@ class _Brighten(InputFusion):
 @pytest.fixture(scope="module")
 def segmenter():
     torch.manual_seed(0)
-    return TaskSegmenter(encoder="resnet18", side=64)
+    return TaskSegmenter(SamParts(), encoder="resnet18", side=64)
 
 
 def test_network_sees_the_image_normalised_once_with_zeros_in_the_padding(segmenter):
@@ -60,11 +61,11 @@ def test_garbage_in_the_padding_changes_nothing(segmenter):
 def test_nothing_is_frozen_and_nothing_is_cached(segmenter):
     assert segmenter.base_weights() is None
     assert segmenter.frozen_parameters() == []
-    assert "no frozen encoder" in segmenter.not_cacheable()
+    assert "no frozen encoder" in segmenter.not_precomputable()
 
 
 def test_fusion_changes_the_input(segmenter):
-    fused = TaskSegmenter(encoder="resnet18", side=64, fusion=_Brighten())
+    fused = TaskSegmenter(SamParts(fusion=_Brighten()), encoder="resnet18", side=64)
     fused.network.load_state_dict(segmenter.network.state_dict())
     batch = make_batch(sizes=((64, 64), (64, 64)))
     brighter = replace(batch, images=batch.images + 10)
@@ -76,7 +77,7 @@ def test_fusion_changes_the_input(segmenter):
 
 def test_encoder_weights_come_from_a_file(segmenter, tmp_path):
     torch.save(segmenter.network.encoder.state_dict(), tmp_path / "encoder.pth")
-    other = TaskSegmenter(encoder="resnet18", side=64, encoder_weights=str(tmp_path / "encoder.pth"))
+    other = TaskSegmenter(SamParts(), encoder="resnet18", side=64, encoder_weights=str(tmp_path / "encoder.pth"))
     pairs = zip(segmenter.network.encoder.parameters(), other.network.encoder.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -84,11 +85,11 @@ def test_encoder_weights_come_from_a_file(segmenter, tmp_path):
 def test_weights_of_another_encoder_are_refused(tmp_path):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "encoder.pth")
     with pytest.raises(CheckpointError, match=r"encoder\.pth: does not fit the encoder resnet18"):
-        TaskSegmenter(encoder="resnet18", side=64, encoder_weights=str(tmp_path / "encoder.pth"))
+        TaskSegmenter(SamParts(), encoder="resnet18", side=64, encoder_weights=str(tmp_path / "encoder.pth"))
 
 
 def test_timm_encoder_learns_in_every_parameter():
-    segmenter = TaskSegmenter(encoder="tu-resnet10t", side=32)
+    segmenter = TaskSegmenter(SamParts(), encoder="tu-resnet10t", side=32)
     segmenter(make_batch(side=32, sizes=((32, 32), (32, 32)))).low_res_masks.square().mean().backward()
     assert [name for name, p in segmenter.named_parameters() if p.grad is None] == []
 
@@ -104,7 +105,7 @@ def test_timm_encoder_learns_in_every_parameter():
 )
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(RecipeError, match=message):
-        TaskSegmenter(**settings)
+        TaskSegmenter(SamParts(), **settings)
 
 
 def test_several_objects_an_image_are_refused(segmenter):
@@ -114,7 +115,7 @@ def test_several_objects_an_image_are_refused(segmenter):
 
 def fused_segmenter(fusion=None, **settings):
     torch.manual_seed(0)
-    return TaskSegmenter(encoder="resnet18", side=64, fusion=fusion or AddRgb(), **settings)
+    return TaskSegmenter(SamParts(fusion=fusion or AddRgb()), encoder="resnet18", side=64, **settings)
 
 
 def batch_with_priors(fill=0.5):
@@ -270,7 +271,7 @@ def test_fusion_without_priors_is_refused_by_key():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"inference": "mean"}, "without a fusion all are raw. Set model.segmenter.fusion"),
+        ({"inference": "mean"}, "without a fusion all are raw. Set model.fusion"),
         ({"augmented_weight": 2.0}, "without a fusion all are raw"),
         ({"fusion": AddRgb(), "raw_weight": -1.0}, "raw_weight: must be 0 or more, got -1.0"),
         ({"fusion": AddRgb(), "raw_weight": 0.0, "augmented_weight": 0.0}, "both 0, so nothing is learned"),
@@ -278,4 +279,4 @@ def test_fusion_without_priors_is_refused_by_key():
 )
 def test_impossible_blending_is_refused(settings, message):
     with pytest.raises(RecipeError, match=message):
-        TaskSegmenter(side=64, **settings)
+        TaskSegmenter(SamParts(fusion=settings.pop("fusion", None)), **settings)

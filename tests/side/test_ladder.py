@@ -7,18 +7,25 @@ import torch
 from torchvision.models import resnet18
 
 from medsam_tune.errors import CheckpointError, RecipeError
+from medsam_tune.geometry import Frame
 from medsam_tune.prompts import BoxPrompt
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.side import LadderNetwork
+from medsam_tune.types import EncoderInput, ImageEmbeddings
 from tests.backbones import make_vit
 from tests.factories import make_batch
 
 
 def test_the_residual_join_starts_at_sam():
     batch = make_batch()
-    stock, ladder = (SamSegmenter(make_vit(), BoxPrompt(), side=side).eval() for side in (None, LadderNetwork()))
+    stock, ladder = (SamSegmenter(SamParts(make_vit(), BoxPrompt(), side=side)).eval() for side in (None, LadderNetwork()))
     with torch.no_grad():
         torch.testing.assert_close(ladder(batch).low_res_masks, stock(batch).low_res_masks, rtol=0, atol=0)
+
+
+def _joined(ladder, images, embeddings):
+    return ladder(EncoderInput(images, (Frame((64, 64), (64, 64)),)), ImageEmbeddings(embeddings)).main
 
 
 def test_the_convex_join_starts_half_and_half():
@@ -26,18 +33,18 @@ def test_the_convex_join_starts_half_and_half():
     images, embeddings = torch.rand(1, 3, 64, 64) * 255, torch.randn(1, 256, 4, 4)
     mean, deviation = torch.tensor([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]]).view(2, 3, 1, 1)
     pixels = (images - mean) / deviation
-    torch.testing.assert_close(ladder(images, embeddings), (embeddings + ladder.branch(pixels)) / 2)
+    torch.testing.assert_close(_joined(ladder, images, embeddings), (embeddings + ladder.branch(pixels)) / 2)
 
 
 def test_branch_and_gate_learn_and_the_encoder_keeps_no_graph():
-    segmenter, batch = SamSegmenter(make_vit(), BoxPrompt(), side=LadderNetwork()), make_batch()
+    segmenter, batch = SamSegmenter(SamParts(make_vit(), BoxPrompt(), side=LadderNetwork())), make_batch()
     with torch.no_grad():
         segmenter.side.gate.fill_(0.1)
     segmenter(batch).low_res_masks.sum().backward()
     silent = [name for name, p in segmenter.side.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
     assert all(p.grad is None for p in segmenter.backbone.parameters())
-    assert segmenter.not_cacheable() is None
+    assert segmenter.not_precomputable() is None
 
 
 def test_the_branch_is_resnet_18_up_to_its_third_stage():
@@ -73,4 +80,4 @@ def test_a_smaller_image_for_the_branch_is_met_on_the_embeddings_grid():
     pixels = (images - ladder.mean) / ladder.deviation
     small = torch.nn.functional.interpolate(pixels, (32, 32), mode="bilinear", antialias=True)
     seen = torch.nn.functional.interpolate(ladder.branch(small), (4, 4), mode="bilinear")
-    torch.testing.assert_close(ladder(images, embeddings), embeddings + seen)
+    torch.testing.assert_close(_joined(ladder, images, embeddings), embeddings + seen)

@@ -57,12 +57,12 @@ def save(pixels, path):
         ("--modle.objects_per_decode=3", "modle.objects_per_decode: no such key. Did you mean model?"),
         ("--data.split.fraction=0.1", "data.split.fraction: no such key. Did you mean data.split.val_fraction?"),
         (
-            "--model.prompt_source.widht=3",
-            "model.prompt_source.widht: EmbeddingPromptGenerator takes no widht. Did you mean width?",
+            "--model.prompt_encoder.widht=3",
+            "model.prompt_encoder.widht: EmbeddingPromptGenerator takes no widht. Did you mean width?",
         ),
         (
-            "--model.prompt_source.rank=3",
-            "model.prompt_source.rank: EmbeddingPromptGenerator takes no rank. It takes: width, dilations, norm.",
+            "--model.prompt_encoder.rank=3",
+            "model.prompt_encoder.rank: EmbeddingPromptGenerator takes no rank. It takes: width, dilations, norm.",
         ),
         (
             "--data.source.case_patern=x",
@@ -70,20 +70,20 @@ def save(pixels, path):
         ),
         ("--data.batch_size=two", "data.batch_size: expected int, got two."),
         ("--data.split.fold=a", "data.split.fold: expected int or null, got a."),
-        ("--model.prompt_source.width=wide", "model.prompt_source.width: expected int, got wide."),
+        ("--model.prompt_encoder.width=wide", "model.prompt_encoder.width: expected int, got wide."),
         ("--model.schedule=cosin", "model.schedule: expected one of 'constant', 'cosine', 'poly', got cosin."),
         (
-            "--model.prompt_source=EmbeddingPromtGenerator",
-            "model.prompt_source: there is no class EmbeddingPromtGenerator. "
-            "Did you mean medsam_tune.prompts.EmbeddingPromptGenerator?",
+            "--model.prompt_encoder=EmbeddingPromtGenerator",
+            "model.prompt_encoder: there is no class EmbeddingPromtGenerator. "
+            "Did you mean medsam_tune.prompt_encoders.EmbeddingPromptGenerator?",
         ),
         (
-            "--model.prompt_source=nowhere.Mine",
-            "model.prompt_source: there is no class nowhere.Mine. medsam_tune.prompts has BoxPrompt, ",
+            "--model.prompts=nowhere.Mine",
+            "model.prompts: there is no class nowhere.Mine. medsam_tune.prompts has BoxPrompt, ",
         ),
         (
-            "--model.backbone=medsam_tune.prompts.NoPrompt",
-            "model.backbone: medsam_tune.prompts.NoPrompt is no Backbone. medsam_tune.backbone has SamBackbone.",
+            "--model.backbone=medsam_tune.prompts.BoxPrompt",
+            "model.backbone: medsam_tune.prompts.BoxPrompt is no Backbone. medsam_tune.backbone has SamBackbone.",
         ),
         ("--model.optimizer=torch.optim.AdamV", "model.optimizer: there is no class torch.optim.AdamV."),
         ("--model.optimizer.lr=0.1", "model.optimizer: has no class_path to which this option could belong."),
@@ -114,7 +114,7 @@ def test_key_or_value_that_does_not_parse_is_named_with_what_was_likely_meant(re
         ),
         (
             ["--model.segmenter=medsam_tune.segmenters.task.TaskSegmenter"],
-            "model.segmenter: stands for the whole network; move backbone,",
+            "model.backbone: TaskSegmenter is a network of its own and has no place for it. Remove the key.",
         ),
         (
             [
@@ -124,7 +124,7 @@ def test_key_or_value_that_does_not_parse_is_named_with_what_was_likely_meant(re
             ],
             "model.scheduler: excludes model.schedule",
         ),
-        (["--model.prompt_source=medsam_tune.prompts.NoPrompt"], "model: nothing is trainable. Name parts in"),
+        (["--model.prompt_encoder=null"], "model: nothing is trainable. Name parts in"),
         (["--run.save_every_n_steps=0"], "run.save_every_n_steps: must be at least 1, got 0."),
         (["--run.early_stopping_patience=0"], "run.early_stopping_patience: must be at least 1 or null, got 0."),
         (["--data.views=3"], "data.views: 3 views need data.augmentation"),
@@ -148,11 +148,11 @@ def test_recipe_that_cannot_be_is_refused_before_any_work(refused, overrides, sa
         (RECIPE.replace("max_epochs", "max_epoch"), "trainer.max_epoch: no such key. Did you mean trainer.max_epochs?"),
         (
             RECIPE.replace("width: 8", "width: 8, height: 3"),
-            "model.prompt_source.height: EmbeddingPromptGenerator takes no height.",
+            "model.prompt_encoder.height: EmbeddingPromptGenerator takes no height.",
         ),
         (
-            RECIPE.replace("  prompt_source:", "  promt_source:"),
-            "model.promt_source: no such key. Did you mean model.prompt_source?",
+            RECIPE.replace("  prompt_encoder:", "  promt_encoder:"),
+            "model.promt_encoder: no such key. Did you mean model.prompt_encoder?",
         ),
         (UNET, "data.cache_embeddings: true cannot be combined with model.segmenter: this segmenter has no frozen encoder"),
     ],
@@ -292,8 +292,8 @@ def test_corrupt_checkpoint_is_named(workplace, capsys):
 def test_checkpoint_of_another_network_is_refused_by_the_keys_that_differ(finished, workplace, capsys):
     stored = finished[1].last_checkpoint
     (workplace / "last.ckpt").write_bytes(stored.read_bytes())
-    assert run("--ckpt_path=last.ckpt", "--model.prompt_source.width=16") == 2
-    assert "of another shape (segmenter.prompt_source.trunk" in capsys.readouterr().err
+    assert run("--ckpt_path=last.ckpt", "--model.prompt_encoder.width=16") == 2
+    assert "of another shape (segmenter.prompt_encoder.trunk" in capsys.readouterr().err
 
 
 def test_building_the_cache_leaves_no_run_folder(workplace, capsys):

@@ -16,7 +16,7 @@ def best(finished):
 def test_checkpoint_holds_no_frozen_weight(best):
     stored = set(torch.load(best, weights_only=True)["state_dict"])
     assert stored
-    assert all(name.startswith("segmenter.prompt_source.") for name in stored)
+    assert all(name.startswith("segmenter.prompt_encoder.") for name in stored)
     assert best.stat().st_size < 150_000  # the frozen network alone has 104,060 parameters, 416 kB
 
 
@@ -53,11 +53,11 @@ def test_other_base_weights_are_refused_by_name(best, workplace):
 
 
 def test_other_architecture_is_refused_with_the_names_that_differ(best, workplace):
-    module = build("--model.prompt_source.width=16").model
-    with pytest.raises(CheckpointError, match=r"of another shape \(segmenter.prompt_source.trunk.*config.yaml of the run"):
+    module = build("--model.prompt_encoder.width=16").model
+    with pytest.raises(CheckpointError, match=r"of another shape \(segmenter.prompt_encoder.trunk.*config.yaml of the run"):
         module.on_load_checkpoint(read_checkpoint(best))
-    module = build("--model.prompt_source.dilations=[1,2]").model
-    with pytest.raises(CheckpointError, match=r"4 missing \(segmenter.prompt_source.trunk.blocks.1.conv.weight"):
+    module = build("--model.prompt_encoder.dilations=[1,2]").model
+    with pytest.raises(CheckpointError, match=r"4 missing \(segmenter.prompt_encoder.trunk.blocks.1.conv.weight"):
         module.on_load_checkpoint(read_checkpoint(best))
 
 
@@ -86,8 +86,8 @@ def test_damaged_values_are_refused_by_name(best, workplace, damage, message):
 def test_a_frozen_module_of_the_training_must_be_there_again(best, workplace):
     checkpoint = read_checkpoint(best)
     assert checkpoint["frozen"] == {}
-    checkpoint["frozen"] = {"prompt_source.text": {"name": "clip.pt", "sha256": "0" * 64}}
-    with pytest.raises(CheckpointError, match=r"prompt_source\.text is frozen .* clip\.pt \(sha256 0{12}\), here it is none"):
+    checkpoint["frozen"] = {"prompt_encoder.text": {"name": "clip.pt", "sha256": "0" * 64}}
+    with pytest.raises(CheckpointError, match=r"prompt_encoder\.text is frozen .* clip\.pt \(sha256 0{12}\), here it is none"):
         build().model.on_load_checkpoint(checkpoint)
 
 

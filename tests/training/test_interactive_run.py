@@ -1,7 +1,6 @@
 """An interactive recipe goes through a whole run: fit, test, baselines, export, report; and its export is an ordinary SAM."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +10,26 @@ import torch
 import medsam_tune
 from medsam_tune.errors import RecipeError
 from medsam_tune.segmenters import InteractiveSegmenter, SamSegmenter
+from medsam_tune.segmenters.base import SamParts
+from tests.factories import with_masks
 from tests.training.tiny_runs import RECIPE, build, only_run, run, weights_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 HEAD = "mask_decoder.iou_prediction_head"
 SEGMENTER = """\
+  backbone:
+    class_path: medsam_tune.backbone.SamBackbone
+    init_args: {weights: random_tiny, trainable: [mask_decoder, mask_decoder.iou_prediction_head]}
+  prompts:
+    class_path: medsam_tune.prompts.OneOfPrompt
+    init_args:
+      samplers:
+        - {class_path: medsam_tune.prompts.BoxPrompt, init_args: {jitter: {high: 2}}}
+        - {class_path: medsam_tune.prompts.PointPrompt}
+  tuner: {class_path: medsam_tune.tuners.NormTuning}
   segmenter:
     class_path: medsam_tune.segmenters.InteractiveSegmenter
     init_args:
-      backbone:
-        class_path: medsam_tune.backbone.SamBackbone
-        init_args: {weights: random_tiny, trainable: [mask_decoder, mask_decoder.iou_prediction_head]}
-      prompt_source:
-        class_path: medsam_tune.prompts.OneOfPrompt
-        init_args:
-          sources:
-            - {class_path: medsam_tune.prompts.BoxPrompt, init_args: {jitter: {high: 2}}}
-            - {class_path: medsam_tune.prompts.PointPrompt}
-      tuner: {class_path: medsam_tune.tuners.NormTuning}
       rounds: 3
       eval_rounds: 2
       clicks: [1, 2]
@@ -63,14 +64,14 @@ def test_run_scores_exports_and_reloads_as_an_ordinary_predictor(done):
     assert isinstance(segmenter, InteractiveSegmenter)
     state = segmenter.state_dict()
     assert all(torch.equal(state[name.removeprefix("segmenter.")], tensor) for name, tensor in trained.items())
-    ordinary = SamSegmenter(segmenter.backbone, segmenter.prompt_source)
+    ordinary = SamSegmenter(SamParts(segmenter.backbone, segmenter.prompts))
     image = np.random.default_rng(0).integers(0, 255, (16, 20), dtype=np.uint8)
     box = (3, 3, 12, 12)
     predictor.set_image(image)
     expected = medsam_tune.Predictor(ordinary)
     expected.set_image(image)
     assert np.array_equal(predictor.predict(box=box)[2], expected.predict(box=box)[2])
-    with pytest.raises(ValueError, match="Pass box="):
+    with pytest.raises(ValueError, match="Give box="):
         predictor.segment(image)
 
 
@@ -78,7 +79,7 @@ def test_nested_recipe_is_built_with_all_its_settings(recipe):
     cli = build("--model.segmenter.eval_rounds=5", "--data.cache_embeddings=false")
     segmenter = cli.model.segmenter
     assert (segmenter.rounds, segmenter.eval_rounds, segmenter.clicks) == (3, 5, (1, 2))
-    assert segmenter.prompt_source.sources[0].jitter.high == 2
+    assert segmenter.prompts.samplers[0].jitter.high == 2
     assert type(segmenter.tuner).__name__ == "NormTuning"
     (batch, *_) = cli.datamodule.train_dataloader()
     losses = segmenter.training_losses(batch, cli.model.loss)
@@ -97,10 +98,10 @@ def test_head_that_no_loss_reaches_stops_the_first_step(recipe):
 
 
 def test_prediction_on_new_images_clicks_nowhere(recipe):
-    cli = build("--model.segmenter.prompt_source=medsam_tune.prompts.NoPrompt", "--data.cache_embeddings=false")
+    cli = build("--model.prompts=null", "--data.cache_embeddings=false")
     (batch, *_) = cli.datamodule.test_dataloader()
     cli.model.eval()
-    turned = replace(batch, masks=~batch.masks, original_masks=tuple(~masks for masks in batch.original_masks))
+    turned = with_masks(batch, ~batch.masks, tuple(~masks for masks in batch.original_masks))
     with torch.no_grad():
         assert torch.equal(cli.model.predict_step(batch, 0).low_res_masks, cli.model.predict_step(turned, 0).low_res_masks)
         assert not torch.equal(cli.model(batch).low_res_masks, cli.model(turned).low_res_masks)
@@ -110,8 +111,8 @@ def test_prediction_on_new_images_clicks_nowhere(recipe):
 @pytest.mark.parametrize("name", ["interactive", "paper/sam_med2d"])
 def test_shipped_recipe_steps_with_a_gradient_for_every_parameter_that_learns(name, workplace):
     words = [
-        "--model.segmenter.init_args.backbone.init_args.weights=random_tiny",
-        "--model.segmenter.init_args.backbone.init_args.side=64",
+        "--model.backbone.weights=random_tiny",
+        "--model.backbone.side=64",
         "--data.source=medsam_tune.data.ImageFolder",
         "--data.source.init_args.case_pattern=^([^_]+)_",
         "--data.source.init_args.labels={disc: [255]}",

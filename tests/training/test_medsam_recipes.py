@@ -83,7 +83,7 @@ def test_batches_of_evaluation_are_not_training_and_may_hold_no_object(words):
 
 
 def test_evaluation_box_is_set_from_the_command_line(words):
-    word = "--model.prompt_source.eval_jitter={high: 0.1, low: 0.1, unit: fraction}"
+    word = "--model.prompts.eval_jitter={high: 0.1, low: 0.1, unit: fraction}"
     cli = MedsamCLI(["--config", str(RECIPES / "paper/medsam.yaml"), *words, word], recipe_file=None, command="", run=False)
-    assert cli.model.segmenter.prompt_source.eval_jitter.high == 0.1
-    assert cli.model.segmenter.prompt_source.jitter.high == 20
+    assert cli.model.segmenter.prompts.eval_jitter.high == 0.1
+    assert cli.model.segmenter.prompts.jitter.high == 20

@@ -18,12 +18,9 @@ SEMANTIC = """\
 # Two classes on tiny images.
 seed_everything: 0
 model:
-  segmenter:
-    class_path: medsam_tune.segmenters.SemanticSegmenter
-    init_args:
-      classes: [disc, ring]
-      backbone: {class_path: medsam_tune.backbone.SamBackbone, init_args: {weights: random_tiny, trainable: [mask_decoder]}}
-      tuner: {class_path: medsam_tune.tuners.SamedTuner, init_args: {rank: 2}}
+  backbone: {class_path: medsam_tune.backbone.SamBackbone, init_args: {weights: random_tiny, trainable: [mask_decoder]}}
+  tuner: {class_path: medsam_tune.tuners.SamedTuner, init_args: {rank: 2}}
+  segmenter: {class_path: medsam_tune.segmenters.SemanticSegmenter, init_args: {classes: [disc, ring]}}
   loss: {class_path: medsam_tune.losses.SoftmaxDiceLoss}
   optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}
 data:
@@ -42,7 +39,7 @@ BOXES = """\
 seed_everything: 0
 model:
   backbone: {class_path: medsam_tune.backbone.SamBackbone, init_args: {weights: random_tiny, trainable: [mask_decoder]}}
-  prompt_source: {class_path: medsam_tune.prompts.BoxPrompt}
+  prompts: {class_path: medsam_tune.prompts.BoxPrompt}
 data:
   root: images
   source:
@@ -109,12 +106,12 @@ def test_export_and_adapter_reload_as_the_same_network_and_are_not_merged(finish
     folder, done = finished_classes
     image = np.asarray(Image.open(next((folder / "images" / "images").iterdir())))
     by_export = medsam_tune.load_export(done.export).segment_classes(image)
-    by_adapter = medsam_tune.load_adapter(done.export / "adapter").segment_classes(image)
+    by_adapter = medsam_tune.load_adapter(done.export).segment_classes(image)
     assert list(by_export) == list(by_adapter) == ["disc", "ring"]
     assert all(np.array_equal(by_export[name], by_adapter[name]) for name in by_export)
 
     assert main(["export", "merge", str(done.path), str(tmp_path / "merged.pth")]) == 2
-    assert "sam_model_registry builds vit_b, vit_l, vit_h" in capsys.readouterr().err
+    assert "mask 0 of this decoder is the background" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_wandb_id_of_the_user_comes_first(tmp_path):
 def test_tensorboard_has_the_recipe(finished):
     _, folder = finished
     values = yaml.safe_load((folder.path / "tensorboard" / "hparams.yaml").read_text())
-    assert values["model.prompt_source.width"] == 8
+    assert values["model.prompt_encoder.width"] == 8
     assert values["data.batch_size"] == 2
 
 

@@ -56,7 +56,7 @@ def test_config_is_the_resolved_recipe_and_parses_back_to_itself(in_workplace, t
     text = in_workplace.config.read_text()
     assert again.dump().replace(f"folder: {tmp_path}", "folder: runs") == text
     resolved = yaml.safe_load(text)
-    assert resolved["model"]["prompt_source"]["init_args"] == {"width": 8, "dilations": [1], "norm": "group"}
+    assert resolved["model"]["prompt_encoder"]["init_args"] == {"width": 8, "dilations": [1], "norm": "group"}
     assert resolved["trainer"]["max_epochs"] == 2
     assert resolved["run"]["save_every_n_steps"] == 50
 
@@ -87,7 +87,7 @@ def test_summary_counts_the_parameters_of_the_network(finished):
     counts = json.loads(finished[1].summary.read_text())["parameters"]
     segmenter = medsam_tune.load_export(finished[1].export).segmenter
     assert counts["total"] == sum(p.numel() for p in segmenter.parameters())
-    assert counts["trained"] == sum(p.numel() for p in segmenter.prompt_source.parameters())
+    assert counts["trained"] == sum(p.numel() for p in segmenter.prompt_encoder.parameters())
 
 
 def test_metrics_hold_a_loss_and_a_validation_for_every_epoch(finished):

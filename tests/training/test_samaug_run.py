@@ -22,13 +22,13 @@ RECIPE = """\
 # A tiny SAMAug.
 seed_everything: 0
 model:
+  fusion: {class_path: medsam_tune.fusion.StackGrey}
   segmenter:
     class_path: medsam_tune.segmenters.TaskSegmenter
     init_args:
       side: 32
       arch: Linknet
       encoder: tu-mobilenetv3_small_050
-      fusion: {class_path: medsam_tune.fusion.StackGrey}
       inference: min_entropy
 data:
   root: images
@@ -123,7 +123,7 @@ def test_masks_of_a_network_reach_sam_through_a_whole_run(tmp_path):
     text = yaml.safe_load(RECIPE)
     text["model"] = {
         "backbone": {"class_path": "medsam_tune.backbone.SamBackbone", "init_args": {"weights": "random_tiny"}},
-        "prompt_source": {"class_path": "medsam_tune.prompts.EmbeddingPromptGenerator", "init_args": {"width": 8}},
+        "prompt_encoder": {"class_path": "medsam_tune.prompt_encoders.EmbeddingPromptGenerator", "init_args": {"width": 8}},
         "fusion": {"class_path": "medsam_tune.fusion.AddRgb", "init_args": {"space": "normalised"}},
     }
     text["data"]["priors"] |= {"points_per_side": 2, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
@@ -150,7 +150,6 @@ def test_five_channels_are_refused_where_sam_takes_three(samaug):
     text = yaml.safe_load(RECIPE)
     text["model"] = {
         "backbone": {"class_path": "medsam_tune.backbone.SamBackbone", "init_args": {"weights": "random_tiny"}},
-        "prompt_source": {"class_path": "medsam_tune.prompts.NoPrompt"},
         "fusion": {"class_path": "medsam_tune.fusion.Concat"},
     }
     samaug.write_text(yaml.safe_dump(text))

@@ -18,7 +18,7 @@ RECIPE = """\
 seed_everything: 0
 model:
   backbone: {class_path: medsam_tune.backbone.SamBackbone, init_args: {weights: random_tiny}}
-  prompt_source: {class_path: medsam_tune.prompts.EmbeddingPromptGenerator, init_args: {width: 8, dilations: [1]}}
+  prompt_encoder: {class_path: medsam_tune.prompt_encoders.EmbeddingPromptGenerator, init_args: {width: 8, dilations: [1]}}
 data:
   root: images
   source: {class_path: medsam_tune.data.ImageFolder, init_args: {case_pattern: '^([^_]+)_'}}

@@ -11,7 +11,8 @@ from torch import nn
 from medsam_tune.backbone.anatomy import open_block
 from medsam_tune.backbone.mask_decoder import OpenTwoWayBlock
 from medsam_tune.errors import RecipeError
-from medsam_tune.prompts import BoxPrompt, NoPrompt
+from medsam_tune.prompts import BoxPrompt
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.tuners.msa.bottleneck_adapter import BottleneckAdapter
 from medsam_tune.tuners.parts import encoder_blocks
@@ -78,7 +79,7 @@ def test_open_blocks_with_empty_places_give_the_same_output_and_the_same_keys(fa
     for block in (*encoder_blocks(backbone).values(), *backbone.anatomy().decoder.blocks):
         open_block(backbone, block)
     assert list(backbone.state_dict()) == list(stock.state_dict())
-    ours, theirs = (SamSegmenter(b, BoxPrompt())(batch).low_res_masks for b in (backbone, stock))
+    ours, theirs = (SamSegmenter(SamParts(b, BoxPrompt()))(batch).low_res_masks for b in (backbone, stock))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
@@ -158,12 +159,12 @@ def test_only_prompt_tokens_reach_the_hyper_prompt():
             return attended
 
     backbone, batch = make_vit(), make_batch()
-    segmenter = SamSegmenter(backbone, BoxPrompt(), tuner=BottleneckAdapter())
+    segmenter = SamSegmenter(SamParts(backbone, BoxPrompt(), tuner=BottleneckAdapter()))
     for module in backbone.modules():
         if isinstance(module, OpenTwoWayBlock):
             module.token_adapter = Spy()
     segmenter(batch)
-    corners = BoxPrompt()(batch, None, backbone).sparse_embeddings
+    corners = backbone.embed_prompts(2, boxes=BoxPrompt().boxes(batch)).sparse_embeddings
     assert len(seen) == 2
     assert all(torch.equal(tokens, corners) for tokens in seen)
 
@@ -207,7 +208,7 @@ def test_hyper_mixing_follows_the_papers_formula():
 
 def test_late_blocks_only_leave_the_early_ones_untouched_and_end_the_backward_pass_early():
     backbone, batch = make_vit(), make_batch()
-    segmenter = SamSegmenter(backbone, BoxPrompt(), tuner=BottleneckAdapter(blocks=(1, 1), decoder="none"))
+    segmenter = SamSegmenter(SamParts(backbone, BoxPrompt(), tuner=BottleneckAdapter(blocks=(1, 1), decoder="none")))
     grown = []
     backbone.image_encoder.blocks[0].register_forward_hook(lambda _m, _i, output: grown.append(output.requires_grad))
     segmenter(batch).low_res_masks.sum().backward()
@@ -225,7 +226,7 @@ def test_tiny_vit_gets_adapters_in_its_attention_blocks_only():
 def test_repo_init_moves_the_output_and_is_declared_not_to_be_an_identity():
     batch = make_batch()
     tuner = BottleneckAdapter(init="repo")
-    stock, moved = (SamSegmenter(make_vit(), BoxPrompt(), tuner=t)(batch).low_res_masks for t in (None, tuner))
+    stock, moved = (SamSegmenter(SamParts(make_vit(), BoxPrompt(), tuner=t))(batch).low_res_masks for t in (None, tuner))
     assert not tuner.declares_identity
     assert "up-projections" in tuner.identity_note
     assert (stock - moved).abs().max() > 1e-3
@@ -233,15 +234,15 @@ def test_repo_init_moves_the_output_and_is_declared_not_to_be_an_identity():
 
 def test_hyper_prompting_without_prompts_leaves_its_writer_without_a_gradient():
     backbone, batch = make_vit(), make_batch()
-    SamSegmenter(backbone, NoPrompt(), tuner=BottleneckAdapter())(batch).low_res_masks.sum().backward()
+    SamSegmenter(SamParts(backbone, tuner=BottleneckAdapter()))(batch).low_res_masks.sum().backward()
     silent = [name for name, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
     assert silent
     assert all(".token_adapter." in name and ".mixings." in name for name in silent)
 
 
 def test_decoder_adapters_alone_keep_the_embedding_cache_valid():
-    segmenter = SamSegmenter(make_vit(), BoxPrompt(), tuner=BottleneckAdapter(placement=(), decoder="hyper"))
-    assert segmenter.not_cacheable() is None
+    segmenter = SamSegmenter(SamParts(make_vit(), BoxPrompt(), tuner=BottleneckAdapter(placement=(), decoder="hyper")))
+    assert segmenter.not_precomputable() is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 
 from medsam_tune.prompts.box import BoxPrompt
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.tuners.msa.bottleneck_peft import PEFT_TYPE, BottleneckConfig, BottleneckLayer
 from tests.backbones import BACKBONES, make_vit
@@ -15,7 +16,7 @@ from tests.factories import make_batch
 
 def logits(backbone):
     with torch.no_grad():
-        return SamSegmenter(backbone, BoxPrompt()).eval()(make_batch()).low_res_masks
+        return SamSegmenter(SamParts(backbone, BoxPrompt())).eval()(make_batch()).low_res_masks
 
 
 def randomise(model, name, seed):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from medsam_tune.errors import RecipeError
 from medsam_tune.prompts import BoxPrompt
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.tuners.conv_lora import ConvLora, ConvLoraTuner, NoisyGate
 from tests.backbones import make_vit
@@ -61,7 +62,7 @@ def test_balance_loss_is_zero_for_even_and_large_for_uneven_choices():
 
 
 def test_the_gate_learns_from_the_balance_loss_alone():
-    segmenter, batch = SamSegmenter(make_vit(), BoxPrompt(), tuner=ConvLoraTuner(n_experts=3)), make_batch()
+    segmenter, batch = SamSegmenter(SamParts(make_vit(), BoxPrompt(), tuner=ConvLoraTuner(n_experts=3))), make_batch()
     segmenter.backbone.train()
     segmenter(batch).low_res_masks.sum().backward()
     gates = {name: p for name, p in segmenter.named_parameters() if ".gate." in name}
@@ -74,7 +75,7 @@ def test_the_gate_learns_from_the_balance_loss_alone():
 
 def test_there_is_no_balance_loss_in_evaluation_nor_once_the_step_is_over():
     tuner = ConvLoraTuner(n_experts=2)
-    segmenter, batch = SamSegmenter(make_vit(), BoxPrompt(), tuner=tuner), make_batch()
+    segmenter, batch = SamSegmenter(SamParts(make_vit(), BoxPrompt(), tuner=tuner)), make_batch()
     segmenter.eval()(batch)
     assert segmenter.auxiliary_losses() == {}
     segmenter.backbone.train()
@@ -85,7 +86,7 @@ def test_there_is_no_balance_loss_in_evaluation_nor_once_the_step_is_over():
 
 
 def test_evaluation_is_without_noise():
-    segmenter, batch = SamSegmenter(make_vit(), BoxPrompt(), tuner=ConvLoraTuner()).eval(), make_batch()
+    segmenter, batch = SamSegmenter(SamParts(make_vit(), BoxPrompt(), tuner=ConvLoraTuner())).eval(), make_batch()
     with torch.no_grad():
         for parameter in segmenter.parameters():
             if parameter.requires_grad:

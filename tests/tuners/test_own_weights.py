@@ -7,6 +7,7 @@ from torch import nn
 
 from medsam_tune.errors import RecipeError
 from medsam_tune.prompts import BoxPrompt
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.tuners.bias import BiasTuning
 from medsam_tune.tuners.full import DecoderTuning, FullTuning, PartTuning
@@ -25,7 +26,7 @@ def test_full_tuning_of_vit_b_trains_medsams_scope_but_for_what_the_single_mask_
 
 def test_decoder_tuning_trains_3506304_parameters_and_keeps_the_cache_valid():
     assert trained_count("vit_b", DecoderTuning()) == 4_058_340 - 552_036
-    assert SamSegmenter(make_vit(), BoxPrompt(), tuner=DecoderTuning()).not_cacheable() is None
+    assert SamSegmenter(SamParts(make_vit(), BoxPrompt(), tuner=DecoderTuning())).not_precomputable() is None
 
 
 def test_part_tuning_trains_the_attention_of_late_blocks_whole():

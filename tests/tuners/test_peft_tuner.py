@@ -11,7 +11,7 @@ from torch import nn
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.errors import RecipeError
 from medsam_tune.export.trained import trained_names
-from medsam_tune.prompts.none import NoPrompt
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.tuners.peft_settings import build_config
 from medsam_tune.tuners.peft_tuner import PeftTuner
@@ -74,7 +74,7 @@ def make_tuner(name):
 
 
 def make_segmenter(tuner, *, trainable=()):
-    return SamSegmenter(SamBackbone("random_tiny", trainable=trainable), NoPrompt(), tuner=tuner)
+    return SamSegmenter(SamParts(SamBackbone("random_tiny", trainable=trainable), tuner=tuner))
 
 
 def logits(segmenter):
@@ -133,10 +133,10 @@ def test_stock_peft_loads_and_merges_what_was_trained(name, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = PeftModel.from_pretrained(stock, tmp_path)
-    torch.testing.assert_close(logits(SamSegmenter(stock, NoPrompt())), trained, atol=1e-6, rtol=0)
+    torch.testing.assert_close(logits(SamSegmenter(SamParts(stock))), trained, atol=1e-6, rtol=0)
     merged = loaded.merge_and_unload()
     assert merged.state_dict().keys() == SamBackbone("random_tiny").state_dict().keys()
-    torch.testing.assert_close(logits(SamSegmenter(merged, NoPrompt())), trained, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(SamSegmenter(SamParts(merged))), trained, atol=1e-5, rtol=0)
 
 
 def test_stored_tensors_are_those_of_peft():

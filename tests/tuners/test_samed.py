@@ -9,7 +9,7 @@ from peft import PeftModel
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.errors import RecipeError
-from medsam_tune.prompts.none import NoPrompt
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.tuners.samed import SamedTuner
 from tests.tuners.test_peft_tuner import logits, make_segmenter, train
@@ -72,9 +72,9 @@ def test_stock_peft_loads_and_merges_the_file_exactly(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = PeftModel.from_pretrained(stock, tmp_path)
-    assert torch.equal(logits(SamSegmenter(stock, NoPrompt())), trained)
+    assert torch.equal(logits(SamSegmenter(SamParts(stock))), trained)
     merged = loaded.merge_and_unload()
-    torch.testing.assert_close(logits(SamSegmenter(merged, NoPrompt())), trained, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(SamSegmenter(SamParts(merged))), trained, atol=1e-5, rtol=0)
 
 
 def test_rank_0_is_refused():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medsam_tune.errors import CheckpointError
-from medsam_tune.prompts.hardnet import HARDNETS, HarDNet, HarDNetFeatures, HarDNetSpec, hardnet_spec
+from medsam_tune.prompt_encoders.hardnet import HARDNETS, HarDNet, HarDNetFeatures, HarDNetSpec, hardnet_spec
 
 _COUNTER = ".num_batches_tracked"
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medsam_tune.prompts.decoder import FeatureDecoder, PromptDecoder, make_norm
+from medsam_tune.prompt_encoders.decoder import FeatureDecoder, PromptDecoder, make_norm
 
 
 def _maps(channels, size=32, batch=2):

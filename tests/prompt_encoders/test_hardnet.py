@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from medsam_tune.errors import CheckpointError, RecipeError
-from medsam_tune.prompts.hardnet import HarDNet, HarDNetFeatures, hardnet_spec, plan_block
-from medsam_tune.prompts.hardnet_weights import _pytorchcv_names, from_pytorchcv, load_hardnet, read_hardnet
+from medsam_tune.prompt_encoders.hardnet import HarDNet, HarDNetFeatures, hardnet_spec, plan_block
+from medsam_tune.prompt_encoders.hardnet_weights import _pytorchcv_names, from_pytorchcv, load_hardnet, read_hardnet
 
 
 @pytest.mark.parametrize(

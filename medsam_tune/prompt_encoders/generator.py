@@ -24,11 +24,11 @@ from torch import Tensor
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import Frame, InputRule, normalise
-from medsam_tune.prompts.base import PromptSource
-from medsam_tune.prompts.decoder import Norm, OutAct, PromptDecoder
-from medsam_tune.prompts.features import TimmFeatures, build_features
-from medsam_tune.prompts.hardnet import HarDNetArch, HarDNetFeatures
-from medsam_tune.types import PromptEmbeddings, SegmentationBatch
+from medsam_tune.prompt_encoders.base import PromptEncoder
+from medsam_tune.prompt_encoders.decoder import Norm, OutAct, PromptDecoder
+from medsam_tune.prompt_encoders.features import TimmFeatures, build_features
+from medsam_tune.prompt_encoders.hardnet import HarDNetArch, HarDNetFeatures
+from medsam_tune.types import EncoderInput, ImageEmbeddings, PromptEmbeddings, Queries
 
 Init = Literal["paper", "neutral"]
 PromptMode = Literal["dense", "dense_plus_no_mask"]
@@ -46,26 +46,32 @@ def generator_images(images: Tensor, frames: Sequence[Frame], size: int) -> Tens
     return F.interpolate(normalised, (size, size), mode="bilinear", align_corners=True)
 
 
-def check_one_per_image(batch: SegmentationBatch, source: str) -> None:
-    """Raise unless the batch holds exactly one object an image, in the order of the images.
+def check_one_per_image(queries: Queries, n_images: int, owner: str) -> None:
+    """Raise unless exactly one object an image is asked for, in the order of the images.
 
     Raises:
         RecipeError: If an image has no object or more than one.
     """
-    expected = torch.arange(batch.n_images, device=batch.image_index.device)
-    if not torch.equal(batch.image_index, expected):
+    # Counted on the host: a look at the values would wait for the GPU in every step.
+    if queries.n_objects != n_images or (queries.image_index.device.type == "cpu" and not _ascending(queries.image_index)):
         raise RecipeError(
-            f"data.target: {source} gives one mask per image, but this batch has {batch.n_objects} objects on {batch.n_images} "
+            f"data.target: {owner} gives one mask per image, but this batch has {queries.n_objects} objects on {n_images} "
             "images. Set data.target: binary, which joins the labels of an image."
         )
 
 
-class PromptGenerator(PromptSource):
+def _ascending(image_index: Tensor) -> bool:
+    return torch.equal(image_index, torch.arange(len(image_index)))
+
+
+class PromptGenerator(PromptEncoder):
     """Emit one dense prompt per image and no sparse token, as every prompt generator does.
 
     Args:
         add_no_mask: Whether the network's output is added to SAM's no-mask embedding or stands alone.
     """
+
+    one_per_image = True
 
     def __init__(self, *, add_no_mask: bool) -> None:
         super().__init__()
@@ -80,7 +86,7 @@ class PromptGenerator(PromptSource):
         """
         if self._attached:
             raise RecipeError(
-                "model.prompt_source: this generator is attached to a backbone already. Build one generator per segmenter."
+                "model.prompt_encoder: this generator is attached to a backbone already. Build one generator per segmenter."
             )
         self.build(channels=backbone.embed_dim, grid=backbone.embedding_size)
         self._attached = True
@@ -93,17 +99,19 @@ class PromptGenerator(PromptSource):
     def generate(self, images: Tensor, frames: Sequence[Frame], image_embeddings: Tensor) -> Tensor:
         """Return the prompt (B, C, g, g) of images (B, 3, S, S) in 0..255 with embeddings (B, C, g, g)."""
 
-    def forward(self, batch: SegmentationBatch, image_embeddings: Tensor, backbone: Backbone) -> PromptEmbeddings:
+    def forward(
+        self, queries: Queries, inputs: EncoderInput, embeddings: ImageEmbeddings, backbone: Backbone
+    ) -> PromptEmbeddings:
         """Return sparse (B, 0, C) and dense (B, C, g, g) embeddings.
 
         Raises:
             RecipeError: If an image has no object or more than one.
         """
-        check_one_per_image(batch, type(self).__name__)
-        dense = self.generate(batch.images, batch.frames, image_embeddings)
+        check_one_per_image(queries, len(inputs.images), type(self).__name__)
+        dense = self.generate(inputs.images, inputs.frames, embeddings.main)
         if self.add_no_mask:
             dense = dense + backbone.no_mask_embedding()
-        return PromptEmbeddings(dense.new_zeros(batch.n_objects, 0, dense.shape[1]), dense)
+        return PromptEmbeddings(dense.new_zeros(queries.n_objects, 0, dense.shape[1]), dense)
 
 
 class ImagePromptGenerator(PromptGenerator):
@@ -137,7 +145,7 @@ class ImagePromptGenerator(PromptGenerator):
     ) -> None:
         if init == "neutral" and prompt_mode == "dense":
             raise RecipeError(
-                "model.prompt_source.prompt_mode: init: neutral starts at SAM's no-mask embedding, prompt_mode: dense leaves "
+                "model.prompt_encoder.prompt_mode: init: neutral starts at SAM's no-mask embedding, prompt_mode: dense leaves "
                 "it out. Set prompt_mode: dense_plus_no_mask or init: paper."
             )
         check_gen_size(gen_size)
@@ -172,7 +180,7 @@ def check_gen_size(gen_size: int) -> None:
     """
     if gen_size < 32:
         raise RecipeError(
-            f"model.prompt_source.gen_size: expected at least 32 pixels, got {gen_size}. The paper uses 256 to 512."
+            f"model.prompt_encoder.gen_size: expected at least 32 pixels, got {gen_size}. The paper uses 256 to 512."
         )
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from medsam_tune.errors import RecipeError
-from medsam_tune.prompts import EmbeddingPromptGenerator, FusedPromptGenerator, NoPrompt
-from tests.factories import make_batch
+from medsam_tune.prompt_encoders import EmbeddingPromptGenerator, FusedPromptGenerator
+from tests.factories import encode, generate, make_batch
 
 
 def _generators():
@@ -15,10 +15,10 @@ def _generators():
 @pytest.mark.parametrize("generator", _generators(), ids=["embedding", "fused"])
 def test_start_is_sam_without_a_prompt(generator, tiny_backbone):
     batch = make_batch()
-    embeddings = tiny_backbone.encode(batch.images, batch.frames)
+    embeddings = encode(tiny_backbone, batch.images, batch.frames)
     generator.attach(tiny_backbone)
-    prompts = generator(batch, embeddings, tiny_backbone)
-    promptless = NoPrompt()(batch, embeddings, tiny_backbone)
+    prompts = generate(generator, batch, embeddings, tiny_backbone)
+    promptless = tiny_backbone.embed_prompts(2)
     assert torch.equal(prompts.dense_embeddings, promptless.dense_embeddings)
     assert prompts.sparse_embeddings.shape == promptless.sparse_embeddings.shape
 
@@ -26,13 +26,13 @@ def test_start_is_sam_without_a_prompt(generator, tiny_backbone):
 @pytest.mark.parametrize("generator", _generators(), ids=["embedding", "fused"])
 def test_every_parameter_learns_after_the_first_step(generator, tiny_backbone):
     batch = make_batch()
-    embeddings = tiny_backbone.encode(batch.images, batch.frames)
+    embeddings = encode(tiny_backbone, batch.images, batch.frames)
     generator.attach(tiny_backbone)
     optimizer = torch.optim.SGD(generator.parameters(), lr=0.1)
     target = torch.randn(2, 32, 4, 4)
     for _ in range(2):
         optimizer.zero_grad()
-        (generator(batch, embeddings, tiny_backbone).dense_embeddings - target).square().sum().backward()
+        (generate(generator, batch, embeddings, tiny_backbone).dense_embeddings - target).square().sum().backward()
         assert [name for name, p in generator.named_parameters() if p.grad is None] == []
         optimizer.step()
     assert [name for name, p in generator.named_parameters() if not p.grad.any()] == []
@@ -41,7 +41,7 @@ def test_every_parameter_learns_after_the_first_step(generator, tiny_backbone):
 def test_first_step_moves_the_last_layer_only(tiny_backbone):
     batch, generator = make_batch(), EmbeddingPromptGenerator(16)
     generator.attach(tiny_backbone)
-    generator(batch, torch.randn(2, 32, 4, 4), tiny_backbone).dense_embeddings.square().sum().backward()
+    generate(generator, batch, torch.randn(2, 32, 4, 4), tiny_backbone).dense_embeddings.square().sum().backward()
     assert {name for name, p in generator.named_parameters() if p.grad.any()} == {"trunk.head.weight", "trunk.head.bias"}
 
 

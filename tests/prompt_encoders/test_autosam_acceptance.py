@@ -9,9 +9,10 @@ from torch.nn.functional import mse_loss
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.geometry import to_original
 from medsam_tune.losses import BceDiceLoss
-from medsam_tune.prompts import EmbeddingPromptGenerator, FusedPromptGenerator, HarDNetPromptGenerator
+from medsam_tune.prompt_encoders import EmbeddingPromptGenerator, FusedPromptGenerator, HarDNetPromptGenerator
+from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
-from tests.factories import make_batch
+from tests.factories import make_batch, one_image, with_masks
 
 SIZES = ((40, 64), (64, 48), (64, 64))
 
@@ -25,7 +26,7 @@ def _generator(name):
 
 
 def _segmenter(name="image"):
-    return SamSegmenter(SamBackbone("random_tiny"), _generator(name))
+    return SamSegmenter(SamParts(SamBackbone("random_tiny"), prompt_encoder=_generator(name)))
 
 
 def _with_garbage_in_the_padding(batch):
@@ -34,14 +35,14 @@ def _with_garbage_in_the_padding(batch):
         height, width = frame.input_size
         for tensor, garbage in ((images, 255.0), (masks, True)):
             tensor[row, :, height:], tensor[row, :, :, width:] = garbage, garbage
-    return replace(batch, images=images, masks=masks)
+    return replace(with_masks(batch, masks), images=images)
 
 
 @pytest.mark.parametrize("name", ["image", "paper", "embedding", "fused"])
 def test_every_generator_parameter_has_a_gradient_and_no_sam_parameter_has_one(name):
     segmenter, batch = _segmenter(name), make_batch(sizes=SIZES)
     sum(BceDiceLoss()(segmenter(batch), batch).values()).backward()
-    assert [n for n, p in segmenter.prompt_source.named_parameters() if p.grad is None] == []
+    assert [n for n, p in segmenter.prompt_encoder.named_parameters() if p.grad is None] == []
     assert [n for n, p in segmenter.backbone.named_parameters() if p.grad is not None] == []
 
 
@@ -57,7 +58,7 @@ def test_image_is_normalised_exactly_once_before_sams_encoder():
 
 def test_image_is_normalised_exactly_once_before_the_generator():
     segmenter, seen = _segmenter(), []
-    segmenter.prompt_source.features.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    segmenter.prompt_encoder.features.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     batch = make_batch(sizes=((64, 64),))
     batch.images[:, :, :32], batch.images[:, :, 32:] = 0, 255
     segmenter(batch)
@@ -87,39 +88,31 @@ def test_garbage_in_the_padding_changes_neither_prediction_nor_loss(name):
 @pytest.mark.parametrize("name", ["image", "embedding", "fused"])
 def test_batch_of_three_equals_the_loop_over_images(name):
     segmenter = _segmenter(name)
-    for p in segmenter.prompt_source.parameters():
+    for p in segmenter.prompt_encoder.parameters():
         torch.nn.init.normal_(p, std=0.1)
     segmenter.eval()
     with torch.no_grad():
         together = segmenter(make_batch(sizes=SIZES)).low_res_masks
         batch = make_batch(sizes=SIZES)
         for row in range(3):
-            alone = replace(
-                batch,
-                images=batch.images[row : row + 1],
-                masks=batch.masks[row : row + 1],
-                image_index=torch.zeros(1, dtype=torch.int64),
-                frames=batch.frames[row : row + 1],
-                image_ids=batch.image_ids[row : row + 1],
-            )
-            torch.testing.assert_close(segmenter(alone).low_res_masks[0], together[row], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(segmenter(one_image(batch, row)).low_res_masks[0], together[row], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["image", "embedding", "fused"])
 def test_state_dict_survives_a_weights_only_round_trip(name, tmp_path):
     trained, batch = _segmenter(name), make_batch(sizes=SIZES)
-    optimizer = torch.optim.Adam(trained.prompt_source.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(trained.prompt_encoder.parameters(), lr=0.01)
     for _ in range(2):
         optimizer.zero_grad()
         masks = trained(batch).low_res_masks
         mse_loss(masks, torch.ones_like(masks)).backward()
         optimizer.step()
-    torch.save(trained.prompt_source.state_dict(), tmp_path / "generator.pt")
+    torch.save(trained.prompt_encoder.state_dict(), tmp_path / "generator.pt")
     fresh = _segmenter(name)
     with torch.no_grad():
         expected = trained.eval()(batch).low_res_masks
         assert not torch.equal(fresh.eval()(batch).low_res_masks, expected)
-        fresh.prompt_source.load_state_dict(torch.load(tmp_path / "generator.pt", weights_only=True))
+        fresh.prompt_encoder.load_state_dict(torch.load(tmp_path / "generator.pt", weights_only=True))
         assert torch.equal(fresh(batch).low_res_masks, expected)
 
 
@@ -127,7 +120,7 @@ def test_state_dict_survives_a_weights_only_round_trip(name, tmp_path):
 def test_training_lowers_the_loss(name):
     segmenter, batch = _segmenter(name), make_batch(sizes=SIZES)
     loss_function = BceDiceLoss()
-    optimizer = torch.optim.Adam(segmenter.prompt_source.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(segmenter.prompt_encoder.parameters(), lr=0.01)
     losses = []
     for _ in range(8):
         optimizer.zero_grad()

@@ -7,9 +7,9 @@ from torchvision.transforms.functional import normalize
 
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.errors import CheckpointError, RecipeError
-from medsam_tune.prompts import HarDNetPromptGenerator, NoPrompt, TimmPromptGenerator
-from medsam_tune.prompts.generator import generator_images
-from tests.factories import make_batch
+from medsam_tune.prompt_encoders import HarDNetPromptGenerator, TimmPromptGenerator
+from medsam_tune.prompt_encoders.generator import generator_images
+from tests.factories import encode, generate, make_batch
 
 
 def _attached(backbone, **settings):
@@ -19,7 +19,7 @@ def _attached(backbone, **settings):
 
 
 def _prompt(generator, backbone, batch):
-    return generator(batch, backbone.encode(batch.images, batch.frames), backbone)
+    return generate(generator, batch, encode(backbone, batch.images, batch.frames), backbone)
 
 
 def test_input_is_normalised_once_with_imagenets_numbers_over_the_valid_area():
@@ -52,7 +52,7 @@ def test_prompt_has_one_dense_embedding_an_image_and_no_token(tiny_backbone):
 
 def test_neutral_start_is_sam_without_a_prompt(tiny_backbone):
     batch = make_batch()
-    promptless = _prompt(NoPrompt(), tiny_backbone, batch)
+    promptless = tiny_backbone.embed_prompts(2)
     neutral = _prompt(_attached(tiny_backbone, init="neutral"), tiny_backbone, batch)
     assert torch.equal(neutral.dense_embeddings, promptless.dense_embeddings)
     assert neutral.sparse_embeddings.shape == promptless.sparse_embeddings.shape
@@ -102,7 +102,7 @@ def test_every_parameter_has_a_gradient(tiny_backbone, use_stride32):
 
 
 def test_hardnet_weights_come_from_a_file(tmp_path):
-    from medsam_tune.prompts.hardnet import HarDNet
+    from medsam_tune.prompt_encoders.hardnet import HarDNet
 
     network = HarDNet("39ds")
     torch.save(network.state_dict(), tmp_path / "39ds.pth")

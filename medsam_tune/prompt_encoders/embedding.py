@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import Frame
-from medsam_tune.prompts.decoder import FeatureDecoder, Norm, conv3x3, make_norm, resize_to_grid, zero
-from medsam_tune.prompts.features import build_features
-from medsam_tune.prompts.generator import PromptGenerator, check_gen_size, generator_images
+from medsam_tune.prompt_encoders.decoder import FeatureDecoder, Norm, conv3x3, make_norm, resize_to_grid, zero
+from medsam_tune.prompt_encoders.features import build_features
+from medsam_tune.prompt_encoders.generator import PromptGenerator, check_gen_size, generator_images
 
 
 class DilatedBlock(nn.Module):
@@ -140,4 +140,4 @@ class FusedPromptGenerator(PromptGenerator):
 
 def _check_dilations(dilations: Sequence[int]) -> None:
     if not dilations or min(dilations) < 1:
-        raise RecipeError(f"model.prompt_source.dilations: expected one or more numbers from 1 up, got {list(dilations)}.")
+        raise RecipeError(f"model.prompt_encoder.dilations: expected one or more numbers from 1 up, got {list(dilations)}.")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from medsam_tune.errors import CheckpointError, RecipeError
-from medsam_tune.prompts.hardnet import HarDNetFeatures
-from medsam_tune.prompts.hardnet_weights import load_hardnet
+from medsam_tune.prompt_encoders.hardnet import HarDNetFeatures
+from medsam_tune.prompt_encoders.hardnet_weights import load_hardnet
 
 _HARDNET = "hardnet"
 
