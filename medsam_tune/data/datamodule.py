@@ -205,6 +205,10 @@ class SegmentationDataModule(LightningDataModule):
             raise RuntimeError(f"The data is not open for {stage!r}. Call open(input_rule) first.")
         return self._datasets[stage]
 
+    def chunks(self, stage: Stage) -> list[tuple[int, ...]]:
+        """Return the positions in a stage's dataset that travel together, ``data.chunk`` at most, in reading order."""
+        return self._chunks(self.dataset(stage).indices)
+
     def cache_items(self, stages: Sequence[Stage] = ("train", "val", "test")) -> list[tuple[int, int]]:
         """Return the (source index, view) pairs whose embeddings the cache must hold, each once, in reading order."""
         items = {
@@ -328,7 +332,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def _loader(self, stage: Stage, batch_size: int, *, shuffle: bool) -> DataLoader[tuple[PreparedItem, ...]]:
         items = self.dataset(stage)
-        dataset = ChunkDataset(items, self._chunks(items.indices))
+        dataset = ChunkDataset(items, self.chunks(stage))
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=shuffle, rank=rank, world=world)
         # Evaluation starts over after an interruption, and Lightning builds its own loader from a plain one for prediction.

@@ -161,8 +161,9 @@ def _untuned(segmenter: SamSegmenter) -> Backbone:
 
 def _test_batches(cli: MedsamCLI) -> Iterator[SegmentationBatch]:
     dataset, size = cli.datamodule.dataset("test"), cli.datamodule.eval_batch_size
-    for start in range(0, len(dataset), size):
-        yield collate([dataset[position] for position in range(start, min(start + size, len(dataset)))])
+    chunks = cli.datamodule.chunks("test")
+    for start in range(0, len(chunks), size):
+        yield collate([dataset[position] for chunk in chunks[start : start + size] for position in chunk])
 
 
 def _case_figures(cli: MedsamCLI) -> list[CaseFigure]:

@@ -103,3 +103,10 @@ def test_single_images_have_no_chunks(root, volumes):
         opened(root, chunk=2)
     with pytest.raises(RecipeError, match=r"data\.chunk: expected at least 1, got 0"):
         opened(root, chunk=0)
+
+
+def test_chunks_of_a_stage_are_the_positions_that_its_loader_serves(root):
+    data = opened(root, chunk=3, batch_size=1)
+    dataset, names = data.dataset("test"), data.source.image_ids()
+    served = [batch.image_ids for batch in data.test_dataloader()]
+    assert [tuple(names[dataset.indices[position]] for position in chunk) for chunk in data.chunks("test")] == served
