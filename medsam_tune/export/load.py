@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from medsam_tune.backbone.fit import misfits
-from medsam_tune.errors import CheckpointError
+from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.export.build import build_segmenter, names_own_file
 from medsam_tune.export.description import DESCRIPTION_FILE
 from medsam_tune.export.folder import CONFIG_FILE, TRAINED_FILE, ExportFolder
@@ -18,6 +17,7 @@ from medsam_tune.export.trained import beside_adapter, frozen_identities, tuner_
 from medsam_tune.files import sha256_of
 from medsam_tune.inference.predictor import Predictor
 from medsam_tune.segmenters.base import Segmenter
+from medsam_tune.yaml_files import read_yaml
 
 _BASE = "backbone.checkpoint"
 Checkpoint = str | Path | Mapping[str, str | Path]
@@ -142,9 +142,8 @@ def _file_of_the_run(folder: Path, sha256: object) -> Path | None:
     if not config.is_file():
         return None
     try:
-        recipe: Any = yaml.safe_load(config.read_text(encoding="utf-8"))
-        places = [Path(value) for value in _checkpoints(recipe)]
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        places = [Path(value) for value in _checkpoints(read_yaml(config))]
+    except RecipeError:
         return None
     return next((path for path in places if path.is_absolute() and path.is_file() and sha256_of(path) == sha256), None)
 
