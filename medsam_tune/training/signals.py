@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
@@ -24,33 +25,43 @@ class Interruptions(Callback):
 
     Lightning looks for SIGTERM after each training batch only, and answers SLURM's warning with a checkpoint from inside the
     signal handler, possibly in the middle of a step. Here the warning is answered after the step, and ``checkpoints/last.ckpt``
-    is what the job goes on from.
+    is what the job goes on from. Several processes agree after each batch: a signal reaches them at different moments, and one
+    that stopped alone would leave the others waiting.
+
+    Attributes:
+        requeue_asked: Whether SLURM's warning came, on any process; whoever answers it sets it back.
     """
 
     def __init__(self) -> None:
         self.requeue_asked = False
-        self._deferred = False
+        self._warned, self._told = False, False
         self._steps = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
             # Lightning leaves a signal alone that has a handler already.
-            signal.signal(environment.requeue_signal, self._ask_requeue)
+            signal.signal(environment.requeue_signal, self._warn)
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._listen(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._steps = trainer.global_step
+        self._listen(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:  # noqa: ANN401
         whole, self._steps = trainer.global_step != self._steps, trainer.global_step
-        signals = trainer._signal_connector
-        if signals.received_sigterm and not whole:
-            self._deferred, signals.received_sigterm = True, False
-        elif self._deferred and whole:
-            signals.received_sigterm = True
+        signals = trainer._signal_connector  # its flag is what Lightning looks at next
+        self._told |= signals.received_sigterm
+        if trainer.world_size > 1:
+            mine = torch.tensor([self._told, self._warned], dtype=torch.float32, device=trainer.strategy.root_device)
+            self._told, self._warned = (count > 0 for count in trainer.strategy.reduce(mine, reduce_op="sum").tolist())
+        signals.received_sigterm = self._told and whole
+        self.requeue_asked |= self._warned
+        self._warned = False
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:  # noqa: ANN401
-        # Several processes would leave a validation at different batches and wait for each other.
         if trainer.state.fn != TrainerFn.FITTING or trainer.world_size == 1:
             _stop_if_told(trainer)
 
@@ -60,8 +71,21 @@ class Interruptions(Callback):
     def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:  # noqa: ANN401
         _stop_if_told(trainer)
 
-    def _ask_requeue(self, signal_number: int, frame: FrameType | None) -> None:
-        self.requeue_asked = True
+    def _listen(self, trainer: pl.Trainer) -> None:
+        """Hear SIGTERM in place of Lightning, whose handler waits for the other processes in the middle of anything."""
+        if trainer.world_size == 1:
+            return
+
+        def tell(number: int, frame: FrameType | None) -> None:
+            launcher = trainer.strategy.launcher
+            if not self._told and launcher is not None:
+                launcher.kill(number)
+            self._told = True
+
+        signal.signal(signal.SIGTERM, tell)
+
+    def _warn(self, number: int, frame: FrameType | None) -> None:
+        self._warned = True
 
 
 def _stop_if_told(trainer: pl.Trainer) -> None:

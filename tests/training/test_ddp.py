@@ -5,8 +5,11 @@ import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+import torch
 
 from medsam_tune.cli import main
 from tests.training.tiny_runs import N_CASES, TEST_CASES, TEST_SLICES, only_run
@@ -20,6 +23,27 @@ def start(*words):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done
+
+
+@pytest.mark.slow
+def test_sigterm_ends_two_processes_with_a_checkpoint_that_one_goes_on_from_without_missing_a_validation(workplace):
+    words = ("run", "tiny.yaml", "--run.baselines=false", "--run.report=false", "--trainer.log_every_n_steps=1")
+    command = [sys.executable, "-m", "medsam_tune", *words, *TWO, "--trainer.max_epochs=2000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not any(rows_of(path) for path in Path("runs").glob("*/*/metrics.csv")):
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(60) == 143
+    stopped = torch.load(only_run().last_checkpoint, weights_only=True)
+    epochs = stopped["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] + 1
+    assert main([*words, f"--trainer.max_epochs={epochs}", "--ckpt_path=last"]) == 0
+    validated = [int(row["epoch"]) for row in rows_of(only_run().metrics_csv) if row["val/dice"]]
+    assert validated == list(range(epochs))
+
+
+def rows_of(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 @pytest.mark.slow
