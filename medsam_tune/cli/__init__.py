@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medsam_tune import __version__
 from medsam_tune.cli.one_line import TRACEBACK_VARIABLE, OneLine
+from medsam_tune.cli.recipe_files import name_bundled_recipes
 from medsam_tune.errors import RecipeError
 from medsam_tune.folders import complete_account
 from medsam_tune.training.recipe_paths import expand_word
@@ -70,7 +71,7 @@ def _dispatch(arguments: list[str]) -> int:
     if command in OWN_COMMANDS:
         return int(import_module(f"medsam_tune.cli.{command}").main(arguments[1:]))
     if command in LIGHTNING_COMMANDS:
-        return int(import_module("medsam_tune.training.cli").main(arguments))
+        return int(import_module("medsam_tune.training.cli").main(name_bundled_recipes(arguments)))
     near = difflib.get_close_matches(command, [*OWN_COMMANDS, *LIGHTNING_COMMANDS], n=1)
     hint = f"Did you mean `medsam-tune {near[0]}`?" if near else "`medsam-tune --help` lists the commands."
     raise RecipeError(f"{command}: no such command. {hint}")
@@ -87,7 +88,7 @@ def _help() -> str:
             *rows,
             "",
             "  medsam-tune run autosam                       the bundled sample, end to end",
-            "  medsam-tune run recipes/autosam.yaml --data.root=DIR --trainer.max_epochs=20",
+            "  medsam-tune run lora data=DIR epochs=20 rank=4",
             "  medsam-tune COMMAND --help",
             "  medsam-tune --version",
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 import medsam_tune
@@ -63,6 +64,24 @@ def find_recipe(name: str) -> Path:
         fault = "is a folder, a recipe is a .yaml file" if path.is_dir() else "no such recipe"
         raise RecipeError(f"{name}: {fault}.{_suggestion(name)} `medsam-tune recipes list` shows the bundled ones.")
     return bundled
+
+
+def name_bundled_recipes(words: Sequence[str]) -> list[str]:
+    """Return a command line in which ``--config NAME`` of a bundled recipe is the path of its file.
+
+    A file of the user's comes first, as in ``find_recipe``; what is neither is left to the parser.
+    """
+    named = list(words)
+    for position, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        follows = not equals and position + 1 < len(words)
+        if option not in ("--config", "-c") or not (equals or follows):
+            continue
+        place, name = (position + 1, words[position + 1]) if follows else (position, value)
+        bundled = None if expand(name, "--config").exists() else _bundled(name)
+        if bundled is not None:
+            named[place] = str(bundled) if follows else f"{option}={bundled}"
+    return named
 
 
 def first_comment(recipe: Path) -> str:

@@ -15,14 +15,16 @@ usage: medsam-tune run RECIPE [--key=value | --key value | key=value ...]
 Run a recipe: cache the embeddings, fit, test on the best checkpoint, export, report. All of it lands in runs/<recipe>/<time>/.
 
   RECIPE                    a .yaml file, or the name of a bundled recipe (`medsam-tune recipes list`)
-  --data.root=DIR           your own images
-  --model.backbone.weights=sam_vit_b
-  --trainer.max_epochs=20   any key of the recipe
+  data=DIR                  your own images
+  weights=sam_vit_b         the base weights
+  epochs=20 rank=4          any key of the recipe, as far as only one ends so; several are an error that lists them
+  --trainer.max_epochs=20   the same, written out
   --config=more.yaml        a further file, read over the recipe
   --ckpt_path=last          continue the newest run of this recipe in its folder
   --print_config            print the resolved recipe and stop
 
-`medsam-tune fit --help` lists every key."""
+Words of their own: data (data.root), epochs (trainer.max_epochs), steps (trainer.max_steps), batch (data.batch_size), seed
+(seed_everything). A class of ours needs no path: tuner=BottleneckAdapter. `medsam-tune fit --help` lists every key."""
 
 
 def main(arguments: list[str]) -> int:

@@ -44,11 +44,12 @@ from medsam_tune.training.sample_settings import without_sample_settings
 from medsam_tune.training.saving import checkpoint_callbacks
 from medsam_tune.training.schedule import EndOfTraining
 from medsam_tune.training.settings import RunSettings
+from medsam_tune.training.short_keys import expand_class_names, expand_short_keys
 from medsam_tune.training.signals import SIGTERM_STATUS, Interruptions, slurm_job
 from medsam_tune.training.test_results import TestResults
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
-_OPTIONS = {"config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
+_OPTIONS = {"config", "c", "help", "print_config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
 
 
 class MedsamCLI(LightningCLI):
@@ -102,12 +103,21 @@ class MedsamCLI(LightningCLI):
         sections = {key.partition(".")[0] for key in keys} - _OPTIONS
         check_recipe_files(args, sections, also=(*SUBCOMMANDS, *_OPTIONS))
         try:
-            self.config = parser.parse_args(self._without_sample_settings(list(args or [])))
+            words = expand_short_keys(
+                expand_class_names(args or []), whole=sections | _OPTIONS, keys_of=lambda words: self._keys(parser, words)
+            )
+            self.config = parser.parse_args(self._without_sample_settings(words))
             resolve_paths(self.config)
         except ArgumentError as error:
             recipe = "recipe" if self.recipe_file is None else str(self.recipe_file)
             raise RecipeError(one_fault(str(error), recipe=recipe, known_keys=keys)) from error
         check_numbers(self._section().as_dict())
+
+    def _keys(self, parser: LightningArgumentParser, words: list[str]) -> list[str]:
+        """Return every key of the resolved recipe, those of sections and classes included."""
+        config = parser.parse_args([word for word in words if not word.startswith("--print_config")])
+        section = config[config.subcommand] if config.get("subcommand") in SUBCOMMANDS else config
+        return [str(key) for key in section.keys(branches=True)]
 
     def _without_sample_settings(self, words: list[str]) -> list[str]:
         """Return the command line with the sample's settings set back, where a training names other data."""

@@ -15,7 +15,9 @@ _CLASS_PATH = re.compile(r"Problem with given class_path '([^']+)':\s*")
 _SUBTYPE = re.compile(r"<class '(medsam_tune\.\w+)[\w.]*\.(\w+)'>")
 _NOT_ACCEPTED = re.compile(r"(?:Option|Key) '([^']+)' is not accepted\.?")
 _NO_GROUP_OPTION = re.compile(r"(?:Group|Subcommand) '([^']+)' does not accept option '([^']+)'")
-_NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)|has no attribute '(\w+)'|No module named '([^']+)'")
+_NO_CLASS = re.compile(
+    r"Expected a dot import path string: (\S+)|module '\S+' has no attribute '(\w+)'|No module named '([^']+)'"
+)
 _UNRECOGNISED = re.compile(r"unrecognized arguments: (.+)", re.DOTALL)
 _EXPECTED = re.compile(r"Expected (?:an? )?((?:<class|typing\.|\w+$).*)", re.MULTILINE)
 _GIVEN = re.compile(r"(?:Given value|Got value): (?:NestedArg\(key='[^']+', val='(.*)'\)|(.+))")

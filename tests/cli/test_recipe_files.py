@@ -1,7 +1,14 @@
 import pytest
 
 from medsam_tune.cli import recipe_files
-from medsam_tune.cli.recipe_files import bundled_recipe, bundled_recipes, find_recipe, first_comment, recipes_folder
+from medsam_tune.cli.recipe_files import (
+    bundled_recipe,
+    bundled_recipes,
+    find_recipe,
+    first_comment,
+    name_bundled_recipes,
+    recipes_folder,
+)
 from medsam_tune.errors import RecipeError
 
 
@@ -74,3 +81,15 @@ def test_first_comment_skips_empty_ones(tmp_path):
 def test_every_bundled_recipe_opens_with_a_comment():
     assert recipes_folder().is_dir()
     assert [name for name, path in bundled_recipes().items() if not first_comment(path)] == []
+
+
+def test_config_that_names_a_bundled_recipe_becomes_its_file_and_the_users_own_comes_first(bundle, tmp_path):
+    path = str(bundle / "autosam.yaml")
+    assert name_bundled_recipes(["fit", "--config", "autosam", "--data.root=autosam"]) == [
+        "fit", "--config", path, "--data.root=autosam",
+    ]  # fmt: skip
+    assert name_bundled_recipes(["fit", "--config=autosam", "-c", "none", "--config"]) == [
+        "fit", f"--config={path}", "-c", "none", "--config",
+    ]  # fmt: skip
+    (tmp_path / "here" / "autosam").touch()
+    assert name_bundled_recipes(["fit", "--config=autosam"]) == ["fit", "--config=autosam"]
