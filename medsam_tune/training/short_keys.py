@@ -121,7 +121,15 @@ def _refuse(pending: Mapping[int, str], found: Mapping[int, Sequence[str]], keys
     if found[position]:
         several = ", ".join(sorted(_plain(key) for key in found[position]))
         raise RecipeError(f"{short}: several keys of this recipe end so: {several}. Write one of them.")
-    last = {_plain(key).rpartition(".")[2]: _plain(key) for key in keys}
-    near = difflib.get_close_matches(short.rpartition(".")[2], [*ALIASES, *last], n=1)
-    hint = f"Did you mean {near[0]}?" if near else "`--print_config` shows the keys."
+    near = _near(short, [_plain(key) for key in keys])
+    hint = f"Did you mean {near}?" if near else "`--print_config` shows the keys."
     raise RecipeError(f"{short}: no such key, and no key of this recipe ends so. {hint}")
+
+
+def _near(short: str, keys: Sequence[str]) -> str | None:
+    """Return what a mistyped key was likely meant to be: a section where it has several parts, else an ending."""
+    section, dots, _ = short.partition(".")
+    sections = {key.partition(".")[0] for key in keys}
+    endings = {key.rpartition(".")[2] for key in keys}
+    near = difflib.get_close_matches(section, sections if dots else [*ALIASES, *endings], n=1)
+    return near[0] if near else None

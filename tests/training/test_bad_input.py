@@ -54,7 +54,7 @@ def save(pixels, path):
         ("--trainer.limit_val_batches=0", "trainer.limit_val_batches: is 0, so nothing would choose the best weights."),
         ("--trainer.limit_test_batches=0", "trainer.limit_test_batches: is 0, so nothing would test."),
         ("--trainer.fast_dev_run=true", "trainer.fast_dev_run: writes no checkpoint, so there is nothing to test and export."),
-        ("--modle.objects_per_decode=3", "modle.objects_per_decode: no such key. Did you mean model?"),
+        ("--modle.objects_per_decode=3", "modle.objects_per_decode: no such key, and no key of this recipe ends so. Did"),
         ("--data.split.fraction=0.1", "data.split.fraction: no such key. Did you mean data.split.val_fraction?"),
         (
             "--model.prompt_encoder.widht=3",

@@ -74,7 +74,13 @@ def test_several_keys_that_end_so_are_listed():
 
 
 @pytest.mark.parametrize(
-    ("word", "hint"), [("--widht=3", "Did you mean width"), ("--epoch=3", "Did you mean epochs"), ("--zzz=1", "`--print_")]
+    ("word", "hint"),
+    [
+        ("--widht=3", "Did you mean width"),
+        ("--epoch=3", "Did you mean epochs"),
+        ("--modle.r=1", "Did you mean model"),
+        ("--zzz=1", "`--print_config`"),
+    ],
 )
 def test_key_that_ends_no_other_is_refused_with_the_near_one(word, hint):
     with pytest.raises(RecipeError, match=rf"no such key, and no key of this recipe ends so\. {hint}"):
