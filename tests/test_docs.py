@@ -19,6 +19,7 @@ from medsam_tune.losses import BceDiceLoss
 from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.training.cli import MedsamCLI
+from medsam_tune.training.short_keys import expand_class_names, expand_short_keys
 from tests.factories import make_batch
 
 ROOT = Path(__file__).parents[1]
@@ -128,7 +129,12 @@ def test_a_recipe_with_an_unknown_key_would_not_parse(recipe_parser, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", SHOWN_RUNS)
 def test_every_shown_run_parses(command, recipe_parser, shown_files):
-    recipe_parser.parse_args(parser_words(shlex.split(command)))
+    def keys_of(known):
+        return [str(key) for key in recipe_parser.parse_args(known).keys(branches=True)]
+
+    whole = {str(key).partition(".")[0] for key in recipe_parser.get_defaults().keys(branches=True)}
+    words = expand_short_keys(parser_words(shlex.split(command)), whole=whole, keys_of=keys_of)
+    recipe_parser.parse_args(expand_class_names(words))
 
 
 @pytest.fixture
@@ -150,7 +156,8 @@ def method_files():
 def parser_words(words):
     """Turn a shown command into words for the recipe parser; a placeholder for a recipe stands for the default one."""
     recipe, *overrides = [word for word in words[1:] if word not in {"--config", "--print_config"} and "${" not in word]
-    known = ROOT / recipe if (ROOT / recipe).is_file() else ROOT / "recipes" / "autosam.yaml"
+    named = (ROOT / recipe, ROOT / "recipes" / f"{recipe}.yaml", ROOT / "recipes" / "autosam.yaml")
+    known = next(path for path in named if path.is_file())
     return [f"--config={known}", *(word.replace("$seed", "0") for word in normalise_overrides(overrides))]
 
 

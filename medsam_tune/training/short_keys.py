@@ -22,7 +22,7 @@ PREFERRED = {"weights": "model.backbone.weights", "lr": "model.optimizer.lr"}
 SYNONYMS = {"rank": ("rank", "r")}
 """Endings that are tried in turn; peft calls the rank of an update r."""
 
-ROOMS = ("backbone", "data", "fusion", "losses", "prompts", "segmenters", "side", "tuners")
+ROOMS = ("backbone", "data", "fusion", "losses", "prompt_encoders", "prompts", "segmenters", "side", "tuners")
 """Rooms whose classes a word may name without their path."""
 
 _CLASS = re.compile(r"--([\w.]+\+?)=([A-Z]\w*)")
