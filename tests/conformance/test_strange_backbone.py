@@ -18,6 +18,7 @@ from medsam_tune.backbone.freezing import freeze, set_train_modes, set_trainable
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import InputRule, normalise
 from medsam_tune.prompts import BoxPrompt
+from medsam_tune.segmenters import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.tuners import (
     AdaptFormer,
@@ -30,7 +31,7 @@ from medsam_tune.tuners import (
     SamedTuner,
     ScaleShiftTuning,
 )
-from medsam_tune.types import MaskPrediction, PromptEmbeddings
+from medsam_tune.types import ImageEmbeddings, MaskPrediction, PromptEmbeddings
 from tests.factories import make_batch
 
 SIDE, GRID, WIDTH = 64, 4, 16
@@ -154,8 +155,11 @@ class Strange(Backbone):
             places=("attention_adapter", "mlp_adapter"),
         )
 
-    def encode(self, images, frames, *, fuse=None):
-        return self.image_encoder(normalise(images, frames, self.input_rule))
+    def fresh(self):
+        return Strange()
+
+    def run_encoder(self, inputs):
+        return ImageEmbeddings(self.image_encoder(normalise(inputs.images, inputs.frames, self.input_rule)))
 
     def image_pe(self):
         return torch.zeros(1, WIDTH, GRID, GRID)
@@ -167,8 +171,8 @@ class Strange(Backbone):
         dense = self.no_mask_embedding().expand(n_objects, -1, GRID, GRID)
         return PromptEmbeddings(self.prompt_encoder(boxes / SIDE)[:, None], dense)
 
-    def decode(self, image_embeddings, image_index, prompts, *, multimask_output=False):
-        masks, ious = self.mask_decoder(image_embeddings[image_index] + prompts.dense_embeddings, prompts.sparse_embeddings)
+    def decode(self, embeddings, image_index, prompts, *, multimask_output=False):
+        masks, ious = self.mask_decoder(embeddings.main[image_index] + prompts.dense_embeddings, prompts.sparse_embeddings)
         return MaskPrediction(masks, ious)
 
 
@@ -188,7 +192,7 @@ TUNERS = {
 
 
 def logits_of(backbone, tuner=None):
-    segmenter = SamSegmenter(backbone, BoxPrompt(), tuner=tuner)
+    segmenter = SamSegmenter(SamParts(backbone, BoxPrompt(), tuner=tuner))
     return segmenter, segmenter(make_batch(objects=(2, 1))).low_res_masks
 
 
