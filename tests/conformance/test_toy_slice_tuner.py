@@ -1,0 +1,131 @@
+"""A tuner that mixes neighbouring slices of a chunk is one class in one file: it trains, resumes, exports and reloads.
+
+It reads which slices belong together from what the backbone is at work on; no other part of the package knows of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import medsam_tune
+from medsam_tune.backbone import SamBackbone
+from medsam_tune.cli import main
+from medsam_tune.geometry import make_frame
+from medsam_tune.tuners.base import InsertingTuner, names_below
+from medsam_tune.types import EncoderInput
+
+RECIPE = """\
+# Chunks of three slices, whose tokens are mixed along the volume before every block.
+seed_everything: 0
+model:
+  backbone: {class_path: medsam_tune.backbone.SamBackbone, init_args: {weights: random_tiny}}
+  tuner: {class_path: tests.conformance.test_toy_slice_tuner.SliceMixing}
+  prompts: {class_path: medsam_tune.prompts.BoxPrompt}
+data:
+  root: scans
+  source: {class_path: medsam_tune.data.NiftiVolumes, init_args: {axis: axial}}
+  chunk: 3
+  batch_size: 2
+  cache_embeddings: false
+  split: {val_fraction: 0.2, test_fraction: 0.2}
+run: {baselines: false}
+trainer: {accelerator: cpu, max_epochs: 1, enable_progress_bar: false}
+"""
+
+
+class Mixing(nn.Module):
+    """Add to the tokens of a slice a projection of the mean of its neighbours' tokens."""
+
+    def __init__(self, channels, backbone):
+        super().__init__()
+        self.up_proj = nn.Linear(channels, channels)
+        nn.init.zeros_(self.up_proj.weight)
+        nn.init.zeros_(self.up_proj.bias)
+        # In a tuple the backbone is no child.
+        self._backbone = (backbone,)
+
+    def before(self, block, inputs):
+        seen = self._backbone[0].current_input
+        if seen is None or seen.volume_index is None:
+            return inputs
+        tokens = inputs[0]
+        apart = (seen.slice_index[:, None] - seen.slice_index).abs()
+        beside = ((seen.volume_index[:, None] == seen.volume_index) & (apart == 1)).to(tokens)
+        weights = beside / beside.sum(dim=1, keepdim=True).clamp(min=1)
+        return (tokens + self.up_proj(torch.einsum("bn,n...->b...", weights, tokens)), *inputs[1:])
+
+
+class SliceMixing(InsertingTuner):
+    """Mix the slices of a chunk before every block of the encoder."""
+
+    def insert(self, backbone):
+        names = []
+        for block in backbone.anatomy().encoder.blocks:
+            mixing = Mixing(block.width, backbone)
+            block.module.add_module("slice_mixing", mixing)
+            block.module.register_forward_pre_hook(mixing.before)
+            names.append(f"{block.name}.slice_mixing")
+        return names_below(backbone, names)
+
+
+def embeddings_of(backbone, images, volumes, slices):
+    frames = tuple(make_frame((64, 64), backbone.input_rule) for _ in images)
+    with torch.no_grad():
+        return backbone.encode(EncoderInput(images, frames, torch.tensor(volumes), torch.tensor(slices))).main
+
+
+def test_a_slice_sees_its_neighbours_and_nothing_of_other_volumes():
+    backbone = SamBackbone("random_tiny")
+    SliceMixing().attach(backbone)
+    images = torch.rand(4, 3, 64, 64) * 255
+    untouched = embeddings_of(SamBackbone("random_tiny"), images, [0, 0, 0, 1], [4, 5, 9, 5])
+    torch.testing.assert_close(embeddings_of(backbone, images, [0, 0, 0, 1], [4, 5, 9, 5]), untouched)
+    with torch.no_grad():
+        for name, parameter in backbone.named_parameters():
+            if "slice_mixing" in name:
+                parameter.normal_()
+    before = embeddings_of(backbone, images, [0, 0, 0, 1], [4, 5, 9, 5])
+    images[0] = 255 - images[0]
+    moved = (embeddings_of(backbone, images, [0, 0, 0, 1], [4, 5, 9, 5]) - before).flatten(1).abs().amax(dim=1) > 0
+    assert moved.tolist() == [True, True, False, False]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = np.zeros((16, 14, 4), np.uint8)
+    labels[4:11, 3:9] = 1
+    for folder, values in (("images", labels * 150.0), ("labels", labels)):
+        (tmp_path / "scans" / folder).mkdir(parents=True)
+        for case in "abcdefghij":
+            noise = rng.integers(0, 60, labels.shape) if folder == "images" else 0
+            path = tmp_path / "scans" / folder / f"{case}.nii.gz"
+            nib.save(nib.Nifti1Image((values + noise).astype(np.int16), np.eye(4)), path)
+    (tmp_path / "toy.yaml").write_text(RECIPE)
+    monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_tuner_in_a_users_file_trains_resumes_exports_and_reloads(workplace):
+    assert main(["run", "toy.yaml"]) == 0
+    (run,) = (workplace / "runs/toy").iterdir()
+    assert main(["run", "toy.yaml", "--ckpt_path=last", "--trainer.max_epochs=2"]) == 0
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["parameters"]["trained"] == 2 * (32 * 32 + 32)
+    segmenter = medsam_tune.load_export(run / "export", trusted=True).segmenter
+    learned = {name: p for name, p in segmenter.backbone.named_parameters() if "slice_mixing" in name}
+    stored = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert len(learned) == 4
+    for name, parameter in learned.items():
+        assert parameter.any()
+        assert torch.equal(parameter, next(value for key, value in stored.items() if key.endswith(name)))
