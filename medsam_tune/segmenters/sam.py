@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
 from medsam_tune.backbone.freezing import check_trainable
 from medsam_tune.errors import RecipeError
-from medsam_tune.geometry import Frame, InputRule
+from medsam_tune.geometry import Frame, InputRule, normalise
 from medsam_tune.losses.base import MaskLoss
 from medsam_tune.prompt_encoders.base import PromptEncoder
 from medsam_tune.prompt_encoders.sam import SamPromptEncoder
@@ -218,9 +218,14 @@ class SamSegmenter(Segmenter):
         fusion, inputs = self.fusion, batch.encoder_input()
         if fusion is None:
             return self.backbone.encode(inputs)
-        if fusion.space == "image":
-            return self.backbone.encode(replace(inputs, images=fusion(inputs.images, batch.priors)))
-        return self.backbone.encode(replace(inputs, fuse=lambda normalised: fusion(normalised, batch.priors)))
+
+        def fuse(normalised: Tensor) -> Tensor:
+            if fusion.space == "normalised":
+                return cast(Tensor, fusion(normalised, batch.priors))
+            # The limits of a min-max rule are the image's own, or a few pixels of overlapping priors would set its contrast.
+            return normalise(fusion(inputs.images, batch.priors), inputs.frames, self.input_rule, limits=inputs.images)
+
+        return self.backbone.encode(replace(inputs, fuse=fuse))
 
     def _decode(
         self, embeddings: ImageEmbeddings, image_index: Tensor, prompts: PromptEmbeddings, *, multimask_output: bool = False

@@ -166,7 +166,7 @@ class TaskSegmenter(Segmenter):
         if fusion.space == "normalised":
             images = normalise(images, frames, self._rule)
         fused: Tensor = fusion(images, batch.priors) if augmented else fusion.without_priors(images)
-        return fused if fusion.space == "normalised" else normalise(fused, frames, self._rule)
+        return fused if fusion.space == "normalised" else normalise(fused, frames, self._rule, limits=images)
 
 
 def _only_fusion(parts: SamParts) -> InputFusion | None:

@@ -93,6 +93,18 @@ def test_encoder_sees_the_fused_image_normalised(tiny_backbone, kind):
     torch.testing.assert_close(encoder_input(segmenter, batch), expected)
 
 
+def test_overlapping_priors_leave_the_contrast_of_the_other_channels_under_a_min_max_rule(tiny_backbone):
+    tiny_backbone.input_rule = replace(tiny_backbone.input_rule, min_max=True, mean=(0.0,) * 3, std=(1.0,) * 3)
+    batch = batch_with_priors()
+    batch.priors[:, 0, 4:8, 4:12] = 3.0  # three masks over each other
+    seen = encoder_input(SamSegmenter(SamParts(tiny_backbone, fusion=AddRgb())), batch)
+    plain = normalise(batch.images, batch.frames, tiny_backbone.input_rule)
+    assert torch.equal(seen[:, 0], plain[:, 0])
+    assert plain[:, 0].amax(dim=(1, 2)).min() > 0.9
+    image = batch.images[0, :, :40]
+    torch.testing.assert_close((seen - plain)[0, 1, 5, 5], 3 * 255 / (image.max() - image.min()))
+
+
 def test_encoder_sees_priors_added_after_normalisation_where_the_fusion_says_so(tiny_backbone):
     batch, segmenter = batch_with_priors(), SamSegmenter(SamParts(tiny_backbone, fusion=AddRgb(space="normalised")))
     seen, plain = encoder_input(segmenter, batch), normalise(batch.images, batch.frames, tiny_backbone.input_rule)
