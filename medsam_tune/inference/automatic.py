@@ -8,7 +8,7 @@ Differs from the authors' code:
 - Prompts are decoded a few at a time, and a mask whose predicted IoU is too low is dropped before it is upscaled. What the
   first decoder layer computes of the image alone is computed once. The kept masks and scores are the same.
 - A mask without a pixel is dropped. Theirs keeps it where ``stability_score_thresh`` is 0, with NaN for a score.
-- The image is not rounded to 8 bits, and is resized as the backbone's weights expect.
+- The image is resized as the backbone's weights expect, which for SAM's is the authors' way.
 - Two options: ``low_res_stability`` measures stability on the decoder's grid, which is approximate; ``box_fractions`` asks with
   boxes, one mask each, for weights that have learnt boxes alone.
 """
