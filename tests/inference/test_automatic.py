@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 
 from medsam_tune.backbone import SamBackbone
+from medsam_tune.backbone.input_rules import SAM
 from medsam_tune.geometry import InputRule, image_to_input, to_original
 from medsam_tune.inference import automatic
 from medsam_tune.inference.automatic import AutomaticMaskGenerator
@@ -94,6 +97,14 @@ def test_untouched_library_keeps_the_same_masks_to_the_pixel(backbone, changed):
     image, settings = random_image(48, 64), settings_of(**changed)
     ours = AutomaticMaskGenerator(backbone, settings).generate(to_tensor(image))
     assert 2 <= len(ours.masks) < 3 * settings.points_per_side**2
+    assert_equal_masks(ours, library_generator(backbone, settings).generate(image))
+
+
+def test_untouched_library_keeps_the_same_masks_of_an_enlarged_image_under_sams_own_rule(backbone):
+    backbone.input_rule = replace(SAM, side=64, grid=4)
+    image, settings = random_image(33, 48), settings_of(pred_iou_thresh=0.0)
+    ours = AutomaticMaskGenerator(backbone, settings).generate(to_tensor(image))
+    assert len(ours.masks) >= 2
     assert_equal_masks(ours, library_generator(backbone, settings).generate(image))
 
 
