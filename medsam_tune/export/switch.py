@@ -143,9 +143,8 @@ class AdapterSwitch:
         }
 
 
-# Where the adapter lies, what learns beside it, and how many objects are decoded at once: what is compared by the tensors, or
-# changes no answer.
-_FREE = ("tuner", "trainable", "objects_per_decode")
+# What is compared by its tensors (where the adapter lies, what learns beside it), or changes no answer of a trained network.
+_FREE = ("tuner", "trainable", "objects_per_decode", "seed", "jitter", "eval_jitter")
 
 
 def _settings(key: str, value: object) -> dict[str, object]:
@@ -164,5 +163,5 @@ def _check_start(stored: ExportFolder) -> None:
     if isinstance(start, str) and start.startswith(_REWRITING_STARTS):
         raise CheckpointError(
             f"{stored.folder}: was trained with init_lora_weights {start}, which rewrites the frozen weights, so it cannot "
-            "share a backbone. Load it alone with load_adapter."
+            "share a backbone. Load it alone with load_export."
         )

@@ -71,10 +71,6 @@ class Segmenter(nn.Module, ABC):
     def base_weights(self) -> WeightsIdentity | None:
         """Return the identity of the frozen weights under the trained ones, or None when all is trained from scratch."""
 
-    @abstractmethod
-    def frozen_parameters(self) -> Sequence[str]:
-        """Return the dotted names of parameters a checkpoint leaves out because the base weights hold them."""
-
     def classes(self) -> tuple[str, ...]:
         """Return the names of the classes that label every image, in their order; empty where objects are segmented."""
         return ()

@@ -74,10 +74,6 @@ class SamSegmenter(Segmenter):
         """Return the identity of the backbone's weights."""
         return self.backbone.weights
 
-    def frozen_parameters(self) -> Sequence[str]:
-        """Return the backbone's parameters that do not learn."""
-        return [f"backbone.{name}" for name, p in self.backbone.named_parameters() if not p.requires_grad]
-
     def takes_prompts(self) -> bool:
         """Return True where the prompt encoder reads them."""
         return self.prompt_encoder.takes_prompts()

@@ -111,10 +111,6 @@ class TaskSegmenter(Segmenter):
         """Return None: everything is trained."""
         return
 
-    def frozen_parameters(self) -> Sequence[str]:
-        """Return no name: everything is trained."""
-        return []
-
     def forward(self, batch: SegmentationBatch) -> MaskPrediction:
         """Return logits (N, 1, S, S) of the recipe's inference; there is no predicted IoU.
 

@@ -12,7 +12,7 @@ import torch
 
 import medsam_tune.segmenters as segmenters
 from medsam_tune.backbone import SamBackbone
-from medsam_tune.export.trained import trained_names
+from medsam_tune.export.trained import frozen_identities, trained_names
 from medsam_tune.losses import BceDiceLoss, MaskLoss, SoftmaxDiceLoss
 from medsam_tune.prompts import BoxPrompt
 from medsam_tune.segmenters import InteractiveSegmenter, SamSegmenter, Segmenter, SemanticSegmenter, TaskSegmenter
@@ -99,7 +99,9 @@ def test_exactly_the_declared_parameters_learn_and_are_stored(name):
     assert all(any(key.startswith(start) for key in learns) for start in case.learns)
     parameters = {key for key, _ in segmenter.named_parameters()}
     assert set(trained_names(segmenter)) & parameters == learns
-    assert set(segmenter.frozen_parameters()) == parameters - learns
+    # What is not stored lies in the base weights, or is named by a checksum; no released part has a frozen module of its own.
+    assert all(key.startswith("backbone.") for key in parameters - learns)
+    assert frozen_identities(segmenter) == {}
 
 
 @each

@@ -131,9 +131,6 @@ class Threshold(Segmenter):
     def base_weights(self):
         return None
 
-    def frozen_parameters(self):
-        return []
-
 
 def test_network_without_prompts_segments_and_refuses_a_box():
     predictor = Predictor(Threshold())
