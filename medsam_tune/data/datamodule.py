@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -158,7 +159,7 @@ class SegmentationDataModule(LightningDataModule):
 
     @property
     def case_names(self) -> tuple[str, ...]:
-        """Return the sorted case ids that ``SegmentationBatch.case_index`` points into."""
+        """Return the sorted case ids that ``case_index`` points into."""
         return self._case_names
 
     @property
@@ -270,9 +271,9 @@ class SegmentationDataModule(LightningDataModule):
 
     def _with_objects(self, indices: list[int]) -> list[int]:
         """Check that training has something to learn; images without an object stay only where a mask may be empty."""
-        shows_object = (index for index in indices if self._shows_object(index))
+        shows_object = (index for index in indices if bool(self.source[index].masks.any()))
         # Such a target keeps empty images as negatives, so the first object is enough and the rest need not be read.
-        found = list(_first(shows_object) if self.target in MAY_BE_EMPTY else shows_object)
+        found = list(islice(shows_object, 1) if self.target in MAY_BE_EMPTY else shows_object)
         if not found:
             raise DataError(
                 f"{self.root}: no object in any training image ({len(indices)} looked at). "
@@ -294,9 +295,6 @@ class SegmentationDataModule(LightningDataModule):
     def _part(self, cases: Sequence[str], dataset: SegmentationDataset) -> dict[str, int]:
         patients = {self._patients[case] for case in cases}
         return {"patients": len(patients), "cases": len(cases), "images": len(dataset)}
-
-    def _shows_object(self, index: int) -> bool:
-        return bool(self.source[index].masks.any())
 
     def _build(self, input_rule: InputRule, indices: list[int], *, training: bool) -> SegmentationDataset:
         numbers = {name: i for i, name in enumerate(self._case_names)}
@@ -348,9 +346,3 @@ class SegmentationDataModule(LightningDataModule):
             # Of its own, so that reading data leaves the global random state alone.
             generator=torch.Generator().manual_seed(self.seed),
         )
-
-
-def _first(indices: Iterator[int]) -> Iterator[int]:
-    for index in indices:
-        yield index
-        return

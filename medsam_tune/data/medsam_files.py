@@ -118,10 +118,6 @@ class MedsamNpy(PairedFiles):
         """Read the label ids."""
         return find_objects(self.format.read_labels(path)[0], self.labels, ignore_label=self.ignore_label)
 
-    def named_labels(self) -> dict[int, str]:
-        """Return the names that the recipe gives its labels."""
-        return {} if self.labels is None else name_labels(self.labels)
-
     def label_names(self) -> dict[int, str]:
         """Return the recipe's names; without them read every mask once and call each id found ``label <id>``."""
         if self.labels is not None:

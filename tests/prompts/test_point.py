@@ -84,3 +84,16 @@ def test_batch_without_objects_gives_no_prompt(tiny_backbone):
 def test_impossible_numbers_of_points_are_refused(positives, negatives):
     with pytest.raises(RecipeError, match=r"For no prompt leave model\.prompts out"):
         PointPrompt(positives, negatives)
+
+
+def test_no_point_lies_where_nobody_annotated():
+    batch = make_batch(sizes=((64, 64), (64, 64)))
+    ignored = ~batch.masks.clone()
+    ignored[:, :, 30:36] = False  # all background that is known
+    partly = replace(batch, ignored=ignored, training=True)
+    coords, labels = _points(PointPrompt(1, 4), partly)
+    for row in range(2):
+        for (x, y), label in zip(coords[row].tolist(), labels[row].tolist(), strict=True):
+            assert not ignored[row, 0, int(y), int(x)]
+            assert (30 <= y < 36) is (label == 0)
+    assert labels.tolist() == [[1, 0, 0, 0, 0]] * 2
