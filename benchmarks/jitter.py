@@ -111,13 +111,15 @@ def scores_by_case(
     backbone: Backbone, batches: Sequence[SegmentationBatch], jitter: float, draws: int
 ) -> dict[int, list[float]]:
     """Return each case's Dice in every draw."""
-    from medsam_tune.evaluation.baselines import evaluate_prompts
+    from medsam_tune.evaluation.baselines import evaluate_segmenters
     from medsam_tune.prompts import BoxJitter, BoxPrompt
+    from medsam_tune.segmenters import SamParts, SamSegmenter
 
-    moved = BoxJitter(jitter, jitter, unit="fraction", signed=True)
-    sources = {str(seed): BoxPrompt(eval_jitter=moved, seed=seed) for seed in range(draws if jitter else 1)}
+    moved = BoxPrompt(eval_jitter=BoxJitter(jitter, jitter, unit="fraction", signed=True))
+    asked = {"box": SamSegmenter(SamParts(backbone, moved, objects_per_decode=4))}
     found: dict[int, list[float]] = defaultdict(list)
-    for scores in evaluate_prompts(backbone, batches, sources, objects_per_decode=4).values():
+    for seed in range(draws if jitter else 1):
+        scores = evaluate_segmenters(asked, [replace(batch, seed=seed) for batch in batches])["box"]
         for case, dice in zip(scores.scored_cases().tolist(), scores.case_dice().tolist(), strict=True):
             found[case].append(dice)
     return found

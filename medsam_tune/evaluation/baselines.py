@@ -1,53 +1,68 @@
-"""What the untuned model reaches on the same images under a given prompt, and the tuned one under each kind of inference."""
+"""What the untuned network reaches on the same images, asked as the tuned one is, and the tuned one under each inference."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import Literal
 
 import torch
-from torch import nn
 
-from medsam_tune.backbone.base import Backbone
 from medsam_tune.evaluation.predict import update_metric
 from medsam_tune.metrics.overlap import CaseScores, OverlapMetric
-from medsam_tune.prompts.base import PromptSampler
+from medsam_tune.prompts.box import BoxPrompt
 from medsam_tune.segmenters.base import SamParts, Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.types import SegmentationBatch, Truth
 
+BOXES: dict[str, Literal["whole_image", "tight"]] = {"whole_image_box": "whole_image", "oracle_box": "tight"}
+"""Boxes that every untuned network is also asked with."""
 
-def evaluate_prompts(
-    backbone: Backbone,
-    batches: Iterable[SegmentationBatch],
-    samplers: Mapping[str, PromptSampler],
-    *,
-    objects_per_decode: int = 0,
+
+def untuned_networks(segmenter: SamSegmenter) -> dict[str, Segmenter]:
+    """Return what a tuned network is compared with, by name, all over one released backbone on the tuned one's device.
+
+    First, where there is such, the released network asked exactly as the tuned one is: ``same_prompts``, with the same queries,
+    draws and rounds of clicks, or ``no_prompt`` where the tuned one gets none. Then ``whole_image_box``, which like no prompt
+    says nothing about the object, and ``oracle_box``, the tight box of the truth.
+    """
+    alike = segmenter.untuned()
+    backbone = alike.backbone if isinstance(alike, SamSegmenter) else segmenter.backbone.fresh()
+    name = "no_prompt" if segmenter.prompts is None else "same_prompts"
+    networks: dict[str, Segmenter] = {} if alike is None else {name: alike}
+    for name, kind in BOXES.items():
+        networks[name] = SamSegmenter(SamParts(backbone, BoxPrompt(kind), objects_per_decode=segmenter.objects_per_decode))
+    device = next(segmenter.parameters()).device
+    return {name: network.to(device) for name, network in networks.items()}
+
+
+def evaluate_segmenters(
+    segmenters: Mapping[str, Segmenter], batches: Iterable[SegmentationBatch], *, only_shown: Collection[str] = ()
 ) -> dict[str, CaseScores]:
-    """Score one backbone under several ways of prompting in one pass over the batches.
+    """Score networks over one backbone in one pass over the batches.
 
     Each image is encoded once, or not at all where the batch brings its embedding from the cache.
 
     Args:
-        backbone: The untuned network: a fresh one of the same weights, or the run's own where nothing in it was
-            trained. It is put into eval mode.
-        batches: Test batches; moved to the backbone's device.
-        samplers: Prompt samplers by the name their scores are returned under, such as ``oracle_box``.
-        objects_per_decode: Objects decoded at once; 0 decodes all together.
+        segmenters: Networks whose image embeddings are the same, by the name their scores are returned under; put into eval
+            mode.
+        batches: Test batches; moved to the networks' device.
+        only_shown: Names of networks that are asked only for objects that an image shows.
 
     Returns:
-        The scores of each sampler, by its name.
+        The scores of each network, by its name.
     """
-    segmenters = {
-        name: SamSegmenter(SamParts(backbone, sampler, objects_per_decode=objects_per_decode)).eval()
-        for name, sampler in samplers.items()
-    }
-    device = next(backbone.parameters()).device
+    first = next(iter(segmenters.values()))
+    device = next(first.parameters()).device
     # Rank 0 alone does this; gathering would wait for ranks that are gone.
-    metrics = {name: OverlapMetric(gather=False).to(device) for name in samplers}
+    metrics = {name: OverlapMetric(gather=False).to(device) for name in segmenters}
     with torch.no_grad():
         for batch in batches:
-            _score(backbone, batch.to(device), segmenters, metrics)
+            on_device = batch.to(device)
+            whole = first.eval().embedded(on_device) if batch.image_embeddings is None else on_device
+            for name, segmenter in segmenters.items():
+                asked = shown_objects(whole) if name in only_shown else whole
+                update_metric(metrics[name], asked, segmenter.eval()(asked), segmenter.input_rule.side)
     return {name: metric.scores() for name, metric in metrics.items()}
 
 
@@ -82,15 +97,3 @@ def evaluate_inference(segmenter: Segmenter, batches: Iterable[SegmentationBatch
                 metric = metrics.setdefault(name, OverlapMetric(gather=False).to(device))
                 update_metric(metric, on_device, prediction, segmenter.input_rule.side)
     return {name: metric.scores() for name, metric in metrics.items()}
-
-
-def _score(
-    backbone: Backbone,
-    batch: SegmentationBatch,
-    segmenters: Mapping[str, nn.Module],
-    metrics: Mapping[str, OverlapMetric],
-) -> None:
-    if batch.image_embeddings is None:
-        batch = replace(batch, image_embeddings=backbone.pack(backbone.encode(batch.encoder_input())))
-    for name, segmenter in segmenters.items():
-        update_metric(metrics[name], batch, segmenter(batch), backbone.input_rule.side)

@@ -11,6 +11,11 @@ from medsam_tune.metrics.interval import mean_interval
 from medsam_tune.metrics.overlap import CaseScores
 
 Verdict = Literal["better", "not shown to be better", "worse"]
+_FAIR = {
+    "same_prompts": "under the same prompts",
+    "no_prompt": "without a prompt",
+    "whole_image_box": "with the box of the whole image",
+}
 
 
 def paired_difference(tuned: CaseScores, untuned: CaseScores) -> dict[str, Any]:
@@ -52,6 +57,24 @@ def verdict_sentence(difference: Mapping[str, Any], against: str) -> str:
     cases = f"{difference['n_cases']} case{'s' if difference['n_cases'] > 1 else ''}"
     found = f"Dice {difference['mean']:+.3f} (paired over {cases}{shown})"
     return f"{difference['verdict'].capitalize()} than the untuned network {against}: {found}."
+
+
+def verdict_of(baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return what a run may say of itself: ``against`` which baseline, the ``verdict``, and the ``text``.
+
+    Args:
+        baselines: Summaries of the untuned network by name, each with its ``tuned_minus_this``. The comparison is with the
+            first that is asked as the tuned network is, or else knows as little.
+
+    Returns:
+        None where nothing can be compared.
+    """
+    against = next((name for name in _FAIR if name in baselines), None)
+    if against is None:
+        return None
+    difference = baselines[against]["tuned_minus_this"]
+    text = verdict_sentence(difference, _FAIR[against])
+    return {"against": against, "verdict": difference["verdict"], "text": text} if text else None
 
 
 def _verdict(ends: tuple[float, float] | None) -> Verdict:

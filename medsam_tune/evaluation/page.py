@@ -19,6 +19,7 @@ h2 { font-size: 1.12rem; margin: 2.6rem 0 .7rem; padding-bottom: .3rem; border-b
 h3 { font-size: .95rem; margin: 1.3rem 0 .15rem; }
 p { margin: .35rem 0; }
 .muted, figcaption { color: var(--muted); font-size: .88rem; }
+.verdict { font-weight: 600; margin: .7rem 0; }
 .prose { white-space: pre-wrap; }
 .tiles { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1.4rem 0 0; }
 .tile { flex: 1 1 11rem; background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .8rem 1rem; }
@@ -57,7 +58,7 @@ def heading(text: str, level: int = 2) -> str:
 
 
 def paragraph(text: str, *, kind: str = "") -> str:
-    """Return a paragraph; ``kind`` is a style: muted, prose (keeps line breaks), or both."""
+    """Return a paragraph; ``kind`` is a style: muted, verdict, prose (keeps line breaks), or several."""
     return f'<p class="{escape(kind)}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 

@@ -42,7 +42,9 @@ class ReportContent:
         data: What the source says about itself.
         splits: Counts by split, such as ``{"train": {"cases": 28, "images": 84}}``.
         test: What ``summarise`` returned for the test split.
-        baselines: The same by name, for the untuned model.
+        baselines: The same by name, for the untuned model, each with its paired ``tuned_minus_this``; first the one that is
+            asked as the tuned model is.
+        verdict: Whether the tuned model is better than the untuned one, in a sentence.
         inference: The same by name, for the tuned model under each kind of inference it offers.
         curves: PNG of ``draw_curves``.
         cases: Best, median and worst test case.
@@ -60,6 +62,7 @@ class ReportContent:
     splits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     test: Mapping[str, Any] = field(default_factory=dict)
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    verdict: str = ""
     inference: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     curves: bytes | None = None
     cases: Sequence[CaseFigure] = ()
@@ -95,6 +98,8 @@ def write_report(folder: Path, content: ReportContent) -> Path:
 
 def _opening(content: ReportContent) -> list[str]:
     parts = [page.heading(content.title, 1)]
+    if content.verdict:
+        parts.append(page.paragraph(content.verdict, kind="verdict"))
     if content.description:
         parts.append(page.paragraph(content.description, kind="muted prose"))
     values = []
@@ -117,10 +122,11 @@ def _interval_text(figures: Mapping[str, Any]) -> str:
 def _results(content: ReportContent) -> list[str]:
     if not content.test:
         return []
-    tuned = [_result_row("tuned", content.test)]
-    untuned = [_result_row(f"untuned, {name.replace('_', ' ')}", summary) for name, summary in content.baselines.items()]
     headers = ("model", "Dice", "std", "95 % interval", "IoU", "std", "95 % interval", "cases")
-    parts = [page.heading("Test results"), page.table(headers, [*tuned, *untuned], strong=(0,))]
+    untuned = [_baseline_row(name, summary) for name, summary in content.baselines.items()]
+    rows = [*untuned[:1], [*_result_row("tuned", content.test), _ABSENT], *untuned[1:]]
+    table = page.table((*headers, "tuned minus this"), rows, strong=(len(untuned[:1]),))
+    parts = [page.heading("Test results"), table]
     if len(labels := content.test.get("per_label") or {}) > 1:
         rows = [_result_row(str(name), summary) for name, summary in labels.items()]
         parts += [page.heading("By label", 3), page.table(("label", *headers[1:]), rows)]
@@ -138,6 +144,14 @@ def _result_row(name: str, summary: Mapping[str, Any]) -> list[str]:
         cells += [_figure(figures["mean"]), _figure(figures["std"])]
         cells.append(_ABSENT if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}")
     return [*cells, str(summary["n_cases"])]
+
+
+def _baseline_row(name: str, summary: Mapping[str, Any]) -> list[str]:
+    row, difference = _result_row(f"untuned, {name.replace('_', ' ')}", summary), summary["tuned_minus_this"]
+    if difference["mean"] is None:
+        return [*row, _ABSENT]
+    ends = difference["ci95"]
+    return [*row, f"{difference['mean']:+.3f}" + ("" if ends is None else f" ({ends[0]:+.3f} to {ends[1]:+.3f})")]
 
 
 def _figure(value: float | None) -> str:

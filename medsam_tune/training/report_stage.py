@@ -13,7 +13,8 @@ import yaml
 from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.data.dataset import collate
 from medsam_tune.data.splits import PARTS
-from medsam_tune.evaluation.baselines import evaluate_inference, evaluate_prompts, shown_objects
+from medsam_tune.evaluation.baselines import BOXES, evaluate_inference, evaluate_segmenters, untuned_networks
+from medsam_tune.evaluation.comparison import paired_difference
 from medsam_tune.evaluation.curves import draw_curves
 from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, panel_image, panel_shapes, panel_step
 from medsam_tune.evaluation.predict import mask_chunks
@@ -21,12 +22,11 @@ from medsam_tune.evaluation.report import CaseFigure, ReportContent, write_repor
 from medsam_tune.evaluation.summary import pick_cases, pick_slices, summarise
 from medsam_tune.export.build import names_own_file
 from medsam_tune.export.folder import save_export
-from medsam_tune.prompts.box import BoxPrompt
+from medsam_tune.inference.usage import prediction_code
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 
 if TYPE_CHECKING:
-    from medsam_tune.backbone.base import Backbone
     from medsam_tune.training.cli import MedsamCLI
     from medsam_tune.types import SegmentationBatch
 
@@ -35,29 +35,29 @@ RELOAD_CODE = """import medsam_tune
 
 predictor = medsam_tune.load_export("{folder}"{checkpoint})
 """
-_ONE_MASK = "mask = predictor.segment(image)  # (H, W) bool of an (H, W) or (H, W, 3) uint8 image"
-_FUSED = "mask = predictor.segment(image, priors=found)  # found: AutomaticMasks of the image, see docs/methods/samaug.md"
-_CLASSES = "masks = predictor.segment_classes(image)  # (H, W) bool by class, of an (H, W) or (H, W, 3) uint8 image"
 
 
 def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
-    """Score the untuned network on the test cases with the whole-image box and with the true box.
+    """Score the untuned network on the test cases: asked as the tuned one is, with the whole-image box and with the true box.
 
     Where the network labels pixels, only the classes that an image shows get a box.
 
     Returns:
-        A summary by prompt, or None where the recipe asks for none or has no promptable network.
+        A summary by way of asking, each with how much better the tuned network is by case (``tuned_minus_this``), or None where
+        the recipe asks for none or has no promptable network.
     """
-    segmenter = cli.model.segmenter
-    if not cli.settings.baselines or not isinstance(segmenter, SamSegmenter):
+    segmenter, tuned = cli.model.segmenter, cli.results.scores
+    if not cli.settings.baselines or tuned is None or not isinstance(segmenter, SamSegmenter):
         return None
-    sources = {"whole_image_box": BoxPrompt(kind="whole_image"), "oracle_box": BoxPrompt(kind="tight")}
-    backbone, limit = _untuned(segmenter), segmenter.objects_per_decode
-    data, batches = cli.datamodule, _test_batches(cli)
-    if data.target == "per_class":
-        batches = map(shown_objects, batches)
-    scores = evaluate_prompts(backbone, batches, sources, objects_per_decode=limit)
-    return {name: summarise(found, data.case_names, data.label_names) for name, found in scores.items()}
+    data, only_shown = cli.datamodule, BOXES if cli.datamodule.target == "per_class" else ()
+    scores = evaluate_segmenters(untuned_networks(segmenter), _test_batches(cli), only_shown=only_shown)
+    return {
+        name: {
+            **summarise(found, data.case_names, data.label_names),
+            "tuned_minus_this": paired_difference(tuned, found),
+        }
+        for name, found in scores.items()
+    }
 
 
 def score_inference(cli: MedsamCLI, segmenter: Segmenter) -> dict[str, Any]:
@@ -95,10 +95,11 @@ def report_stage(cli: MedsamCLI) -> Path | None:
         splits={part: described["splits"][part] for part in PARTS},
         test=summary["test"],
         baselines=summary["baselines"] or {},
+        verdict=(summary.get("verdict") or {}).get("text", ""),
         inference=(summary.get("inference") or {}).get("test", {}),
         curves=draw_curves(cli.run_folder.metrics_csv),
         cases=_case_figures(cli),
-        reload_code=_reload_code(cli) + _prediction_code(cli.model.segmenter),
+        reload_code=_reload_code(cli) + prediction_code(cli.model.segmenter),
         run_command=without_folder(cli.command, cli.datamodule.root),
         versions=summary["versions"],
         seconds=cli.clock.seconds,
@@ -129,12 +130,6 @@ def _reload_code(cli: MedsamCLI) -> str:
     return RELOAD_CODE.format(folder=cli.run_folder.export, checkpoint=checkpoint)
 
 
-def _prediction_code(segmenter: Segmenter) -> str:
-    if segmenter.classes():
-        return _CLASSES
-    return _FUSED if segmenter.reads_priors() else _ONE_MASK
-
-
 def model_config(cli: MedsamCLI) -> dict[str, Any]:
     """Return the recipe's resolved ``model`` section as plain values."""
     config: dict[str, Any] = yaml.safe_load(cli.dump())["model"]
@@ -151,12 +146,6 @@ def recipe_comment(recipe: Path | None) -> str:
             break
         lines.append(line.removeprefix("#").removeprefix(" "))
     return "\n".join(lines).strip()
-
-
-def _untuned(segmenter: SamSegmenter) -> Backbone:
-    if not any(p.requires_grad for p in segmenter.backbone.parameters()):
-        return segmenter.backbone
-    return segmenter.backbone.fresh()
 
 
 def _test_batches(cli: MedsamCLI) -> Iterator[SegmentationBatch]:

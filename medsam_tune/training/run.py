@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from medsam_tune.errors import CheckpointError, RecipeError
+from medsam_tune.evaluation.comparison import verdict_of
 from medsam_tune.segmenters.task import TaskSegmenter
 from medsam_tune.training.cli import MedsamCLI
 from medsam_tune.training.console import say
@@ -74,7 +75,7 @@ def _after_test(cli: MedsamCLI) -> None:
     cli.clock.start("baselines")
     baselines = score_baselines(cli)
     cli.clock.stop("baselines")
-    cli.results.write(baselines=baselines, **_inference(cli))
+    cli.results.write(baselines=baselines, verdict=verdict_of(baselines or {}), **_inference(cli))
     cli.clock.start("export")
     export_stage(cli)
     cli.clock.stop("export")
@@ -82,7 +83,7 @@ def _after_test(cli: MedsamCLI) -> None:
     report = report_stage(cli)
     cli.clock.stop("report")
     cli.results.write()
-    say(_closing(cli.results.summary, cli, report))
+    say(closing(cli.results.summary, cli.run_folder.path, report))
 
 
 def _inference(cli: MedsamCLI) -> dict[str, Any]:
@@ -96,13 +97,23 @@ def _inference(cli: MedsamCLI) -> dict[str, Any]:
     return {"inference": {"chosen": segmenter.inference, "test": found}}
 
 
-def _closing(summary: dict[str, Any], cli: MedsamCLI, report: Path | None) -> str:
-    lines = [f"\nTest Dice {_figure(summary['test'])} over {summary['test']['n_cases']} cases"]
+def closing(summary: dict[str, Any], folder: Path, report: Path | None) -> str:
+    """Return the last lines of a run.
+
+    Args:
+        summary: What ``summary.json`` holds.
+        folder: The run folder.
+        report: The report's page, or None.
+    """
+    lines = ["", f"Test Dice {_figure(summary['test'])} over {summary['test']['n_cases']} cases"]
+    if verdict := summary.get("verdict"):
+        # What a reader must not overlook stands before the figure.
+        lines.insert(2 if verdict["verdict"] == "better" else 1, verdict["text"])
     for name, values in (summary.get("baselines") or {}).items():
         lines.append(f"  untuned, {name.replace('_', ' ')}: {_figure(values)}")
     for name, values in (summary.get("inference") or {}).get("test", {}).items():
         lines.append(f"  inference {name.replace('_', ' ')}: {_figure(values)}")
-    lines.append(f"Run folder  {cli.run_folder.path}")
+    lines.append(f"Run folder  {folder}")
     if report is not None:
         lines.append(f"Report      {report}")
     return "\n".join(lines)

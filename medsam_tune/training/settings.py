@@ -15,7 +15,7 @@ class RunSettings:
         folder: Where run folders are made: ``<folder>/<recipe>/<timestamp>``.
         save_every_n_steps: Optimizer steps between two writes of ``last.ckpt``; a killed run loses at most these.
         early_stopping_patience: Validations without a better Dice before training stops; None never stops early.
-        baselines: Also score the untuned network with the whole-image box and the true box on the test cases.
+        baselines: Also score the untuned network on the test cases: asked as the tuned one is, and with boxes.
         report: Also write the HTML report.
     """
 

@@ -70,10 +70,12 @@ class TestResults(Callback):
         self.write()
 
     def write(self, **more: Any) -> None:  # noqa: ANN401 - JSON values
-        """Add ``more`` to the summary and write it with the seconds and the peak memory so far."""
+        """Add ``more`` to the summary and write it, a verdict first, with the seconds and the peak memory so far."""
         if self.folder is None:
             return
         self.summary |= more
+        if verdict := self.summary.pop("verdict", None):
+            self.summary = {"verdict": verdict, **self.summary}
         self.summary["seconds"] = dict(self.clock.seconds) if self.clock else {}
         self.summary["peak_memory_gb"] = peak_memory_gb()
         write_json(self.folder.summary, self.summary)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from medsam_tune.evaluation.comparison import paired_difference, verdict_sentence
+from medsam_tune.evaluation.comparison import paired_difference, verdict_of, verdict_sentence
 from medsam_tune.metrics.overlap import OverlapMetric
 
 
@@ -64,3 +64,17 @@ def test_sentence_tells_difference_interval_and_cases():
     one = verdict_sentence(paired_difference(scores((4, 1, 1)), scores((1, 4, 4))), "under the same prompts")
     assert one.startswith("Not shown to be better than the untuned")
     assert one.endswith("Dice +0.600 (paired over 1 case).")
+
+
+def test_verdict_is_against_the_network_that_is_asked_alike_or_else_knows_as_little():
+    names = ("oracle_box", "whole_image_box", "no_prompt", "same_prompts")
+    better, worse = paired_difference(TUNED, UNTUNED), paired_difference(UNTUNED, TUNED)
+    baselines = {name: {"tuned_minus_this": worse} for name in names} | {"same_prompts": {"tuned_minus_this": better}}
+    assert verdict_of(baselines)["verdict"] == "better"
+    del baselines["same_prompts"]
+    assert (verdict_of(baselines)["against"], verdict_of(baselines)["verdict"]) == ("no_prompt", "worse")
+    assert "untuned network without a prompt: " in verdict_of(baselines)["text"]
+    del baselines["no_prompt"]
+    assert verdict_of(baselines)["against"] == "whole_image_box"
+    del baselines["whole_image_box"]
+    assert verdict_of(baselines) is None

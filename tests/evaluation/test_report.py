@@ -11,6 +11,7 @@ from medsam_tune.evaluation.report import CaseFigure, ReportContent, write_repor
 
 PNG = b"\x89PNG picture"
 FIGURES = {"mean": 0.8612, "std": 0.04, "ci95": [0.84, 0.88], "ci95_method": "t"}
+GAIN = {"mean": 0.0912, "ci95": [0.05, 0.132], "ci95_method": "t", "n_cases": 9, "verdict": "better"}
 TEST = {
     "dice": FIGURES,
     "iou": {"mean": 0.75, "std": None, "ci95": None},
@@ -26,7 +27,11 @@ CONTENT = ReportContent(
     data={"root": "<i>folder</i>", "window": (-160.0, 240.0)},
     splits={"train": {"cases": 28, "images": 1084}, "test": {"cases": 9}},
     test=TEST,
-    baselines={"oracle_box": TEST | {"dice": {"mean": 0.77, "std": 0.1, "ci95": None}}},
+    baselines={
+        "same_prompts": TEST | {"dice": {"mean": 0.77, "std": 0.1, "ci95": None}, "tuned_minus_this": GAIN},
+        "oracle_box": TEST | {"dice": {"mean": 0.79, "std": 0.1, "ci95": None}, "tuned_minus_this": GAIN | {"ci95": None}},
+    },
+    verdict="Better than the untuned network <b>",
     curves=PNG,
     cases=[CaseFigure("Worst: case_07", "Dice 0.70", PNG)],
     reload_code='predictor = medsam_tune.load_export("runs/a/export")',
@@ -67,7 +72,9 @@ def test_every_figure_and_command_stands_on_the_page(tmp_path):
     for expected in (
         "0.861",
         "95 % interval 0.840 to 0.880",
+        "untuned, same prompts",
         "untuned, oracle box",
+        "+0.091 (+0.050 to +0.132)",
         "0.770",
         "25 %",
         "1,084",
@@ -133,6 +140,13 @@ def test_values_are_written_as_a_reader_would():
         == "window hu -160, 240.5, cases 12,345, cropped True"
     )
     assert plain(None) == "none"
+
+
+def test_verdict_stands_first_and_the_network_asked_alike_above_the_tuned_one(tmp_path):
+    text = read(tmp_path).text
+    assert text.index("Better than the untuned network <b>") < text.index("first line\nsecond & last")
+    rows = [text.index(name) for name in ("untuned, same prompts", "tuned", "untuned, oracle box")]
+    assert rows == sorted(rows)
 
 
 def test_kinds_of_inference_stand_side_by_side(tmp_path):

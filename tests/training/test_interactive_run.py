@@ -55,7 +55,7 @@ def done(recipe):
 @pytest.mark.slow
 def test_run_scores_exports_and_reloads_as_an_ordinary_predictor(done):
     summary = json.loads(done.summary.read_text())
-    assert set(summary["baselines"]) == {"whole_image_box", "oracle_box"}
+    assert list(summary["baselines"]) == ["same_prompts", "whole_image_box", "oracle_box"]
     assert (done.path / "report/index.html").is_file()
     trained = weights_of(done.checkpoints / "best.ckpt")
     assert any(HEAD in name for name in trained)
@@ -73,6 +73,18 @@ def test_run_scores_exports_and_reloads_as_an_ordinary_predictor(done):
     assert np.array_equal(predictor.predict(box=box)[2], expected.predict(box=box)[2])
     with pytest.raises(ValueError, match="Give box="):
         predictor.segment(image)
+
+
+def test_training_that_changes_nothing_scores_exactly_as_the_untuned_network_under_the_same_clicks(recipe):
+    jitter = "--model.prompts.init_args.samplers=[{class_path: BoxPrompt, init_args: {eval_jitter: {high: 3}}}, PointPrompt]"
+    words = ("--model.optimizer.lr=0", "--trainer.max_epochs=1", "--run.report=false", "--data.eval_batch_size=1")
+    assert run("--data.cache_embeddings=false", "--model.optimizer=SGD", jitter, *words) == 0
+    summary = json.loads(only_run().summary.read_text())
+    alike = summary["baselines"]["same_prompts"]
+    assert alike["dice"] == summary["test"]["dice"]
+    assert alike["tuned_minus_this"]["ci95"] == [0.0, 0.0]
+    assert alike["dice"] != summary["baselines"]["oracle_box"]["dice"]
+    assert summary["verdict"]["text"].startswith("Not shown to be better than the untuned network under the same prompts")
 
 
 def test_nested_recipe_is_built_with_all_its_settings(recipe):

@@ -12,6 +12,7 @@ import medsam_tune
 from medsam_tune.data.dataset import collate
 from medsam_tune.evaluation.predict import predict_masks
 from medsam_tune.training.checkpoint import read_checkpoint
+from medsam_tune.training.run import closing
 from tests.training.tiny_runs import STEPS_PER_EPOCH, TEST_CASES, TEST_SLICES, build, only_run, run
 
 
@@ -75,7 +76,11 @@ def test_summary_has_the_documented_keys_and_agrees_with_the_case_table(finished
     assert summary["test"]["dice"]["mean"] == pytest.approx(np.mean(dice), abs=1e-6)
     assert summary["test"]["dice"]["std"] == pytest.approx(np.std(dice, ddof=1), abs=1e-6)
     assert set(summary["test"]["dice"]) == set(summary["test"]["iou"]) == {"mean", "std", "ci95", "ci95_method"}
-    assert set(summary["baselines"]) == {"whole_image_box", "oracle_box"}
+    assert list(summary["baselines"]) == ["no_prompt", "whole_image_box", "oracle_box"]
+    assert next(iter(summary)) == "verdict"
+    assert summary["verdict"]["against"] == "no_prompt"
+    gain = summary["test"]["dice"]["mean"] - summary["baselines"]["no_prompt"]["dice"]["mean"]
+    assert summary["baselines"]["no_prompt"]["tuned_minus_this"]["mean"] == pytest.approx(gain, abs=1e-6)
     assert summary["steps"] == 2 * STEPS_PER_EPOCH
     best = torch.load(finished[1].checkpoints / "best.ckpt", weights_only=True)
     assert summary["tested_step"] == best["global_step"]
@@ -102,6 +107,15 @@ def test_report_needs_nothing_from_outside(finished):
     assert not re.search(r"""url\(\s*["']?(?!data:|#)|@import|<script[^>]+src""", html)
     assert html.count("data:image/png;base64,") >= 3
     assert "load_export" in html
+
+
+@pytest.mark.parametrize(("verdict", "first"), [("better", "Test Dice"), ("worse", "Worse than"), (None, "Test Dice")])
+def test_what_the_console_says_begins_with_bad_news(finished, verdict, first):
+    summary = json.loads(finished[1].summary.read_text())
+    summary["verdict"] = verdict and {"verdict": verdict, "text": f"{verdict.capitalize()} than the untuned network"}
+    said = closing(summary, finished[1].path, None).splitlines()
+    assert said[1].startswith(first)
+    assert verdict is None or f"{verdict.capitalize()} than the untuned network" in said[1:3]
 
 
 def test_export_reloads_in_one_line_and_segments_as_the_module_did(in_workplace, tmp_path):

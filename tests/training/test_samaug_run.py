@@ -135,7 +135,7 @@ def test_masks_of_a_network_reach_sam_through_a_whole_run(tmp_path):
         (batch, *_) = cli.datamodule.val_dataloader()
     summary = json.loads(run.summary.read_text())
     assert "inference" not in summary
-    assert set(summary["baselines"]) == {"whole_image_box", "oracle_box"}
+    assert list(summary["baselines"]) == ["no_prompt", "whole_image_box", "oracle_box"]
     assert "priors" in summary["seconds"]
     assert batch.priors[:, 0].amax() > 0
 
