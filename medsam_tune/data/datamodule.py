@@ -36,6 +36,7 @@ from medsam_tune.data.transforms import Augmentation
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.geometry import Frame, InputRule, image_to_input
 from medsam_tune.precompute.prior_settings import PriorSettings
+from medsam_tune.types import SegmentationBatch
 
 Stage = Literal["train", "val", "test", "predict"]
 DEFAULT_SPLIT = SplitSettings()
@@ -243,6 +244,11 @@ class SegmentationDataModule(LightningDataModule):
         if self._opened_for is None:
             module = cast(Any, self.trainer.lightning_module)
             self.open(module.segmenter.input_rule, require_masks=stage != "predict")
+
+    def on_before_batch_transfer(self, batch: SegmentationBatch, dataloader_idx: int) -> SegmentationBatch:
+        """Let the network draw a training batch's prompts on the CPU: masks read one by one would make a GPU wait for each."""
+        trainer = self.trainer
+        return cast(Any, trainer.lightning_module).segmenter.drawn(batch) if trainer and trainer.training else batch
 
     def train_dataloader(self) -> DataLoader[tuple[PreparedItem, ...]]:
         """Return the shuffled training loader of this process; it can be resumed in the middle of an epoch."""

@@ -69,7 +69,7 @@ def evaluate_segmenters(
 def shown_objects(batch: SegmentationBatch) -> SegmentationBatch:
     """Return the batch without objects that are empty at their original size: nobody draws a box for what is not there."""
     shown = [masks.flatten(1).any(dim=1) for masks in batch.original_masks]
-    rows = torch.cat(shown)
+    rows = torch.cat(shown).to(batch.image_index.device)
     originals = tuple(masks[kept] for masks, kept in zip(batch.original_masks, shown, strict=True))
     return replace(batch, queries=batch.queries.rows(rows), truth=Truth(batch.masks[rows], originals))
 

@@ -131,6 +131,10 @@ class Segmenter(nn.Module, ABC):
         """Return what every kind of inference that it offers predicts, by name; none by default."""
         return {}
 
+    def drawn(self, batch: SegmentationBatch) -> SegmentationBatch:
+        """Return a training batch with the prompts that can be drawn before it moves to a GPU, which need not wait then."""
+        return batch
+
     def training_losses(self, batch: SegmentationBatch, loss: MaskLoss) -> dict[str, Tensor]:
         """Return the scalar terms of one training step, by name; their sum is minimised by one backward pass.
 

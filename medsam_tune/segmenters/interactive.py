@@ -101,6 +101,11 @@ class InteractiveSegmenter(SamSegmenter):
         given = batch.queries.mask_inputs
         return queries if given is None else replace(queries, mask_inputs=self._mask_inputs(given))
 
+    def drawn(self, batch: SegmentationBatch) -> SegmentationBatch:
+        """Return the batch with its first prompts; a mask is drawn later, or it would be taken for a user's."""
+        drawn = super().drawn(batch)
+        return drawn if drawn.queries.mask_inputs is None else batch
+
     def training_losses(self, batch: SegmentationBatch, loss: MaskLoss) -> dict[str, Tensor]:
         """Return each term of ``loss``, summed over the rounds."""
         totals: dict[str, Tensor] = {}

@@ -142,6 +142,10 @@ class SamSegmenter(Segmenter):
         """Return the batch with the embeddings of its images, fused with their priors where the recipe says so."""
         return replace(batch, image_embeddings=self.backbone.pack(self._encode(batch)))
 
+    def drawn(self, batch: SegmentationBatch) -> SegmentationBatch:
+        """Return the batch with the queries that ``ask`` returns, so that later calls of it return them as they are."""
+        return replace(batch, queries=self.ask(batch))
+
     def training_losses(self, batch: SegmentationBatch, loss: MaskLoss) -> dict[str, Tensor]:
         """Return the terms of the loss, and those of the prompt encoder's own."""
         embeddings, queries = self.image_embeddings(batch), self.ask(batch)

@@ -96,6 +96,10 @@ class SemanticSegmenter(SamSegmenter):
         rows = class_margins(class_logits)[:, 1:].flatten(0, 1)[:, None]
         return MaskPrediction(rows, class_logits=class_logits)
 
+    def drawn(self, batch: SegmentationBatch) -> SegmentationBatch:
+        """Return the batch as it is: an image is asked once for all its classes, not once a row."""
+        return batch
+
     def candidates(self, batch: SegmentationBatch) -> MaskPrediction:
         """Return the label map: there is nothing to choose from."""
         return self.forward(batch)
