@@ -94,6 +94,8 @@ class Predictor:
         mask_input: ArrayLike | None = None,
         multimask_output: bool = False,
         return_logits: bool = False,
+        *,
+        name: str | None = None,
     ) -> Answer:
         """Segment one object of the current image, or all its classes.
 
@@ -107,6 +109,7 @@ class Predictor:
             mask_input: (1, 4g, 4g) logits that an earlier call returned.
             multimask_output: Return SAM's three candidates; tuning trains the single mask, so these are the released ones' kin.
             return_logits: Return logits of the original size in place of bool masks.
+            name: What to find, for a model whose prompt encoder reads names.
 
         Returns:
             Masks (M, H, W) at the original size, predicted IoU (M,) or None where the network has no such head, and
@@ -124,6 +127,7 @@ class Predictor:
             mask_inputs=_one(mask_input),
             multimask_output=multimask_output,
             return_logits=return_logits,
+            names=() if name is None else (name,),
         )
         if self.segmenter.classes():
             return masks[:, 0], None, low_res[:, 0]
@@ -138,6 +142,7 @@ class Predictor:
         mask_inputs: ArrayLike | None = None,
         multimask_output: bool = False,
         return_logits: bool = False,
+        names: Sequence[str] = (),
     ) -> Answer:
         """Segment N objects of the current image in one decoder pass; arguments as in ``predict``, one row an object.
 
@@ -148,6 +153,7 @@ class Predictor:
             mask_inputs: (N, 1, 4g, 4g).
             multimask_output: As in ``predict``.
             return_logits: As in ``predict``.
+            names: N names.
 
         Returns:
             Masks (N, M, H, W), predicted IoU (N, M) or None, logits (N, M, h, w).
@@ -161,7 +167,7 @@ class Predictor:
         sizes = [len(np.asarray(value)) for value in given.values() if value is not None]
         if sizes and not self.segmenter.takes_prompts():
             raise ValueError(f"{type(self.segmenter).__name__} takes no prompt. Call predict() without one.")
-        queries = self._asked(batch.queries, max(sizes, default=1))
+        queries = self._asked(batch.queries, max(sizes, default=len(names) or 1), tuple(names))
         queries = user_queries(
             queries,
             batch.frames[0],
@@ -221,13 +227,16 @@ class Predictor:
             masks += self._masks(self._batch_of(tensors))
         return masks
 
-    def _asked(self, queries: Queries, n_objects: int) -> Queries:
+    def _asked(self, queries: Queries, n_objects: int, names: tuple[str, ...]) -> Queries:
         """Return the rows that are asked for: a row for each class, or N objects on the one image."""
+        if bool(names) != self.segmenter.reads_names() or len(names) not in (0, n_objects):
+            wanted = f"a name for each of {n_objects} objects" if self.segmenter.reads_names() else "no names: it reads none"
+            raise ValueError(f"name must fit the model, which takes {wanted}; got {list(names)}.")
         if self.segmenter.classes():
             if n_objects > 1:
                 raise ValueError(f"a network with classes is asked once an image, got {n_objects} prompts. Call it for each.")
             return queries
-        return replace(queries.rows(torch.zeros(n_objects, dtype=torch.int64)), names=())
+        return replace(queries.rows(torch.zeros(n_objects, dtype=torch.int64)), names=names)
 
     def _shared(self, prompt: ArrayLike | None) -> NDArray[np.generic] | None:
         """Return the prompt for every row: a network with classes has several on the one image."""

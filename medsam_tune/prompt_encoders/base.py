@@ -27,6 +27,10 @@ class PromptEncoder(nn.Module, ABC):
         """Tell whether it reads the boxes, points and masks of a query. False by default."""
         return False
 
+    def reads_names(self) -> bool:
+        """Tell whether it reads what is to be found by its name, ``Queries.names``. False by default."""
+        return False
+
     @abstractmethod
     def forward(
         self, queries: Queries, inputs: EncoderInput, embeddings: ImageEmbeddings, backbone: Backbone

@@ -83,6 +83,10 @@ class Segmenter(nn.Module, ABC):
         """Tell whether it answers the boxes, points and masks of a query. False by default."""
         return False
 
+    def reads_names(self) -> bool:
+        """Tell whether it is asked by what is to be found, ``Queries.names``. False by default."""
+        return False
+
     def asks_user(self) -> str | None:
         """Return None where new images need no prompt, else how the model was asked in training, such as ``BoxPrompt``."""
         return None

@@ -78,6 +78,10 @@ class SamSegmenter(Segmenter):
         """Return True where the prompt encoder reads them."""
         return self.prompt_encoder.takes_prompts()
 
+    def reads_names(self) -> bool:
+        """Return True where the prompt encoder reads them."""
+        return self.prompt_encoder.reads_names()
+
     def asks_user(self) -> str | None:
         """Return the sampler's name where it draws from the truth."""
         return type(self.prompts).__name__ if self.prompts is not None and self.prompts.reads_truth() else None

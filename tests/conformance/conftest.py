@@ -1,0 +1,21 @@
+"""An empty folder to run a toy's recipe in."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.training.tiny_runs import forget_run
+
+
+@pytest.fixture
+def toy_place(tmp_path, monkeypatch):
+    """Return a fresh current folder with a cache of its own."""
+    monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
+    # Every small file waits for the disk otherwise; no test cuts the power.
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.chdir(tmp_path)
+    forget_run()
+    yield tmp_path
+    forget_run()

@@ -1,0 +1,36 @@
+"""What every class of a user's own has to go through: trained, interrupted and resumed, exported and reloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import medsam_tune
+from medsam_tune.cli import main
+from medsam_tune.errors import RecipeError
+from medsam_tune.inference.predictor import Predictor
+from medsam_tune.training.run_folder import RunFolder
+from tests.training.tiny_runs import weights_of
+
+
+def train_resume_and_reload(recipe: str) -> tuple[RunFolder, Predictor]:
+    """Run the recipe (of one epoch) here, resume it for a second one, and load its export.
+
+    The resumed run ends with the weights of one that was never interrupted, and the export holds those that were chosen.
+    """
+    Path("toy.yaml").write_text(recipe)
+    assert main(["run", "toy.yaml", "--run.folder=whole", "--trainer.max_epochs=2", "--run.report=false"]) == 0
+    assert main(["run", "toy.yaml"]) == 0
+    assert main(["run", "toy.yaml", "--ckpt_path=last", "--trainer.max_epochs=2"]) == 0
+    (whole,), (run,) = (tuple(Path(root).glob("toy/*")) for root in ("whole", "runs"))
+    expected, resumed = (weights_of(folder / "checkpoints/last.ckpt") for folder in (whole, run))
+    assert resumed.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.items())
+    with pytest.raises(RecipeError, match=r"lies outside medsam_tune.*Pass trusted=True"):
+        medsam_tune.load_export(run / "export")
+    predictor = medsam_tune.load_export(run / "export", trusted=True)
+    chosen, loaded = weights_of(run / "checkpoints/best.ckpt"), predictor.segmenter.state_dict()
+    assert all(torch.equal(tensor, loaded[name.removeprefix("segmenter.")]) for name, tensor in chosen.items())
+    return RunFolder(run), predictor
