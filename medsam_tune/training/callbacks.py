@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from medsam_tune.backbone.freezing import trainable_report
+from medsam_tune.errors import CheckpointError
 from medsam_tune.training.console import say
 from medsam_tune.training.loggers import RunCsvLogger
 from medsam_tune.training.module import tuned
@@ -84,6 +85,11 @@ class TrainingRows(Callback):
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return
+        if "train_means" not in checkpoint:
+            raise CheckpointError(
+                "checkpoint: holds no state of a training of this version, so nothing can go on from it. Train anew; its "
+                "weights can still be tested: medsam-tune test --config RECIPE --ckpt_path=FILE"
+            )
         pending = validation_pending(checkpoint["loops"]["fit_loop"])
         for logger in trainer.loggers:
             if isinstance(logger, RunCsvLogger):

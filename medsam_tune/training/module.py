@@ -226,7 +226,7 @@ class TuningModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         restore_frozen(self, checkpoint)
-        self.segmenter.load_extra_state(checkpoint["tuner"])
+        self.segmenter.load_extra_state(checkpoint.get("tuner", {}))
 
     def _log_metric(self, stage: str, metric: OverlapMetric, *, reset: bool = True) -> None:
         values = metric.compute()

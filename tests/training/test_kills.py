@@ -131,6 +131,14 @@ def test_run_killed_at_a_named_moment_ends_as_the_one_that_was_not(fresh, deadly
     assert_same(recorded(newest(root)), recorded(newest(folder / "whole")))
 
 
+def test_run_killed_twice_in_the_middle_of_an_accumulation_ends_as_the_one_that_was_not(fresh, deadly):
+    folder, root = fresh
+    for batch in (10, 2, 1):
+        assert go_on(deadly, folder, root, *SETTINGS, at=f"{MODULE}.training_step", call=batch) == KILLED
+    assert go_on(deadly, folder, root, *SETTINGS) == 0
+    assert_same(recorded(newest(root)), recorded(newest(folder / "whole")))
+
+
 @pytest.mark.parametrize("number", range(20))
 def test_run_killed_at_a_random_moment_ends_as_the_one_that_was_not(fresh, place, deadly, number):
     folder, root = fresh

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from medsam_tune import tuners
+from medsam_tune.cli import main
 from medsam_tune.training.callbacks import RandomState
 from medsam_tune.training.module import TuningModule
 from medsam_tune.tuners import PeftTuner
@@ -128,6 +129,18 @@ def test_run_that_is_further_than_asked_for_is_refused_and_left_alone(workplace,
     assert "trainer.max_epochs: is 1, but the run to continue has finished 2 epochs. Raise it" in capsys.readouterr().err
     assert only_run().metrics_csv.read_bytes() == before
     assert not only_run().resumes.exists()
+
+
+def test_checkpoint_of_an_earlier_version_is_not_gone_on_from_but_tested(workplace, capsys):
+    assert run(*FAST) == 0
+    path = only_run().last_checkpoint
+    old = torch.load(path, weights_only=True)
+    for name in ("train_means", "images_per_batch", "tuner"):
+        del old[name]
+    torch.save(old, path)
+    assert run(*FAST, "--trainer.max_epochs=3", "--ckpt_path=last") == 2
+    assert "checkpoint: holds no state of a training of this version" in capsys.readouterr().err
+    assert main(["test", "--config=tiny.yaml", f"--ckpt_path={path}", "--run.folder=tests"]) == 0
 
 
 def test_leftovers_of_a_killed_process_are_removed_on_continuing(workplace):
