@@ -146,8 +146,8 @@ def _mean_over_areas(image: Tensor, size: tuple[int, int], *, eight_bit: bool) -
 def masks_to_input(masks: Tensor, frame: Frame, side: int) -> Tensor:
     """Resize masks (N, H, W) bool to the input frame by nearest neighbour: (N, S, S) bool.
 
-    An object too small to be hit keeps the input pixel that holds the middle one of its pixels, so that training never takes it
-    for absent.
+    An object that no input pixel's centre hits keeps the input pixel that holds the middle one of its pixels, and one longer
+    than an input pixel, such as a thin line, all that hold one of its pixels: training never takes it for absent or for a dot.
     """
     if masks.shape[0] == 0:
         return masks.new_zeros((0, side, side))
@@ -155,11 +155,19 @@ def masks_to_input(masks: Tensor, frame: Frame, side: int) -> Tensor:
     # By index, not as numbers: hundreds of objects at 4 bytes a pixel would fill the memory.
     resized = masks[:, rows[:, None], columns]
     for row in (~resized.flatten(1).any(dim=1)).nonzero()[:, 0].tolist():
-        pixels = masks[row].nonzero()
+        pixels = masks[row].nonzero().cpu()
         if len(pixels):
-            y, x = pixel_to_input(pixels[len(pixels) // 2], frame)
-            resized[row, y, x] = True
+            resized[row].index_put_(_held_by(pixels, frame), resized.new_ones(()))
     return pad_to_side(resized, side)
+
+
+def _held_by(pixels: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
+    """Return rows and columns (k,) of the input pixels that stand for an object of pixels (n, 2) none of which is hit."""
+    scale = torch.tensor(frame.input_size, dtype=torch.float64) / torch.tensor(frame.original_size)
+    longest = ((pixels.amax(dim=0) - pixels.amin(dim=0) + 1) * scale).max()
+    kept = pixels if longest > 1 else pixels[len(pixels) // 2][None]
+    y, x = ((kept + 0.5) * scale).long().unbind(dim=1)
+    return y, x
 
 
 def _nearest(length: int, to: int) -> Tensor:

@@ -49,6 +49,14 @@ def test_no_object_of_any_size_vanishes_and_none_appears():
     assert not seen[100]
 
 
+def test_thin_line_that_is_not_hit_keeps_its_length_and_two_dots_their_distance():
+    frame = make_frame((200, 200), InputRule(side=10))
+    masks = torch.zeros(2, 200, 200, dtype=torch.bool)
+    masks[0, 40:100, 61] = True  # rows 2 to 4 of 10, between the centres of columns 3 and 4
+    masks[1, 1, 1] = masks[1, 199, 199] = True
+    assert masks_to_input(masks, frame, 10).nonzero().tolist() == [[0, 2, 3], [0, 3, 3], [0, 4, 3], [1, 0, 0], [1, 9, 9]]
+
+
 def test_object_that_is_hit_is_the_nearest_neighbours_own():
     masks = torch.zeros(1, 40, 40, dtype=torch.bool)
     masks[0, 8:24, 12:20] = True
