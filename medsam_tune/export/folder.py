@@ -22,6 +22,7 @@ from medsam_tune.export.description import DESCRIPTION_FILE, FORMAT_VERSION, rea
 from medsam_tune.export.model_card import model_card
 from medsam_tune.export.trained import beside_adapter, frozen_identities, trained_names, tuner_of
 from medsam_tune.files import atomic_folder, sha256_of, write_json, write_safetensors, write_text
+from medsam_tune.inference.usage import prediction_code
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.weight_files import read_weights
 
@@ -127,7 +128,8 @@ def _write(folder: Path, segmenter: Segmenter, description: dict[str, Any]) -> N
             write_json(partial / CONFIG_FILE, config, error=CheckpointError)
         description = {**description, "files": files}
         write_json(partial / DESCRIPTION_FILE, description, error=CheckpointError)
-        write_text(partial / CARD_FILE, model_card(description, config), error=CheckpointError)
+        card = model_card(description, config, prediction=prediction_code(segmenter))
+        write_text(partial / CARD_FILE, card, error=CheckpointError)
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -69,12 +69,13 @@ sam = PeftModel.from_pretrained(sam, "FOLDER")
 """
 
 
-def model_card(description: Mapping[str, Any], config: Mapping[str, Any] | None) -> str:
+def model_card(description: Mapping[str, Any], config: Mapping[str, Any] | None, *, prediction: str) -> str:
     """Return the model card as Markdown.
 
     Args:
         description: What ``export.json`` holds.
         config: What ``adapter_config.json`` holds, or None where there is no adapter of peft.
+        prediction: Lines that ask the ``predictor`` about an image.
     """
     rule = description["input_rule"]
     weights = description["base_weights"] or {"name": "no base weights", "sha256": "none"}
@@ -94,7 +95,7 @@ def model_card(description: Mapping[str, Any], config: Mapping[str, Any] | None)
         checkpoint=", checkpoint=\"FILE\"" if names_own_file(description["model"]) else "",
         files=" and ".join(f"`{name}`" for name in description["files"]),
         stock=_stock(config),
-        prediction=_prediction(description["model"]),
+        prediction=prediction,
         data=json.dumps(description["data"], indent=2),
     )
 
@@ -118,14 +119,6 @@ def _adapter_rows(config: Mapping[str, Any]) -> dict[str, str]:
         "Method": f"peft {config['peft_version']}, `{config['peft_type']}`{rank}",
         "Layers": f"{len(layers)}: `{layers[0]}` ... `{layers[-1]}`" if layers else "none",
     }
-
-
-def _prediction(model: Mapping[str, Any]) -> str:
-    """Return the line that segments an image, by what the network emits."""
-    segmenter = model.get("segmenter") or {}
-    if str(segmenter.get("class_path")).endswith(".SemanticSegmenter"):
-        return f"masks = predictor.segment_classes(image)  # by class: {', '.join(segmenter['init_args']['classes'])}"
-    return "mask = predictor.segment(image)  # box=(x1, y1, x2, y2) where it was trained with boxes"
 
 
 def _dice(metrics: Mapping[str, Any]) -> str:

@@ -40,9 +40,9 @@ def prediction_code(segmenter: Segmenter) -> str:
     kinds = asked_kinds(segmenter)
     arguments = ", ".join(_ARGUMENTS[kind] for kind in kinds)
     lines = [_IMAGE, *(_MEANINGS[kind] for kind in kinds)]
-    if segmenter.classes():
-        lines += ["predictor.set_image(image)", f"masks = predictor.predict({arguments})[0]  # (K, H, W) bool, one a class"]
-        return "\n".join(lines if kinds else [_IMAGE, "masks = predictor.segment_classes(image)  # by name: (H, W) bool"])
+    if names := ", ".join(segmenter.classes()):
+        lines += ["predictor.set_image(image)", f"masks = predictor.predict({arguments})[0]  # (K, H, W) bool: {names}"]
+        return "\n".join(lines if kinds else [_IMAGE, f"masks = predictor.segment_classes(image)  # by class: {names}"])
     if segmenter.reads_priors():
         lines[1:1] = ["# found: AutomaticMasks of the image, see docs/methods/samaug.md"]
     priors = ", priors=found" if segmenter.reads_priors() else ""

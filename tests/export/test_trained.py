@@ -83,6 +83,13 @@ def test_decoder_export_leaves_frozen_parameters_and_their_buffers_out(tmp_path)
     assert table not in trained_names(segmenter)
 
 
+def test_card_asks_as_training_did(tmp_path):
+    export(tmp_path / "box", {**DECODER, "prompts": {"class_path": "medsam_tune.prompts.BoxPrompt"}})
+    assert "predictor.predict(box=(x1, y1, x2, y2))" in (tmp_path / "box" / "README.md").read_text()
+    export(tmp_path / "generator", GENERATOR)
+    assert "mask = predictor.segment(image)" in (tmp_path / "generator" / "README.md").read_text()
+
+
 def test_description_says_what_the_tensors_belong_to(tmp_path):
     segmenter = export(tmp_path / "export")
     description = json.loads((tmp_path / "export" / "export.json").read_text())
