@@ -30,7 +30,7 @@ data:
   source: {class_path: medsam_tune.data.ImageFolder, init_args: {labels: {bright disc: [1], grey square: [2]}}}
   target: per_label
   split: {val_fraction: 0.2, test_fraction: 0.2}
-run: {baselines: false}
+run: {baselines: false, report: false}
 trainer: {accelerator: cpu, max_epochs: 1, enable_progress_bar: false}
 """
 

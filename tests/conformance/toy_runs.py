@@ -21,7 +21,7 @@ def train_resume_and_reload(recipe: str) -> tuple[RunFolder, Predictor]:
     The resumed run ends with the weights of one that was never interrupted, and the export holds those that were chosen.
     """
     Path("toy.yaml").write_text(recipe)
-    assert main(["run", "toy.yaml", "--run.folder=whole", "--trainer.max_epochs=2", "--run.report=false"]) == 0
+    assert main(["run", "toy.yaml", "--run.folder=whole", "--trainer.max_epochs=2"]) == 0
     assert main(["run", "toy.yaml"]) == 0
     assert main(["run", "toy.yaml", "--ckpt_path=last", "--trainer.max_epochs=2"]) == 0
     (whole,), (run,) = (tuple(Path(root).glob("toy/*")) for root in ("whole", "runs"))
