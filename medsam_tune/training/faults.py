@@ -103,6 +103,8 @@ def _unknown_key(key: str, known_keys: Iterable[str]) -> str:
     sections = sorted({name.partition(".")[0] for name in known})
     section = key.partition(".")[0]
     word, candidates = (key, known) if section in sections else (section, sections)
+    if key.startswith("model.prompt_source"):
+        return f"{key}: is of an earlier version: now model.prompts (what is drawn) or model.prompt_encoder (a generator)."
     near = difflib.get_close_matches(word, candidates, n=1)
     hint = f"Did you mean {near[0]}?" if near else "`medsam-tune fit --help` lists every key."
     return f"{key}: no such key. {hint}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam_tune.errors import RecipeError
+from medsam_tune.training.old_recipes import old_key
 from medsam_tune.yaml_files import read_yaml
 
 _OWN_CLASS = "medsam_tune."
@@ -57,6 +58,9 @@ def check_recipe_files(words: Sequence[str], sections: Iterable[str], also: Iter
         content = read_yaml(path)
         if not isinstance(content, Mapping):
             raise RecipeError(f"{path}: expected the sections of a recipe, got {type(content).__name__}. Give a recipe.")
+        old = old_key(content)
+        if old is not None:
+            raise RecipeError(f"{path}: {old}: is of an earlier version. Run: medsam-tune recipes upgrade {path}")
         unknown = [str(name) for name in content if name not in known]
         if unknown:
             raise RecipeError(f"{path}: {unknown[0]}: no such section. A recipe has {', '.join(sorted(sections))}.")
