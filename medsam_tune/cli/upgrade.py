@@ -76,8 +76,8 @@ def upgraded_text(text: str, upgraded: Upgraded) -> str:
 def _renamed(text: str, node: yaml.Node | None, upgraded: Upgraded) -> str:
     """Put the names of today where those of yesterday stand: the key, the generator's class, the list of a joint prompt."""
     (key, value) = next(pair for pair in _pairs(_value_of(node, "model")) if pair[0].value == "prompt_source")
-    name = next(name for name in ("prompt_encoder", "prompts") if name in upgraded.model)
-    edits = [(key, name)]
+    name = "prompt_encoder" if "prompt_encoder" in upgraded.model else "prompts"
+    edits: list[tuple[yaml.Node, str]] = [(key, name)]
     if name == "prompt_encoder":
         path = upgraded.model[name]["class_path"]
         edits += [(item, path) for entry, item in _pairs(value) if entry.value == "class_path"]

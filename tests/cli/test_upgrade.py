@@ -65,7 +65,7 @@ def test_where_only_names_change_every_line_stays(upgraded):
 
 
 def test_generator_gets_its_new_room_in_place(upgraded):
-    expected = GENERATOR.replace("prompt_source", "prompt_encoder").replace("medsam_tune.prompts", "medsam_tune.prompt_encoders")
+    expected = GENERATOR.replace("prompt_source", "prompt_encoder").replace(".prompts.", ".prompt_encoders.")
     assert upgraded(GENERATOR) == expected
 
 
