@@ -97,7 +97,12 @@ class SemanticSegmenter(SamSegmenter):
         return MaskPrediction(rows, class_logits=class_logits)
 
     def drawn(self, batch: SegmentationBatch) -> SegmentationBatch:
-        """Return the batch as it is: an image is asked once for all its classes, not once a row."""
+        """Return the batch as it is: an image is asked once for all its classes, not once a row.
+
+        Raises:
+            RecipeError: If the batch has not one row for each class on each image.
+        """
+        self._check_rows(batch)
         return batch
 
     def candidates(self, batch: SegmentationBatch) -> MaskPrediction:
@@ -130,7 +135,9 @@ class SemanticSegmenter(SamSegmenter):
     def _check_rows(self, batch: SegmentationBatch) -> None:
         n_classes = self.masks_per_image()
         expected = torch.arange(batch.n_images, device=batch.image_index.device).repeat_interleave(n_classes)
-        if not torch.equal(batch.image_index, expected):
+        # The order was checked before the batch moved; a GPU would have to be waited for.
+        moved = batch.training and batch.image_index.device.type != "cpu"
+        if len(expected) != batch.n_objects or not (moved or torch.equal(batch.image_index, expected)):
             raise RecipeError(
                 f"data.target: SemanticSegmenter emits {n_classes} classes an image ({', '.join(self._classes)}), but this "
                 f"batch has {batch.n_objects} objects on {batch.n_images} images. Set data.target: per_class, these labels."
