@@ -6,6 +6,7 @@ decoder's IoU token comes after the mask token. What tuners need to know of this
 
 from __future__ import annotations
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -32,7 +33,9 @@ from medsam_tune.tuners import (
     ScaleShiftTuning,
 )
 from medsam_tune.types import ImageEmbeddings, MaskPrediction, PromptEmbeddings
+from tests.conformance.toy_runs import train_resume_and_reload
 from tests.factories import make_batch
+from tests.training.tiny_runs import write_images
 
 SIDE, GRID, WIDTH = 64, 4, 16
 
@@ -243,3 +246,37 @@ def test_what_it_has_not_is_refused_by_name():
         PartTuning(("image_encoder.neck",)).attach(Strange())
     with pytest.raises(RecipeError, match=r"Strange has no places for adapters in mask_decoder\. Choose a tuner of layers"):
         BottleneckAdapter(rank=4, decoder="adapters").attach(Strange())
+
+
+RECIPE = """\
+# LoRA on a network that the package does not know.
+seed_everything: 0
+model:
+  backbone: {class_path: tests.conformance.test_strange_backbone.Strange}
+  tuner:
+    class_path: medsam_tune.tuners.PeftTuner
+    init_args:
+      config: {class_path: peft.LoraConfig, init_args: {r: 2}}
+      parts: [image_encoder.attention, mask_decoder.attention]
+  prompts: {class_path: medsam_tune.prompts.BoxPrompt}
+data:
+  root: images
+  source: {class_path: medsam_tune.data.ImageFolder}
+  patient: '^([^_]+)_'
+  batch_size: 2
+  cache_embeddings: false
+  split: {val_fraction: 0.15, test_fraction: 0.4}
+run: {baselines: false}
+trainer: {accelerator: cpu, max_epochs: 1, enable_progress_bar: false}
+"""
+
+
+@pytest.mark.slow
+def test_a_recipe_trains_resumes_exports_and_reloads_it(toy_place):
+    write_images(toy_place / "images")
+    _, predictor = train_resume_and_reload(RECIPE)
+    backbone = predictor.segmenter.backbone
+    assert isinstance(backbone, Strange)
+    learned = [name for name, p in backbone.named_parameters() if "lora_B" in name and p.any()]
+    assert len(learned) == 3 * 2 + 3
+    assert predictor.segment(np.zeros((16, 20), np.uint8), box=(4, 3, 12, 11)).shape == (16, 20)

@@ -6,7 +6,6 @@ It reads which slices belong together from what the backbone is at work on; no o
 from __future__ import annotations
 
 import json
-import os
 
 import nibabel as nib
 import numpy as np
@@ -14,12 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-import medsam_tune
 from medsam_tune.backbone import SamBackbone
-from medsam_tune.cli import main
 from medsam_tune.geometry import make_frame
 from medsam_tune.tuners.base import InsertingTuner, names_below
 from medsam_tune.types import EncoderInput
+from tests.conformance.toy_runs import train_resume_and_reload
 
 RECIPE = """\
 # Chunks of three slices, whose tokens are mixed along the volume before every block.
@@ -97,35 +95,18 @@ def test_a_slice_sees_its_neighbours_and_nothing_of_other_volumes():
     assert moved.tolist() == [True, True, False, False]
 
 
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_tuner_in_a_users_file_trains_resumes_exports_and_reloads(toy_place):
     rng = np.random.default_rng(0)
     labels = np.zeros((16, 14, 4), np.uint8)
     labels[4:11, 3:9] = 1
-    for folder, values in (("images", labels * 150.0), ("labels", labels)):
-        (tmp_path / "scans" / folder).mkdir(parents=True)
+    for folder in ("images", "labels"):
+        (toy_place / "scans" / folder).mkdir(parents=True)
         for case in "abcdefghij":
-            noise = rng.integers(0, 60, labels.shape) if folder == "images" else 0
-            path = tmp_path / "scans" / folder / f"{case}.nii.gz"
-            nib.save(nib.Nifti1Image((values + noise).astype(np.int16), np.eye(4)), path)
-    (tmp_path / "toy.yaml").write_text(RECIPE)
-    monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.slow
-def test_tuner_in_a_users_file_trains_resumes_exports_and_reloads(workplace):
-    assert main(["run", "toy.yaml"]) == 0
-    (run,) = (workplace / "runs/toy").iterdir()
-    assert main(["run", "toy.yaml", "--ckpt_path=last", "--trainer.max_epochs=2"]) == 0
-    summary = json.loads((run / "summary.json").read_text())
-    assert summary["parameters"]["trained"] == 2 * (32 * 32 + 32)
-    segmenter = medsam_tune.load_export(run / "export", trusted=True).segmenter
-    learned = {name: p for name, p in segmenter.backbone.named_parameters() if "slice_mixing" in name}
-    stored = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+            values = labels if folder == "labels" else labels * 150 + rng.integers(0, 60, labels.shape)
+            nib.save(nib.Nifti1Image(values.astype(np.int16), np.eye(4)), toy_place / "scans" / folder / f"{case}.nii.gz")
+    run, predictor = train_resume_and_reload(RECIPE)
+    assert json.loads(run.summary.read_text())["parameters"]["trained"] == 2 * (32 * 32 + 32)
+    learned = [p for name, p in predictor.segmenter.backbone.named_parameters() if "slice_mixing" in name]
     assert len(learned) == 4
-    for name, parameter in learned.items():
-        assert parameter.any()
-        assert torch.equal(parameter, next(value for key, value in stored.items() if key.endswith(name)))
+    assert all(p.any() for p in learned)
