@@ -288,13 +288,12 @@ class SegmentationDataModule(LightningDataModule):
         return indices if self.target in MAY_BE_EMPTY else found
 
     def _find_classes(self) -> dict[int, str]:
-        """Return every label of the source by number where each image has a row for each; may read every mask once."""
-        if self.target != "per_class":
-            return {}
-        classes = self.source.label_names()
-        if not classes:
+        """Return every label of the source by number where each image has a row for each; no mask is read for it."""
+        classes = self.source.named_labels() if self.target == "per_class" else {}
+        if self.target == "per_class" and not classes:
             raise RecipeError(
-                "data.source.labels: target per_class needs every label by name, and found none. Name them there."
+                "data.source.labels: target per_class needs every label by name, because test masks must not decide which "
+                "classes there are. Name them there: {a: [1], b: [2]}."
             )
         return classes
 

@@ -92,6 +92,10 @@ class ImageFolder(PairedFiles):
         with opened(path) as image:
             return stored_spacing(image, path)
 
+    def named_labels(self) -> dict[int, str]:
+        """Return the names the recipe gives, or ``object`` for the only label."""
+        return self.label_names()
+
     def label_names(self) -> dict[int, str]:
         """Return the names the recipe gives, or ``object`` for the only label."""
         return {1: "object"} if self.labels is None else name_labels(self.labels)

@@ -73,6 +73,9 @@ class ArraySource(SegmentationSource):
     def label_names(self):
         return {7: "disc"}
 
+    def named_labels(self):
+        return self.label_names()
+
     def describe(self):
         return {"source": "ArraySource"}
 

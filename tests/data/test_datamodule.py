@@ -316,3 +316,15 @@ def test_patients_of_new_images_need_not_be_known(array_source, tmp_path):
     assert len(data.dataset("predict")) == 4
     with pytest.raises(DataError, match=r"2 cases have no patient \(case_0, case_1\)"):
         data.open(InputRule(side=16))
+
+
+def test_classes_are_named_and_never_read_from_masks(volumes, monkeypatch):
+    for case in "abcd":
+        volumes("images", case, np.zeros((3, 3, 2), np.int16))
+        root = volumes("labels", case, np.ones((3, 3, 2), np.uint8))
+    with pytest.raises(RecipeError, match="test masks must not decide which classes there are"):
+        SegmentationDataModule(NiftiVolumes(), str(root), target="per_class").open(RULE)
+    monkeypatch.setattr(NiftiVolumes, "label_names", lambda self: pytest.fail("masks were read for their labels"))
+    data = SegmentationDataModule(NiftiVolumes(labels={"a": [1], "b": [2]}), str(root), target="per_class")
+    data.open(RULE)
+    assert data.label_names == {1: "a", 2: "b"}
