@@ -111,7 +111,7 @@ class SegmentationDataModule(LightningDataModule):
 
         Every case of every part is read once before anything else happens; what was sound is remembered by size and date.
 
-        The splits come from ``data.split.file``, else from a splits.json that stands in the run folder already, else they are
+        The splits come from a splits.json that stands in the run folder already, else from ``data.split.file``, else they are
         drawn from the seed. They are written to the run folder.
 
         Args:

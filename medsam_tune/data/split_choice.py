@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from medsam_tune.data.patients import likely_patients
-from medsam_tune.data.split_file import load_splits, save_splits
-from medsam_tune.data.splits import Splits, SplitSettings, make_splits
+from medsam_tune.data.split_file import load_splits, read_splits, save_splits, split_differences
+from medsam_tune.data.splits import PARTS, Splits, SplitSettings, make_splits
 from medsam_tune.errors import DataError, DataWarning
 
 STORED = "splits.json"
@@ -23,7 +23,7 @@ def choose_splits(
     files: Mapping[str, str],
     run_folder: Path | None,
 ) -> Splits:
-    """Load ``data.split.file``, else the run's own split, else draw one; a new one is stored in the run folder.
+    """Load the run's own split, else ``data.split.file``, else draw one; a new one is stored in the run folder.
 
     Args:
         settings: The recipe's.
@@ -33,21 +33,43 @@ def choose_splits(
         run_folder: Where splits.json is kept; None keeps it nowhere.
 
     Raises:
-        DataError: If a file does not fit the data, patients are too few, or names look like several files of one patient and
-            ``data.split.strict`` is set.
+        DataError: If a file does not fit the data, the run's own split does not fit the data or ``data.split.file``, patients
+            are too few, or names look like several files of one patient and ``data.split.strict`` is set.
     """
     cases = tuple(cases)
     stored = None if run_folder is None else run_folder / STORED
+    if stored is not None and stored.is_file():
+        return _stored_splits(stored, settings, cases, patients, files)
     if settings.file is not None:
         splits = load_splits(Path(settings.file), cases, patients=patients)
-    elif stored is not None and stored.is_file():
-        return load_splits(stored, cases, patients=patients)
     else:
         splits = _draw_splits(settings, cases, patients)
     splits = replace(splits, files=files)
     if stored is not None:
         save_splits(splits, stored)
     return splits
+
+
+def _stored_splits(
+    stored: Path,
+    settings: SplitSettings,
+    cases: tuple[str, ...],
+    patients: Mapping[str, str] | None,
+    files: Mapping[str, str],
+) -> Splits:
+    """Load the split that a run began with; data or a file that differ from it are refused."""
+    then = read_splits(stored)
+    differences = split_differences(then, cases, patients=patients, files=files)
+    if settings.file is not None:
+        named = load_splits(Path(settings.file), cases, patients=patients)
+        if any(getattr(named, part) != getattr(then, part) for part in PARTS):
+            raise DataError(f"{settings.file}: is another split than that of the continued run, {stored}. Start a new run.")
+    elif differences:
+        raise DataError(
+            f"{stored}: the data differ from those that the run was trained on: {differences.message()}. Put the data back as "
+            f"they were, or say which cases count with --data.split.file=FILE ({stored}, if the difference is meant)."
+        )
+    return load_splits(stored, cases, patients=patients)
 
 
 def _draw_splits(settings: SplitSettings, cases: tuple[str, ...], patients: Mapping[str, str] | None) -> Splits:

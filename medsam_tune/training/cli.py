@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import yaml
@@ -22,9 +22,16 @@ from medsam_tune.training.callbacks import RandomState, ResumeHint, StageClock, 
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
 from medsam_tune.training.console import quieten, say
 from medsam_tune.training.faults import one_fault
-from medsam_tune.training.limits import check_numbers, check_recipe_files, config_files
+from medsam_tune.training.limits import check_numbers, check_recipe_files, check_stages, config_files
 from medsam_tune.training.loggers import run_loggers
 from medsam_tune.training.module import TuningModule
+from medsam_tune.training.origin import (
+    UNTUNED,
+    check_same_data,
+    check_weights_named,
+    run_with_split,
+    warn_of_trained_cases,
+)
 from medsam_tune.training.overlays import WandbOverlays
 from medsam_tune.training.precompute_stage import PrecomputeStage, check_cacheable
 from medsam_tune.training.predictions import PredictionFiles
@@ -49,7 +56,8 @@ from medsam_tune.training.signals import SIGTERM_STATUS, Interruptions, slurm_jo
 from medsam_tune.training.test_results import TestResults
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
-_OPTIONS = {"config", "c", "help", "print_config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
+_OPTIONS = {"config", "c", "help", "print_config", "ckpt_path", "weights_only", "verbose", "return_predictions", "untuned"}
+_SCORED: dict[str | None, Literal["val", "test"]] = {"validate": "val", "test": "test"}
 
 
 class MedsamCLI(LightningCLI):
@@ -71,7 +79,7 @@ class MedsamCLI(LightningCLI):
     def __init__(self, args: list[str], *, recipe_file: Path | None, command: str, run: bool) -> None:
         self.recipe_file = recipe_file
         self.recipe = "recipe" if recipe_file is None else recipe_file.stem
-        self.command = command
+        self.command, self.words = command, args
         self.results = TestResults()
         self.clock = StageClock()
         quieten()
@@ -97,6 +105,12 @@ class MedsamCLI(LightningCLI):
             told = "A file, last for the newest run, or auto: last if there is one."
             parser.add_argument("--ckpt_path", type=str, default=None, help=told)
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
+        parser: LightningArgumentParser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand != "fit":
+            parser.add_argument(UNTUNED, action="store_true", help="Use the network as it is before any training.")
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's ArgsType
         """Parse ``args``; a fault becomes one RecipeError."""
         keys = list(self._parser(args[0] if args and args[0] in SUBCOMMANDS else None).get_defaults().keys())
@@ -106,7 +120,8 @@ class MedsamCLI(LightningCLI):
             words = expand_short_keys(
                 expand_class_names(args or []), whole=sections | _OPTIONS, keys_of=lambda words: self._keys(parser, words)
             )
-            self.config = parser.parse_args(self._without_sample_settings(words))
+            self.words = self._without_sample_settings(words)
+            self.config = parser.parse_args(self.words)
             resolve_paths(self.config)
         except ArgumentError as error:
             recipe = "recipe" if self.recipe_file is None else str(self.recipe_file)
@@ -133,13 +148,16 @@ class MedsamCLI(LightningCLI):
         """Turn ``--ckpt_path`` into a file before anything is built."""
         self.folder: RunFolder | None = None
         section = self._section()
-        path = self._checkpoint(section)
+        trains = self.subcommand in (None, "fit")
+        if not trains:
+            check_weights_named(self.subcommand, section.get("ckpt_path"), untuned=section.untuned)
+        self.checkpoint = path = self._checkpoint(section)
         if "ckpt_path" in section:
             section["ckpt_path"] = None if path is None else str(path)
         if path is None:
             return
         run = run_folder_of(path)
-        if self.subcommand in (None, "fit") and run is not None:
+        if trains and run is not None:
             self.folder = RunFolder(share_run_folder(run))
             self.folder.remove_leftovers()
             continue_wandb(section.trainer, self.folder)
@@ -158,16 +176,17 @@ class MedsamCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401
         """Make the run folder and build the trainer that logs into it."""
-        # Before a folder is made: faulty data must leave nothing behind. A continued run takes the splits it began with.
-        begun = None if self.folder is None else self.folder.path
+        # Before a folder is made: faulty data must leave nothing behind.
         rule = self.model.segmenter.input_rule
-        self.datamodule.open(rule, run_folder=begun, require_masks=self.subcommand != "predict")
+        self.datamodule.open(rule, run_folder=self._split_folder(), require_masks=self.subcommand != "predict")
+        if self.checkpoint is not None and self.subcommand in _SCORED:
+            warn_of_trained_cases(self.checkpoint, getattr(self.datamodule.splits, _SCORED[self.subcommand]))
         check_cacheable(self.model.segmenter, self.datamodule)
         self.model.segmenter.check_data(self.datamodule)
         if self.subcommand in (None, "fit"):
             self.model.trainable_parameters()
             self.model.check_scheduler()
-            _check_stages(self._get(self.config_init, "trainer"), whole_run=self.subcommand is None)
+            check_stages(self._get(self.config_init, "trainer"), whole_run=self.subcommand is None)
         section = self._section()
         continued = self.folder is not None
         if self.folder is None:
@@ -178,6 +197,13 @@ class MedsamCLI(LightningCLI):
         except (MisconfigurationException, TypeError, ValueError) as error:
             self.discard_unused_folder()
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _split_folder(self) -> Path | None:
+        """Return the folder whose splits.json counts: a continued run's, or that of the run whose checkpoint is scored."""
+        split = self.datamodule.split
+        if self.checkpoint is None or self.subcommand not in _SCORED or split.file is not None:
+            return None if self.folder is None else self.folder.path
+        return run_with_split(self.checkpoint, self.words, split).path
 
     def _trainer_config(self, *, continued: bool) -> dict[str, Any]:
         """Return the trainer's arguments: the recipe's, with our loggers and callbacks added."""
@@ -231,6 +257,7 @@ class MedsamCLI(LightningCLI):
         section = self._section().clone()
         if "ckpt_path" in section:
             section["ckpt_path"] = None
+        section.pop("untuned", None)
         text: str = parser.dump(section, skip_none=False, format="yaml")
         return text
 
@@ -284,7 +311,10 @@ class MedsamCLI(LightningCLI):
             if run is None and value == "auto":
                 run = newest_run(root, self.recipe)
             return None if run is None else RunFolder(run).last_checkpoint
-        return resolve_ckpt_path(value, root, self.recipe)
+        path = resolve_ckpt_path(value, root, self.recipe)
+        if value in ("best", "last") and not trains:
+            check_same_data(value, path.parent.parent, self.recipe_values()["data"])
+        return path
 
     def _section(self) -> Namespace:
         section: Namespace = self.config[self.subcommand] if getattr(self, "subcommand", None) else self.config
@@ -295,23 +325,6 @@ def main(argv: list[str]) -> int:
     """Run ``fit``, ``validate``, ``test`` or ``predict`` with LightningCLI's full power; return the exit code."""
     MedsamCLI(argv, recipe_file=next(config_files(argv), None), command=shlex.join(["medsam-tune", *argv]), run=True)
     return 0
-
-
-def _check_stages(trainer: Namespace, *, whole_run: bool) -> None:
-    """Refuse limits under which a stage would find nothing to do, before any work."""
-    for key in ("max_epochs", "max_steps", "limit_train_batches"):
-        if trainer.get(key) == 0:
-            raise RecipeError(f"trainer.{key}: is 0, so nothing would be trained. Raise it, or use `medsam-tune test`.")
-    if not whole_run:
-        return
-    if trainer.get("fast_dev_run"):
-        raise RecipeError(
-            "trainer.fast_dev_run: writes no checkpoint, so there is nothing to test and export. "
-            "Use `medsam-tune fit`, or set trainer.max_steps: 1."
-        )
-    for key, missing in (("limit_val_batches", "choose the best weights"), ("limit_test_batches", "test")):
-        if trainer.get(key) == 0:
-            raise RecipeError(f"trainer.{key}: is 0, so nothing would {missing}. Raise it, or use `medsam-tune fit`.")
 
 
 def _seed_number(seed: bool | int) -> int:

@@ -93,6 +93,31 @@ def check_numbers(recipe: Mapping[str, Any]) -> None:
     _check_trainer(recipe.get("trainer") or {})
 
 
+def check_stages(trainer: Mapping[str, Any], *, whole_run: bool) -> None:
+    """Refuse limits under which a stage would find nothing to do, before any work.
+
+    Args:
+        trainer: The recipe's section.
+        whole_run: Whether a test and an export follow the training.
+
+    Raises:
+        RecipeError: Naming the key.
+    """
+    for key in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer.get(key) == 0:
+            raise RecipeError(f"trainer.{key}: is 0, so nothing would be trained. Raise it, or use `medsam-tune test`.")
+    if not whole_run:
+        return
+    if trainer.get("fast_dev_run"):
+        raise RecipeError(
+            "trainer.fast_dev_run: writes no checkpoint, so there is nothing to test and export. "
+            "Use `medsam-tune fit`, or set trainer.max_steps: 1."
+        )
+    for key, missing in (("limit_val_batches", "choose the best weights"), ("limit_test_batches", "test")):
+        if trainer.get(key) == 0:
+            raise RecipeError(f"trainer.{key}: is 0, so nothing would {missing}. Raise it, or use `medsam-tune fit`.")
+
+
 def _check(key: str, value: float, limit: Limit) -> None:
     if not limit.low <= value <= limit.high or not math.isfinite(value):
         bounds = f"of at least {limit.low}" if limit.high == math.inf else f"from {limit.low} to {limit.high}"

@@ -180,7 +180,7 @@ def resolve_ckpt_path(value: str, root: Path, recipe: str) -> Path:
         if not path.exists():
             raise CheckpointError(f"{path}: no such checkpoint. Give the path of a .ckpt file, or --ckpt_path=last or best.")
         return path.absolute()
-    run = _inherited(os.environ) if not is_rank_zero() and RUN_FOLDER_VARIABLE in os.environ else newest_run(root, recipe)
+    run = _continued_by_rank_zero() or newest_run(root, recipe)
     if run is None:
         raise RecipeError(
             f"--ckpt_path={value}: no run under {root / recipe} has checkpoints/last.ckpt"
@@ -230,6 +230,14 @@ def _best(run: Path) -> Path:
     if not found:
         raise RecipeError(f"--ckpt_path=best: {run} has no best checkpoint: no epoch was validated yet. Use --ckpt_path=last.")
     return found[-1]
+
+
+def _continued_by_rank_zero() -> Path | None:
+    """Return the run that rank 0 handed on, if it goes on in it; a stage of its own has no checkpoints there."""
+    if is_rank_zero() or RUN_FOLDER_VARIABLE not in os.environ:
+        return None
+    run = _inherited(os.environ)
+    return run if RunFolder(run).last_checkpoint.exists() else None
 
 
 def _inherited(environ: Mapping[str, str]) -> Path:
