@@ -138,6 +138,8 @@ class EncoderInput:
         volume_index: (B,) int64, equal for slices of one volume; None where images stand alone.
         slice_index: (B,) int64, position of a slice in its volume.
         fuse: Maps the normalised images to what the encoder sees, of the same shape; None leaves them.
+        chunk_index: (B,) int64, equal for the slices that always travel together; None where images stand alone. What looks at
+            neighbours looks at these alone, or an answer would depend on the batch.
     """
 
     images: Tensor
@@ -145,6 +147,7 @@ class EncoderInput:
     volume_index: Tensor | None = None
     slice_index: Tensor | None = None
     fuse: Callable[[Tensor], Tensor] | None = None
+    chunk_index: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,7 @@ class SegmentationBatch:
         priors: (B, P, S, S) float32 prior maps (SAMAug), or None.
         ignored: (B, 1, S, S) bool, pixels that nobody annotated, or None: they count as padding does.
         original_ignored: B masks (H, W) bool of the same at the original size; empty without ``ignored``.
+        chunk_index: (B,) int64, equal for slices of one volume that always travel together; None where images stand alone.
     """
 
     images: Tensor
@@ -209,6 +213,7 @@ class SegmentationBatch:
     priors: Tensor | None = None
     ignored: Tensor | None = None
     original_ignored: tuple[Tensor, ...] = ()
+    chunk_index: Tensor | None = None
 
     def to(self, device: torch.device | str) -> SegmentationBatch:
         """Return the batch with its tensors on ``device``; the original-size masks stay where they are."""
@@ -225,7 +230,8 @@ class SegmentationBatch:
 
     def encoder_input(self) -> EncoderInput:
         """Return what a network may see of the images."""
-        return EncoderInput(self.images, self.frames, self.volume_index, self.slice_index)
+        places = (self.volume_index, self.slice_index)
+        return EncoderInput(self.images, self.frames, *places, chunk_index=self.chunk_index)
 
     @property
     def known_truth(self) -> Truth:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch.utils.data import Dataset
 
@@ -70,7 +71,8 @@ class ChunkDataset(Dataset[tuple[PreparedItem, ...]]):
 
     def __getitem__(self, draw: Draw | int) -> tuple[PreparedItem, ...]:
         epoch, chunk = (draw.epoch, draw.item) if isinstance(draw, Draw) else (0, draw)
-        return tuple(self.dataset[Draw(epoch, position)] for position in self.chunks[chunk])
+        items = (self.dataset[Draw(epoch, position)] for position in self.chunks[chunk])
+        return tuple(replace(item, chunk_index=chunk) for item in items)
 
 
 def collate_chunks(chunks: Sequence[tuple[PreparedItem, ...]]) -> SegmentationBatch:

@@ -83,6 +83,7 @@ class PreparedItem:
         ignored: (1, S, S) bool, pixels that nobody annotated, or None.
         volume_index: Number of the volume that the image is a slice of.
         slice_index: Position of the slice in its volume.
+        chunk_index: Number of the chunk that it travels in; None where it travels alone.
     """
 
     sample: Sample
@@ -99,6 +100,7 @@ class PreparedItem:
     slice_index: int = 0
     seed: int = 0
     names: tuple[str, ...] = ()
+    chunk_index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,7 @@ class SegmentationDataset(Dataset[PreparedItem]):
 def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
     """Join B items; their objects are flattened over the batch, with ``queries.image_index`` telling the image of each."""
     samples = [item.sample for item in items]
+    chunks = [item.chunk_index for item in items if item.chunk_index is not None]
     counts = torch.tensor([len(sample.labels) for sample in samples])
     embeddings = [item.image_embeddings for item in items if item.image_embeddings is not None]
     priors = [item.priors for item in items if item.priors is not None]
@@ -213,6 +216,7 @@ def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
         spacing_mm=tuple(sample.spacing_mm for sample in samples),
         volume_index=torch.tensor([item.volume_index for item in items]),
         slice_index=torch.tensor([item.slice_index for item in items]),
+        chunk_index=torch.tensor(chunks) if len(chunks) == len(items) else None,
         epoch=items[0].epoch,
         seed=items[0].seed,
         training=items[0].training,

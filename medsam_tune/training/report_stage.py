@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from medsam_tune.backbone.freezing import trainable_report
-from medsam_tune.data.dataset import collate
+from medsam_tune.data.chunks import ChunkDataset, collate_chunks
 from medsam_tune.data.splits import PARTS
 from medsam_tune.evaluation.baselines import BOXES, evaluate_inference, evaluate_segmenters, untuned_networks
 from medsam_tune.evaluation.comparison import paired_difference
@@ -150,9 +150,9 @@ def recipe_comment(recipe: Path | None) -> str:
 
 def _test_batches(cli: MedsamCLI) -> Iterator[SegmentationBatch]:
     dataset, size = cli.datamodule.dataset("test"), cli.datamodule.eval_batch_size
-    chunks = cli.datamodule.chunks("test")
+    chunks = ChunkDataset(dataset, cli.datamodule.chunks("test"))
     for start in range(0, len(chunks), size):
-        yield collate([dataset[position] for chunk in chunks[start : start + size] for position in chunk])
+        yield collate_chunks([chunks[number] for number in range(start, min(start + size, len(chunks)))])
 
 
 def _case_figures(cli: MedsamCLI) -> list[CaseFigure]:
@@ -169,20 +169,23 @@ def _case_figures(cli: MedsamCLI) -> list[CaseFigure]:
 
 
 def _overlay_slice(cli: MedsamCLI, index: int) -> OverlaySlice:
-    """Predict image ``index`` of the source once more and keep no more of it than a panel shows."""
+    """Predict image ``index`` of the source once more, in its chunk, and keep no more of it than a panel shows."""
     module, dataset = cli.model.eval(), cli.datamodule.dataset("test")
-    item = dataset[dataset.indices.index(index)]
+    position = dataset.indices.index(index)
+    chunk = next(chunk for chunk in cli.datamodule.chunks("test") if position in chunk)
+    row, items = chunk.index(position), ChunkDataset(dataset, [chunk])[0]
+    item = items[row]
     step = panel_step(*item.frame.original_size)
     # The batch's own image is padded and resized; the source's is what the eye should see.
-    image, batch = panel_image(item.sample.image, step), collate([item])
+    image, batch = panel_image(item.sample.image, step), collate_chunks([items])
     with torch.no_grad():
         prediction = module(batch.to(next(module.parameters()).device))
     return OverlaySlice(
         image,
-        truth=panel_shapes(batch.original_masks[0], step),
+        truth=panel_shapes(batch.original_masks[row], step),
         prediction=[
-            shape for masks in mask_chunks(prediction, batch, 0, module.side_px) for shape in panel_shapes(masks, step)
+            shape for masks in mask_chunks(prediction, batch, row, module.side_px) for shape in panel_shapes(masks, step)
         ],
-        title=batch.image_ids[0],
-        spacing_mm=batch.spacing_mm[0],
+        title=batch.image_ids[row],
+        spacing_mm=batch.spacing_mm[row],
     )

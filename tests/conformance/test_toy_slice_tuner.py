@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from medsam_tune.backbone import SamBackbone
+from medsam_tune.data import NiftiVolumes, SegmentationDataModule
 from medsam_tune.geometry import make_frame
 from medsam_tune.tuners.base import InsertingTuner, names_below
 from medsam_tune.types import EncoderInput
@@ -26,6 +27,7 @@ model:
   backbone: {class_path: medsam_tune.backbone.SamBackbone, init_args: {weights: random_tiny}}
   tuner: {class_path: tests.conformance.test_toy_slice_tuner.SliceMixing}
   prompts: {class_path: medsam_tune.prompts.BoxPrompt}
+  optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.1}}
 data:
   root: scans
   source: {class_path: medsam_tune.data.NiftiVolumes, init_args: {axis: axial}}
@@ -33,7 +35,7 @@ data:
   batch_size: 2
   cache_embeddings: false
   split: {val_fraction: 0.2, test_fraction: 0.2}
-run: {baselines: false}
+run: {baselines: false, report: false}
 trainer: {accelerator: cpu, max_epochs: 1, enable_progress_bar: false}
 """
 
@@ -51,11 +53,11 @@ class Mixing(nn.Module):
 
     def before(self, block, inputs):
         seen = self._backbone[0].current_input
-        if seen is None or seen.volume_index is None:
+        if seen is None or seen.chunk_index is None:
             return inputs
         tokens = inputs[0]
         apart = (seen.slice_index[:, None] - seen.slice_index).abs()
-        beside = ((seen.volume_index[:, None] == seen.volume_index) & (apart == 1)).to(tokens)
+        beside = ((seen.chunk_index[:, None] == seen.chunk_index) & (apart == 1)).to(tokens)
         weights = beside / beside.sum(dim=1, keepdim=True).clamp(min=1)
         return (tokens + self.up_proj(torch.einsum("bn,n...->b...", weights, tokens)), *inputs[1:])
 
@@ -73,13 +75,14 @@ class SliceMixing(InsertingTuner):
         return names_below(backbone, names)
 
 
-def embeddings_of(backbone, images, volumes, slices):
+def embeddings_of(backbone, images, chunks, slices):
     frames = tuple(make_frame((64, 64), backbone.input_rule) for _ in images)
     with torch.no_grad():
-        return backbone.encode(EncoderInput(images, frames, torch.tensor(volumes), torch.tensor(slices))).main
+        inputs = EncoderInput(images, frames, slice_index=torch.tensor(slices), chunk_index=torch.tensor(chunks))
+        return backbone.encode(inputs).main
 
 
-def test_a_slice_sees_its_neighbours_and_nothing_of_other_volumes():
+def test_a_slice_sees_its_neighbours_and_nothing_of_other_chunks():
     backbone = SamBackbone("random_tiny")
     SliceMixing().attach(backbone)
     images = torch.rand(4, 3, 64, 64) * 255
@@ -110,3 +113,22 @@ def test_tuner_in_a_users_file_trains_resumes_exports_and_reloads(toy_place):
     learned = [p for name, p in predictor.segmenter.backbone.named_parameters() if "slice_mixing" in name]
     assert len(learned) == 4
     assert all(p.any() for p in learned)
+    alone, together = (answers(predictor.segmenter, eval_batch_size=size) for size in (1, 4))
+    assert alone.keys() == together.keys()
+    for name, expected in alone.items():
+        torch.testing.assert_close(together[name], expected, rtol=0, atol=1e-4)
+
+
+def answers(segmenter, *, eval_batch_size):
+    """The logits of every test slice, by its name."""
+    data = SegmentationDataModule(
+        NiftiVolumes(axis="axial"), "scans", eval_batch_size=eval_batch_size, cache_embeddings=False, chunk=3
+    )
+    data.open(segmenter.input_rule)
+    found = {}
+    for batch in data.test_dataloader():
+        with torch.no_grad():
+            logits = segmenter(batch).low_res_masks
+        found |= {batch.image_ids[row]: logits[n] for n, row in enumerate(batch.image_index.tolist())}
+    assert len(found) == 8
+    return found

@@ -46,6 +46,20 @@ def test_batches_hold_whole_chunks_of_one_volume_in_order(root):
     assert len(seen) == 7 * len(data.splits.train)
 
 
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_slices_share_a_chunk_index_exactly_where_they_always_travel_together(root, chunk):
+    data = opened(root, chunk=chunk, batch_size=3)
+    together = {}
+    for batch in data.train_dataloader():
+        for number, name in zip(batch.chunk_index.tolist(), batch.image_ids, strict=True):
+            together.setdefault(number, []).append(name)
+    names = data.source.image_ids()
+    dataset = data.dataset("train")
+    expected = [[names[dataset.indices[position]] for position in positions] for positions in data.chunks("train")]
+    assert [together[number] for number in sorted(together)] == expected
+    assert torch.equal(batch.encoder_input().chunk_index, batch.chunk_index)
+
+
 def test_volume_index_is_one_number_for_a_volume_and_chunks_of_one_are_single_slices(root):
     data = opened(root, batch_size=4)
     batch = next(iter(data.train_dataloader()))
