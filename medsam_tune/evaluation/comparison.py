@@ -64,17 +64,21 @@ def verdict_of(baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | N
 
     Args:
         baselines: Summaries of the untuned network by name, each with its ``tuned_minus_this``. The comparison is with the
-            first that is asked as the tuned network is, or else knows as little.
+            one that is asked as the tuned network is; where that gets no prompt, with the better of no prompt (without which
+            most released networks find nothing) and the box of the whole image, neither of which says where the object is.
 
     Returns:
         None where nothing can be compared.
     """
-    against = next((name for name in _FAIR if name in baselines), None)
-    if against is None:
+    alike = [name for name in _FAIR if name in baselines and baselines[name]["tuned_minus_this"]["verdict"] is not None]
+    if not alike:
         return None
+    if alike[0] != "same_prompts":
+        alike.sort(key=lambda name: float(baselines[name]["tuned_minus_this"]["mean"]))
+    against = alike[0]
     difference = baselines[against]["tuned_minus_this"]
     text = verdict_sentence(difference, _FAIR[against])
-    return {"against": against, "verdict": difference["verdict"], "text": text} if text else None
+    return {"against": against, "verdict": difference["verdict"], "text": text}
 
 
 def _verdict(ends: tuple[float, float] | None) -> Verdict:

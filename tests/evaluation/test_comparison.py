@@ -66,15 +66,26 @@ def test_sentence_tells_difference_interval_and_cases():
     assert one.endswith("Dice +0.600 (paired over 1 case).")
 
 
-def test_verdict_is_against_the_network_that_is_asked_alike_or_else_knows_as_little():
-    names = ("oracle_box", "whole_image_box", "no_prompt", "same_prompts")
-    better, worse = paired_difference(TUNED, UNTUNED), paired_difference(UNTUNED, TUNED)
-    baselines = {name: {"tuned_minus_this": worse} for name in names} | {"same_prompts": {"tuned_minus_this": better}}
-    assert verdict_of(baselines)["verdict"] == "better"
-    del baselines["same_prompts"]
-    assert (verdict_of(baselines)["against"], verdict_of(baselines)["verdict"]) == ("no_prompt", "worse")
-    assert "untuned network without a prompt: " in verdict_of(baselines)["text"]
-    del baselines["no_prompt"]
-    assert verdict_of(baselines)["against"] == "whole_image_box"
-    del baselines["whole_image_box"]
-    assert verdict_of(baselines) is None
+BETTER, WORSE = paired_difference(TUNED, UNTUNED), paired_difference(UNTUNED, TUNED)
+
+
+def verdict(**differences):
+    return verdict_of({name: {"tuned_minus_this": difference} for name, difference in differences.items()})
+
+
+def test_verdict_is_against_the_network_that_is_asked_alike_however_the_others_do():
+    found = verdict(oracle_box=WORSE, whole_image_box=WORSE, same_prompts=BETTER)
+    assert (found["against"], found["verdict"]) == ("same_prompts", "better")
+    assert "untuned network under the same prompts: " in found["text"]
+
+
+def test_network_without_prompts_is_held_against_the_better_of_those_that_know_as_little():
+    for names in (("no_prompt", "whole_image_box"), ("whole_image_box", "no_prompt")):
+        found = verdict(oracle_box=WORSE, **dict(zip(names, (BETTER, WORSE), strict=True)))
+        assert (found["against"], found["verdict"]) == (names[1], "worse")
+    assert verdict(oracle_box=WORSE, whole_image_box=BETTER)["against"] == "whole_image_box"
+
+
+def test_exact_box_alone_or_nothing_to_pair_gives_no_verdict():
+    assert verdict(oracle_box=BETTER) is None
+    assert verdict(same_prompts=paired_difference(scores((0, 0, 0)), scores((0, 0, 0)))) is None
