@@ -11,8 +11,9 @@ from medsam_tune.data.prepare import CASE_PATTERN, CT_WINDOWS
 
 
 @pytest.fixture
-def npz_folder(tmp_path):
+def npz_folder(tmp_path, monkeypatch):
     """Four challenge volumes of three slices."""
+    monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "npz").mkdir()
     masks = np.zeros((3, 8, 8), np.uint8)
     masks[1, 2:5, 3:6] = 2

@@ -12,6 +12,12 @@ from medsam_tune.data import SegmentationSource
 from medsam_tune.types import Sample
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    # What was checked is remembered between starts, but not between tests.
+    monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def image_folder(tmp_path):
     """Return a function that writes ``images/<name>`` and ``masks/<name>`` from arrays; the name has the ending."""
