@@ -47,7 +47,7 @@ NAMED = {
     "row of the epoch's means": ("medsam_tune.training.callbacks:TrainingRows.on_train_epoch_end", 1),
     "test": (f"{MODULE}.test_step", 2),
     "export": ("medsam_tune.training.run:export_stage", 1),
-    "end": ("medsam_tune.training.run:_closing", 1),
+    "end": ("medsam_tune.training.run:closing", 1),
 }
 
 
