@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 
 import medsam_tune.tuners
 from medsam_tune.tuners.base import NoTuner, Tuner
@@ -17,6 +15,7 @@ from medsam_tune.tuners.norm import NormTuning
 from medsam_tune.tuners.sam_adapter import SamAdapter
 from medsam_tune.tuners.sam_med2d import SamMed2DAdapter
 from medsam_tune.tuners.ssf import ScaleShiftTuning
+from tests.conformance.discovery import concrete
 from tests.conformance.peft_cases import PEFT_CASES
 
 BETWEEN_LAYERS = {"AdaptFormer", "BottleneckAdapter", "ConvLoraTuner", "SamAdapter", "SamMed2DAdapter"}
@@ -66,12 +65,7 @@ RESTING = {"ConvLoraTuner": ".experts."}
 
 def concrete_tuners() -> dict[str, type[Tuner]]:
     """Every concrete Tuner defined in a module of ``medsam_tune.tuners``, but NoTuner, by name."""
-    found = {}
-    for info in pkgutil.walk_packages(medsam_tune.tuners.__path__, "medsam_tune.tuners."):
-        for name, value in vars(import_module(info.name)).items():
-            if inspect.isclass(value) and issubclass(value, Tuner) and not inspect.isabstract(value) and value is not NoTuner:
-                found[name] = value
-    return found
+    return {name: tuner for name, tuner in concrete(medsam_tune.tuners, Tuner).items() if tuner is not NoTuner}
 
 
 def has_defaults(tuner: type[Tuner]) -> bool:
