@@ -150,7 +150,7 @@ class MedsamCLI(LightningCLI):
         section = self._section()
         trains = self.subcommand in (None, "fit")
         if not trains:
-            check_weights_named(self.subcommand, section.get("ckpt_path"), untuned=section.untuned)
+            check_weights_named(str(self.subcommand), section.get("ckpt_path"), untuned=section.untuned)
         self.checkpoint = path = self._checkpoint(section)
         if "ckpt_path" in section:
             section["ckpt_path"] = None if path is None else str(path)
