@@ -48,3 +48,15 @@ def _expanded(value: Any) -> Any:  # noqa: ANN401 - anything that YAML holds
     if isinstance(value, Namespace):
         resolve_paths(value)
     return value
+
+
+def without_folder(command: str, root: str) -> str:
+    """Return a command or a value with ``DIR`` in place of the data folder: its name may name a patient, and reports travel.
+
+    Example:
+        >>> without_folder("medsam-tune run lora.yaml --data.root=/data/DOE --data.split.file=/data/DOE/s.json", "/data/DOE")
+        'medsam-tune run lora.yaml --data.root=DIR --data.split.file=DIR/s.json'
+    """
+    if root.startswith("sample:"):
+        return command
+    return re.sub(rf"(?<![^\s='\"]){re.escape(root)}(?=[\s/'\"]|$)", "DIR", command)

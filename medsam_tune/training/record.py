@@ -19,6 +19,7 @@ from medsam_tune.data.split_file import save_splits
 from medsam_tune.files import read_json, write_json, write_text
 from medsam_tune.training.loggers import RunCsvLogger
 from medsam_tune.training.module import tuned
+from medsam_tune.training.recipe_paths import without_folder
 from medsam_tune.training.signals import slurm_job
 from medsam_tune.training.test_results import parameter_counts
 
@@ -95,11 +96,13 @@ def without_data_folder(values: Mapping[str, Any]) -> dict[str, Any]:
     Example:
         >>> without_data_folder({"data.root": "/data/DOE", "data.split.file": "/data/DOE/s.json", "seed": 0})
         {'data.root': 'DIR', 'data.split.file': 'DIR/s.json', 'seed': 0}
+        >>> without_data_folder({"data.root": "images", "data.source.mask_suffix": "_images"})["data.source.mask_suffix"]
+        '_images'
     """
     root = str(values.get("data.root") or "")
     if not root or root.startswith("sample:"):
         return dict(values)
-    return {key: value.replace(root, "DIR") if isinstance(value, str) else value for key, value in values.items()}
+    return {key: without_folder(value, root) if isinstance(value, str) else value for key, value in values.items()}
 
 
 def record_continuation(folder: RunFolder, command: str, config: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from medsam_tune.export.folder import save_export
 from medsam_tune.inference.usage import prediction_code
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.training.recipe_paths import without_folder
 
 if TYPE_CHECKING:
     from medsam_tune.training.cli import MedsamCLI
@@ -111,18 +111,6 @@ def report_stage(cli: MedsamCLI) -> Path | None:
         },
     )
     return write_report(cli.run_folder.report, content)
-
-
-def without_folder(command: str, root: str) -> str:
-    """Return a command with ``DIR`` in place of the data folder: its name may name a patient, and a report travels.
-
-    Example:
-        >>> without_folder("medsam-tune run lora.yaml --data.root=/data/DOE --data.split.file=/data/DOE/s.json", "/data/DOE")
-        'medsam-tune run lora.yaml --data.root=DIR --data.split.file=DIR/s.json'
-    """
-    if root.startswith("sample:"):
-        return command
-    return re.sub(rf"(?<![^\s='\"]){re.escape(root)}(?=[\s/'\"]|$)", "DIR", command)
 
 
 def _reload_code(cli: MedsamCLI) -> str:
