@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from medsam_tune import __version__
-from medsam_tune.errors import DataFaults, MedsamTuneError, own_error
+from medsam_tune.errors import DataFaults, MedsamTuneError, RecipeError, own_error
 from medsam_tune.files import write_fault, write_text
 from medsam_tune.folders import state_folder
 from medsam_tune.training.run_folder import RUN_FOLDER_VARIABLE
@@ -69,7 +69,7 @@ class OneLine:
     def _say(self, error: Exception) -> bool:
         if os.environ.get(TRACEBACK_VARIABLE):
             return False
-        ours = own_error(error)
+        ours = own_error(error) or _of_the_trainer(error)
         self.status = 1 if ours is None else 2
         line = self._unforeseen(error) if ours is None else plain_message(ours)
         print(f"error: {chr(10).join(map(shortened, line.splitlines()))}", file=sys.stderr)
@@ -134,6 +134,13 @@ def shortened(text: str) -> str:
     """Return a line of at most ``MAX_LETTERS`` letters: a value on the command line may have thousands."""
     half = MAX_LETTERS // 2
     return text if len(text) <= MAX_LETTERS else f"{text[:half]} ... {text[-half:]}"
+
+
+def _of_the_trainer(error: Exception) -> MedsamTuneError | None:
+    """Return Lightning's refusal of a trainer setting as an error of the recipe, or None for anything else."""
+    frames = traceback.extract_tb(error.__traceback__)
+    refused = frames and f"{os.sep}lightning{os.sep}pytorch{os.sep}" in frames[-1].filename
+    return RecipeError(f"trainer: {' '.join(str(error).split())}") if refused and isinstance(error, ValueError) else None
 
 
 def _place(error: Exception) -> str:

@@ -232,6 +232,8 @@ def _run_process(
         _watch(process, trial, local, trainings, place)
     if trainings.ended_by is not None or process.returncode in INTERRUPTED:
         trial.study.stop()
+    if trainings.ended_by is not None:
+        raise RunFailed(f"ended with the sweep; the same command runs it again ({place / 'log.txt'})")
     if process.returncode != 0:
         raise RunFailed(f"exit status {process.returncode}: {_last_line(place / 'log.txt')} ({place / 'log.txt'})")
     return _best(_values(place, local.sweep.metric), local.sweep)

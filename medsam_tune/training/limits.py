@@ -14,6 +14,7 @@ from medsam_tune.training.old_recipes import old_key
 from medsam_tune.yaml_files import read_yaml
 
 _OWN_CLASS = "medsam_tune."
+_WHOLE_NETWORK = {"64", "transformer-engine", "transformer-engine-float16"}
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,12 @@ def _check(key: str, value: float, limit: Limit) -> None:
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    precision = str(trainer.get("precision"))
+    if precision in _WHOLE_NETWORK or (precision.endswith("-true") and precision != "32-true"):
+        raise RecipeError(
+            f"trainer.precision: {precision} casts the whole network, frozen weights and metrics included. "
+            "Use 32-true, 16-mixed or bf16-mixed."
+        )
     interval = trainer.get("val_check_interval")
     if isinstance(interval, int | float) and not (0 < interval <= 1 or (isinstance(interval, int) and interval >= 1)):
         raise RecipeError(

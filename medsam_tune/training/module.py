@@ -205,9 +205,9 @@ class TuningModule(pl.LightningModule):
         return self.forward(replace(batch, truth=None))
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union
-        optimizer = self.optimizer_factory(self.trainable_parameters())
+        optimizer = _made("optimizer", self.optimizer_factory, self.trainable_parameters())
         if self.scheduler_factory is not None:
-            scheduler = self.scheduler_factory(optimizer)
+            scheduler = _made("scheduler", self.scheduler_factory, optimizer)
             check_cycle(scheduler, planned_steps(self.trainer))
             return {"optimizer": optimizer, "lr_scheduler": scheduler_config(scheduler)}
         if self.schedule == "constant" and not self.warmup_steps:
@@ -235,3 +235,11 @@ class TuningModule(pl.LightningModule):
         )
         if reset:
             metric.reset()
+
+
+def _made(key: str, factory: Callable[[Any], Any], given: object) -> Any:  # noqa: ANN401 - an optimizer or a scheduler
+    """Call a factory of the recipe; what the class refuses is a fault of its key."""
+    try:
+        return factory(given)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"model.{key}: {' '.join(str(error).split())}. Correct its init_args.") from error

@@ -250,7 +250,10 @@ def _inherited(environ: Mapping[str, str]) -> Path:
 
 
 def _is_srun(environ: Mapping[str, str]) -> bool:
-    return int(environ.get("SLURM_NTASKS", 1)) > 1 and {"SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID"} <= environ.keys()
+    n_tasks = environ.get("SLURM_NTASKS", "1")
+    if not n_tasks.isdecimal():
+        raise RecipeError(f"SLURM_NTASKS: expected the number of tasks of the job, got {n_tasks!r}. Unset it outside of srun.")
+    return int(n_tasks) > 1 and {"SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID"} <= environ.keys()
 
 
 def _srun_name(environ: Mapping[str, str]) -> str | None:

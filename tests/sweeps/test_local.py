@@ -141,6 +141,14 @@ def test_failed_run_is_named_and_the_sweep_goes_on(start, tmp_path):
     assert lines[0].startswith("run 0 (rank=13) failed: exit status 1")
 
 
+def dies(pid):
+    """Wait for a process that was sent SIGKILL; the kernel takes it away a moment later."""
+    until = time.monotonic() + 10
+    while is_alive(pid) and time.monotonic() < until:
+        time.sleep(0.01)
+    return not is_alive(pid)
+
+
 def is_alive(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -167,7 +175,7 @@ def test_signal_ends_every_training_with_all_it_started_and_then_the_sweep(start
     assert getattr(caught.value, "code", 143) == 143
     pids = [int(pid) for place in places for pid in place.read_text().split()]
     assert len(pids) == 2 * jobs
-    assert not any(is_alive(pid) for pid in pids)
+    assert all(dies(pid) for pid in pids)
     assert not any(row["state"] == "complete" for row in rows(tmp_path))
     assert len(list((tmp_path / "sweep/runs").iterdir())) == jobs
 

@@ -99,6 +99,7 @@ def test_key_or_value_that_does_not_parse_is_named_with_what_was_likely_meant(re
     [
         (["--data.root=nowhere"], "nowhere: no such folder. Set data.root"),
         (["--data.root=~nobody77/x"], "data.root: ~nobody77/x: no home folder is known for it."),
+        (["--trainer.precision=bf16-true"], "trainer.precision: bf16-true casts the whole network"),
         (["--seed_everything=-1"], "seed_everything: expected a number from 0 to 4294967295, got -1."),
         (
             ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=-1"],
@@ -237,6 +238,21 @@ def test_recipe_that_is_no_utf8_or_has_a_section_too_many_is_named(refused):
     assert refused(recipe="latin.yaml") == "latin.yaml: line 1: is no text in UTF-8. Save the file as UTF-8."
     Path("typo.yaml").write_text(RECIPE + "dta: {}\n")
     assert refused(recipe="typo.yaml").startswith("typo.yaml: dta: no such section. A recipe has data, model,")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["--trainer.val_check_interval=1000"], "trainer: `val_check_interval` (1000) must be less than or equal to the"),
+        (
+            ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.betas=[2,3]"],
+            "model.optimizer: Invalid beta parameter at index 0: 2.0. Correct its init_args.",
+        ),
+    ],
+)
+def test_setting_that_only_the_start_of_training_can_judge_is_one_line_too(workplace, capsys, overrides, said):
+    assert run("--run.report=false", *overrides) == 2
+    assert f"error: {said}" in capsys.readouterr().err
 
 
 def test_full_disk_while_caching_loses_nothing(refused, workplace, monkeypatch):

@@ -32,6 +32,9 @@ def recipe(key, value, class_path="medsam_tune.prompt_encoders.EmbeddingPromptGe
         ("model.prompt_encoder.init_args.width", 10**9, r"model\.prompt_encoder\.width: expected a number from 1 to 65536"),
         ("model.prompt_encoder.init_args.width", -3, r"model\.prompt_encoder\.width: expected a number from 1 to 65536"),
         ("trainer.val_check_interval", 0, r"trainer\.val_check_interval: expected a part of an epoch"),
+        ("trainer.precision", "64-true", r"trainer\.precision: 64-true casts the whole network.*Use 32-true, 16-mixed"),
+        ("trainer.precision", "bf16-true", r"trainer\.precision: bf16-true casts the whole network"),
+        ("trainer.precision", 64, r"trainer\.precision: 64 casts the whole network"),
         ("trainer.val_check_interval", 1.5, r"trainer\.val_check_interval: expected a part of an epoch"),
     ],
 )
@@ -50,6 +53,9 @@ def test_number_out_of_bounds_is_named(key, value, said):
         ("model.prompt_encoder.init_args.width", 65536),
         ("trainer.val_check_interval", 0.25),
         ("trainer.val_check_interval", 3),
+        ("trainer.precision", "32-true"),
+        ("trainer.precision", "bf16-mixed"),
+        ("trainer.precision", None),
     ],
 )
 def test_number_within_bounds_passes(key, value):

@@ -181,3 +181,9 @@ def test_files_lie_where_the_run_folder_says(tmp_path):
     paths = (run.config, run.splits, run.last_checkpoint, run.metrics_csv, run.summary, run.test_cases, run.export, run.report)
     names = "config.yaml splits.json checkpoints/last.ckpt metrics.csv summary.json test_cases.csv export report"
     assert [path.relative_to(tmp_path).as_posix() for path in paths] == names.split()
+
+
+def test_number_of_tasks_that_is_none_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "abc")
+    with pytest.raises(RecipeError, match=r"^SLURM_NTASKS: expected the number of tasks of the job, got 'abc'\. Unset it"):
+        make_run_folder(tmp_path, "autosam")
