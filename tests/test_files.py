@@ -16,7 +16,6 @@ from medsam_tune.files import (
     atomic_folder,
     digest_of,
     read_json,
-    read_weights,
     remove_abandoned,
     sha256_of,
     write_bytes,
@@ -25,6 +24,7 @@ from medsam_tune.files import (
     write_text,
     write_torch,
 )
+from medsam_tune.weight_files import read_weights
 
 CONTENT = {"weights": torch.arange(30_000.0), "step": 3}
 TENSORS = {"weights": torch.arange(30_000.0)}

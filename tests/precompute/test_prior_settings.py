@@ -1,7 +1,7 @@
 import pytest
-from medsam_tune.cache import PriorSettings
 
 from medsam_tune.errors import RecipeError
+from medsam_tune.precompute import PriorSettings
 
 
 @pytest.mark.parametrize(
