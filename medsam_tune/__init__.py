@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medsam_tune.losses import BceDiceLoss
     from medsam_tune.prompt_encoders import HarDNetPromptGenerator
     from medsam_tune.prompts import BoxPrompt, MaskPrompt, PointPrompt
+    from medsam_tune.runs.run import Run
     from medsam_tune.segmenters.base import SamParts
     from medsam_tune.segmenters.sam import SamSegmenter
     from medsam_tune.segmenters.task import TaskSegmenter
@@ -32,6 +33,7 @@ _MODULES = {
     "NiftiVolumes": "data",
     "PointPrompt": "prompts",
     "Predictor": "inference.predictor",
+    "Run": "runs.run",
     "SamBackbone": "backbone",
     "SamParts": "segmenters.base",
     "SamSegmenter": "segmenters.sam",
@@ -52,6 +54,7 @@ __all__ = [
     "NiftiVolumes",
     "PointPrompt",
     "Predictor",
+    "Run",
     "SamBackbone",
     "SamParts",
     "SamSegmenter",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medsam_tune.cli import LIGHTNING_COMMANDS, OWN_COMMANDS
+from medsam_tune.cli import LIGHTNING_COMMANDS, OWN_COMMANDS, RUN_COMMANDS, of_run
 from medsam_tune.cli import cache as cache_command
 from medsam_tune.cli import recipes as recipes_command
 from medsam_tune.cli import weights as weights_command
@@ -21,11 +21,26 @@ from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.training.cli import MedsamCLI
 from medsam_tune.training.short_keys import expand_class_names, expand_short_keys
 from tests.factories import make_batch
+from tests.training.tiny_runs import forget_run, write_images
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # A file under sweeps/ is one of W&B's, not a recipe.
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "sweeps")
+# The parts of the bundled recipe, on a network that trains in a second.
+TINY_LORA = """\
+model:
+  backbone: {class_path: medsam_tune.backbone.SamBackbone, init_args: {weights: random_tiny}}
+  tuner:
+    class_path: medsam_tune.tuners.PeftTuner
+    init_args: {config: {class_path: peft.LoraConfig, init_args: {r: 8}}, parts: [image_encoder.attention.qkv]}
+  prompts: {class_path: medsam_tune.prompts.BoxPrompt}
+data:
+  root: images
+  source: {class_path: medsam_tune.data.ImageFolder, init_args: {case_pattern: '^([^_]+)_'}}
+  cache_embeddings: false
+trainer: {accelerator: cpu, enable_progress_bar: false, logger: false}
+"""
 WRITE_A_METHOD = ROOT / "docs" / "how-to" / "write-a-method.md"
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -52,13 +67,18 @@ def shown_commands(path):
     return [[match[1], *shlex.split(match[2].partition(";")[0], comments=True)] for match in found if match]
 
 
+def of_a_run(words):
+    return words[0] in RUN_COMMANDS and len(words) > 1 and "--config" not in words and "..." not in words
+
+
 ALL_COMMANDS = [
     pytest.param(words, id=f"{relative(path)}: {' '.join(words)}") for path in DOCUMENTS for words in shown_commands(path)
 ]
 RUNNING = {"run", *LIGHTNING_COMMANDS}
 # The same options stand in several documents, and parsing takes a while.
+SHOWN_WORDS = [case.values[0] for case in ALL_COMMANDS]
 SHOWN_RUNS = sorted(
-    {shlex.join(case.values[0]) for case in ALL_COMMANDS if case.values[0][0] in RUNNING and len(case.values[0]) > 2}
+    {shlex.join(words) for words in SHOWN_WORDS if words[0] in RUNNING and len(words) > 2 and not of_a_run(words)}
 )
 
 
@@ -83,6 +103,10 @@ def test_every_relative_link_leads_to_a_file(document):
 def test_every_command_shown_exists(words):
     command, *rest = words
     assert command in {*OWN_COMMANDS, *LIGHTNING_COMMANDS}
+    if of_a_run(words):
+        parsed, overrides = of_run.parser_of(command).parse_known_args(rest)
+        normalise_overrides(overrides)
+        assert parsed.run.startswith(("RUN", "runs/"))
     if command in _ACTIONS and rest and rest != ["..."]:
         _ACTIONS[command]._parser().parse_args(rest)
 
@@ -185,3 +209,19 @@ def test_the_tuner_of_the_how_to_trains_decoder_biases_alone(shown_files, tiny_b
     assert all(name.startswith("backbone.mask_decoder.") and name.endswith(".bias") for name in trained)
     assert [name for name, p in segmenter.named_parameters() if (p.grad is not None) is not p.requires_grad] == []
     assert segmenter.not_precomputable() is None
+
+
+def test_the_notebooks_code_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    write_images(tmp_path / "images")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "lora.yaml").write_text(TINY_LORA, encoding="utf-8")
+    (tmp_path / "new.png").write_bytes((tmp_path / "images" / "images" / "c0_0.png").read_bytes())
+    monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for code in code_blocks(ROOT / "docs" / "how-to" / "notebook.md", "python"):
+        exec(code, names)
+    assert names["masks"].shape == (1, 16, 20)
+    assert names["run"].config["model"]["tuner"]["init_args"]["config"]["init_args"]["r"] == 4
+    assert (names["run"].folder / "export" / "export.json").is_file()
+    forget_run()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from medsam_tune import __version__
 from medsam_tune.cli.one_line import TRACEBACK_VARIABLE, OneLine
-from medsam_tune.cli.recipe_files import name_bundled_recipes
 from medsam_tune.errors import RecipeError
 from medsam_tune.folders import complete_account
+from medsam_tune.runs.recipe_files import name_bundled_recipes
 from medsam_tune.training.recipe_paths import expand_word
 
 __all__ = ["LIGHTNING_COMMANDS", "OWN_COMMANDS", "TRACEBACK_VARIABLE", "main"]
@@ -24,15 +24,17 @@ OWN_COMMANDS = {
     "cache": "build image embeddings; list or clear them and the priors",
     "priors": "find the automatic masks that SAMAug adds to the images of a recipe",
     "sweep": "run a recipe over many values: a W&B sweep file, on W&B or here",
-    "export": "merge a run into one plain SAM checkpoint",
+    "resume": "continue the training of a run in its folder",
+    "export": "write what a run trained in a reloadable form, or merge it into one plain SAM checkpoint",
     "doctor": "say what is installed and found here, and who owns the `lightning` command",
 }
 LIGHTNING_COMMANDS = {
     "fit": "train; LightningCLI with --config RECIPE, --print_config, --ckpt_path and every dotted key",
-    "validate": "evaluate a checkpoint on the validation cases",
-    "test": "evaluate a checkpoint on the test cases",
-    "predict": "write masks with a checkpoint",
+    "validate": "score a run on its validation cases, `validate RUN`; or a checkpoint, with --config RECIPE",
+    "test": "score a run on its test cases, `test RUN`; or a checkpoint, with --config RECIPE",
+    "predict": "write masks of new images, `predict RUN INPUT -o OUT`; or of a recipe's data, with --config RECIPE",
 }
+RUN_COMMANDS = ("validate", "test", "predict", "resume")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,6 +70,8 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"medsam-tune {__version__}")
         return 0
     _find_users_classes()
+    if command in RUN_COMMANDS and not any(word.startswith(("--config", "-c")) for word in arguments[1:]):
+        return int(import_module("medsam_tune.cli.of_run").main(arguments))
     if command in OWN_COMMANDS:
         return int(import_module(f"medsam_tune.cli.{command}").main(arguments[1:]))
     if command in LIGHTNING_COMMANDS:

@@ -6,8 +6,8 @@ import argparse
 
 from medsam_tune.cli.options import OptionParser
 from medsam_tune.cli.overrides import normalise_overrides
-from medsam_tune.cli.recipe_files import find_recipe
 from medsam_tune.errors import RecipeError
+from medsam_tune.runs.recipe_files import find_recipe
 
 DESCRIPTION = """\
 Build image embeddings, and list or clear what frozen networks computed once per image: embeddings and priors.
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
 def build(recipe: str, words: list[str]) -> int:
     """Fill the cache for every image that the recipe trains, validates and tests on."""
     path, overrides = find_recipe(recipe), normalise_overrides(words)
-    from medsam_tune.training.run import build_cache
+    from medsam_tune.runs.run import build_cache
 
     return build_cache(path, overrides)
 

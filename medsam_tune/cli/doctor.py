@@ -14,8 +14,8 @@ from medsam_tune import __version__
 from medsam_tune.cli.cache import format_bytes
 from medsam_tune.cli.lightning_owner import describe_owner
 from medsam_tune.cli.options import OptionParser
-from medsam_tune.cli.recipe_files import bundled_recipes, recipes_folder
 from medsam_tune.errors import RecipeError
+from medsam_tune.runs.recipe_files import bundled_recipes, recipes_folder
 
 DESCRIPTION = "Say what is installed and found here, and who owns the `lightning` command. Changes nothing."
 # Malicious uploads, advisory GHSA-w37p-236h-pfx3.

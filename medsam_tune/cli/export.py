@@ -1,4 +1,4 @@
-"""``medsam-tune export``: turn a finished run into other forms."""
+"""``medsam-tune export``: write what a run trained in a reloadable form, or merged into a plain SAM."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ def main(arguments: list[str]) -> int:
     Raises:
         CheckpointError: If the run cannot be loaded, or cannot take the form that is asked for.
     """
+    if arguments and arguments[0] != "merge" and not arguments[0].startswith("-"):
+        return _export(arguments)
     options = _parser().parse_args(arguments or ["--help"])
     from medsam_tune.export.merge import merge_export
 
@@ -18,6 +20,16 @@ def main(arguments: list[str]) -> int:
         options.run, options.merged, checkpoint=options.checkpoint, force=options.force, trusted=options.trust
     )
     print(f'segment_anything.sam_model_registry["{architecture}"](checkpoint="{options.merged}") loads it')
+    return 0
+
+
+def _export(arguments: list[str]) -> int:
+    run = argparse.ArgumentParser("medsam-tune export")
+    run.add_argument("run", metavar="RUN", help="a run folder")
+    folder = run.parse_args(arguments).run
+    from medsam_tune.runs.run import Run
+
+    print(f'medsam_tune.load_export("{Run.open(folder).export().folder / "export"}") loads it')
     return 0
 
 

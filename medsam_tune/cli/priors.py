@@ -7,7 +7,7 @@ import shlex
 
 from medsam_tune.cli.options import OptionParser
 from medsam_tune.cli.overrides import normalise_overrides
-from medsam_tune.cli.recipe_files import find_recipe
+from medsam_tune.runs.recipe_files import find_recipe
 
 DESCRIPTION = """\
 Find the automatic masks of every image that a recipe trains, validates and tests on, as `data.priors` says, and keep them.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from medsam_tune.cli.options import OptionParser
-from medsam_tune.cli.recipe_files import bundled_recipe, bundled_recipes, first_comment
 from medsam_tune.errors import RecipeError
 from medsam_tune.folders import expand
+from medsam_tune.runs.recipe_files import bundled_recipe, bundled_recipes, first_comment
 
 
 def main(arguments: list[str]) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from medsam_tune.cli.overrides import normalise_overrides
-from medsam_tune.cli.recipe_files import find_recipe
 from medsam_tune.errors import RecipeError
 from medsam_tune.folders import expand
+from medsam_tune.runs.recipe_files import find_recipe
 
 HELP = """\
 usage: medsam-tune run RECIPE [--key=value | --key value | key=value ...]
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     if recipe.startswith("-") or ("=" in recipe and not expand(recipe, "recipe").is_file()):
         raise RecipeError(f"{recipe}: expected the recipe first, then the overrides: medsam-tune run RECIPE {recipe} ...")
     path, overrides = find_recipe(recipe), normalise_overrides(words)
-    from medsam_tune.training.run import run_recipe
+    from medsam_tune.runs.run import run_recipe
     from medsam_tune.training.run_folder import is_rank_zero
 
     if not expand(recipe, "recipe").is_file() and is_rank_zero():

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from medsam_tune.cli.options import OptionParser
 from medsam_tune.cli.overrides import normalise_overrides
-from medsam_tune.cli.recipe_files import find_recipe
 from medsam_tune.errors import RecipeError
 from medsam_tune.folders import expand
+from medsam_tune.runs.recipe_files import find_recipe
 
 if TYPE_CHECKING:
     from medsam_tune.sweeps import Sweep

@@ -96,6 +96,17 @@ class VolumeSource(SegmentationSource):
                 faults.append(str(error))
         if faults:
             raise data_error(f"{root}: {len(faults)} cases cannot be used", faults)
+        self._show(cases)
+
+    def open_images(self, images: Mapping[str, Path]) -> None:
+        """Show image files that need not lie in one folder, by name and without masks, in place of ``open``.
+
+        Raises:
+            DataError: If a header cannot be read.
+        """
+        self._show({name: VolumeCase(name, self.format.read_header(path), None) for name, path in images.items()})
+
+    def _show(self, cases: dict[str, VolumeCase]) -> None:
         self._cases = cases
         self._items = [(name, position) for name, case in cases.items() for position in range(self._length(case))]
 

@@ -178,4 +178,4 @@ class ResumeHint(Checkpoint):
             say(f"\nStopped at step {trainer.global_step}; no checkpoint was written yet.")
             return
         say(f"\nStopped at step {trainer.global_step}. The last checkpoint is {last}; continue with")
-        say(f"  {self.command} --ckpt_path=last")
+        say(f"  {self.command}" + ("" if self.command.startswith("medsam-tune resume ") else " --ckpt_path=last"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,9 +65,10 @@ class MedsamCLI(LightningCLI):
 
     Args:
         args: Command line without the program's name.
-        recipe_file: The recipe; run folders carry its name.
+        recipe_file: The recipe; run folders carry its name, or ``name``.
         command: How the user started it, for the hint on resuming.
         run: True runs the subcommand in ``args``; False only builds.
+        name: Of the folder in ``run.folder``; the recipe's by default.
 
     Raises:
         RecipeError: If a key, a value or a combination is not accepted.
@@ -76,9 +77,11 @@ class MedsamCLI(LightningCLI):
     datamodule: SegmentationDataModule
     model: TuningModule
 
-    def __init__(self, args: list[str], *, recipe_file: Path | None, command: str, run: bool) -> None:
+    def __init__(
+        self, args: list[str], *, recipe_file: Path | None, command: str, run: bool, name: str | None = None
+    ) -> None:
         self.recipe_file = recipe_file
-        self.recipe = "recipe" if recipe_file is None else recipe_file.stem
+        self.recipe = name or ("recipe" if recipe_file is None else recipe_file.stem)
         self.command, self.words = command, args
         self.results = TestResults()
         self.clock = StageClock()
@@ -250,6 +253,8 @@ class MedsamCLI(LightningCLI):
         """Remove the run folder if nothing was recorded in it."""
         if self.folder is not None and is_rank_zero() and not self.folder.config.is_file():
             shutil.rmtree(self.folder.path, ignore_errors=True)
+            with suppress(OSError):  # it holds other runs
+                self.folder.path.parent.rmdir()
 
     def dump(self) -> str:
         """Return the resolved recipe as YAML; which checkpoint it was continued from is no part of it."""

@@ -1,8 +1,9 @@
 import pytest
 
-from medsam_tune.cli import main, recipe_files
+from medsam_tune.cli import main
 from medsam_tune.cli.recipes import copy_recipe
 from medsam_tune.errors import RecipeError
+from medsam_tune.runs import recipe_files
 
 
 @pytest.fixture(autouse=True)

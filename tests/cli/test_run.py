@@ -4,17 +4,18 @@ from types import ModuleType
 
 import pytest
 
-from medsam_tune.cli import main, recipe_files
+from medsam_tune.cli import main
+from medsam_tune.runs import recipe_files
 
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
     """Stand in for the training room: note what it is asked to do, and answer 7."""
     made = []
-    training = ModuleType("medsam_tune.training.run")
+    training = ModuleType("medsam_tune.runs.run")
     training.run_recipe = lambda recipe, overrides: made.append(("run", recipe, overrides)) or 7
     training.build_cache = lambda recipe, overrides: made.append(("cache", recipe, overrides)) or 7
-    monkeypatch.setitem(sys.modules, "medsam_tune.training.run", training)
+    monkeypatch.setitem(sys.modules, "medsam_tune.runs.run", training)
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "autosam.yaml").touch()
     monkeypatch.setattr(recipe_files, "recipes_folder", lambda: tmp_path / "bundle")

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from medsam_tune.cli import main
-from medsam_tune.cli.recipe_files import find_recipe
 from medsam_tune.errors import RecipeError
+from medsam_tune.runs.recipe_files import find_recipe
 from medsam_tune.sweeps import local as sweep_module
 from medsam_tune.sweeps import read_sweep
 from medsam_tune.sweeps.local import LocalSweep, run_sweep

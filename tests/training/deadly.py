@@ -40,7 +40,7 @@ class Deadly:
 
 
 def _serve():
-    import medsam_tune.training.run  # noqa: F401 - imported once, for all children
+    import medsam_tune.runs.run  # noqa: F401 - imported once, for all children
     from medsam_tune.cli import main
 
     answers = os.fdopen(os.dup(1), "w")

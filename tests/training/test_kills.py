@@ -46,8 +46,8 @@ NAMED = {
     "renaming metrics.csv": ("medsam_tune.files:os.replace", 4),
     "row of the epoch's means": ("medsam_tune.training.callbacks:TrainingRows.on_train_epoch_end", 1),
     "test": (f"{MODULE}.test_step", 2),
-    "export": ("medsam_tune.training.run:export_stage", 1),
-    "end": ("medsam_tune.training.run:closing", 1),
+    "export": ("medsam_tune.runs.run:export_stage", 1),
+    "end": ("medsam_tune.runs.run:closing", 1),
 }
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from medsam_tune.runs.run import run_recipe
 from medsam_tune.training.cli import MedsamCLI
-from medsam_tune.training.run import run_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TINY = [

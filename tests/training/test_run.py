@@ -11,8 +11,8 @@ from PIL import Image
 import medsam_tune
 from medsam_tune.data.dataset import collate
 from medsam_tune.evaluation.predict import predict_masks
+from medsam_tune.runs.closing import closing
 from medsam_tune.training.checkpoint import read_checkpoint
-from medsam_tune.training.run import closing
 from tests.training.tiny_runs import STEPS_PER_EPOCH, TEST_CASES, TEST_SLICES, build, only_run, run
 
 

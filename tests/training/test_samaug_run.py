@@ -13,8 +13,8 @@ from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.data.dataset import collate
 from medsam_tune.errors import RecipeError
 from medsam_tune.evaluation.predict import predict_masks
+from medsam_tune.runs.run import run_recipe
 from medsam_tune.training.cli import MedsamCLI
-from medsam_tune.training.run import run_recipe
 from medsam_tune.types import AutomaticMasks
 from tests.training.tiny_runs import only_run, write_images
 

@@ -1,7 +1,8 @@
 import pytest
 
-from medsam_tune.cli import recipe_files
-from medsam_tune.cli.recipe_files import (
+from medsam_tune.errors import RecipeError
+from medsam_tune.runs import recipe_files
+from medsam_tune.runs.recipe_files import (
     bundled_recipe,
     bundled_recipes,
     find_recipe,
@@ -9,7 +10,6 @@ from medsam_tune.cli.recipe_files import (
     name_bundled_recipes,
     recipes_folder,
 )
-from medsam_tune.errors import RecipeError
 
 
 @pytest.fixture

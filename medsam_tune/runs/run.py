@@ -1,0 +1,329 @@
+"""A run of a recipe as an object with a folder; every command that trains, tests or exports goes through it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from medsam_tune.data.split_file import read_splits
+from medsam_tune.errors import CheckpointError, RecipeError
+from medsam_tune.evaluation.comparison import verdict_of
+from medsam_tune.export.description import DESCRIPTION_FILE
+from medsam_tune.export.load import Checkpoint, load_export
+from medsam_tune.files import read_json
+from medsam_tune.folders import expand
+from medsam_tune.runs.closing import closing
+from medsam_tune.runs.recipe_files import find_recipe
+from medsam_tune.runs.report_stage import export_stage, report_stage, score_baselines, score_inference
+from medsam_tune.segmenters.task import TaskSegmenter
+from medsam_tune.training.checkpoint import read_checkpoint
+from medsam_tune.training.cli import MedsamCLI
+from medsam_tune.training.console import say
+from medsam_tune.training.precompute_stage import fill_embeddings
+from medsam_tune.training.run_folder import RunFolder
+from medsam_tune.yaml_files import read_yaml
+
+if TYPE_CHECKING:
+    from medsam_tune.data.splits import Splits
+    from medsam_tune.inference.predictor import Predictor
+
+Overrides = Mapping[str, object] | Sequence[str]
+"""What differs from the recipe: ``{"rank": 8, "data.root": "DIR"}``, or words such as ``--data.root=DIR``."""
+
+
+class Run:
+    """Hold a run: its folder, and what was built of it in this process.
+
+    Made by ``from_recipe`` or ``open``. The steps return the run, so that they chain.
+
+    Attributes:
+        folder: Where everything lies that the run leaves behind.
+        scored: Where the figures of the last ``test`` of this object lie.
+
+    Example:
+        >>> run = Run.from_recipe("lora", {"rank": 8, "epochs": 2}).fit().test().export()  # doctest: +SKIP
+        >>> mask = run.predictor().segment(image, box=(10, 10, 80, 90))  # doctest: +SKIP
+        >>> Run.open(run.folder).summary["test"]["dice"]["mean"]  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: Path, cli: MedsamCLI | None = None) -> None:
+        self.folder = folder
+        self._cli = cli
+        self._files = RunFolder(folder)
+        self._summary: dict[str, Any] = {}
+        self.scored: Path | None = None
+
+    @classmethod
+    def from_recipe(cls, recipe: str | Path, overrides: Overrides = ()) -> Run:
+        """Build a new run of a recipe, ready to be trained; its data are read and checked.
+
+        Args:
+            recipe: A YAML file, or the name of a bundled recipe.
+            overrides: What differs from it, under whole or short keys.
+
+        Raises:
+            MedsamTuneError: If recipe or data cannot be used.
+        """
+        cli = build(find_recipe(str(recipe)), override_words(overrides))
+        return cls(cli.run_folder.path, cli)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """Open the folder of an earlier run; it knows recipe, overrides, split and checkpoint.
+
+        Raises:
+            RecipeError: If the folder holds no run.
+        """
+        path = expand(str(folder), "RUN").absolute()
+        if not RunFolder(path).config.is_file():
+            raise RecipeError(f"{folder}: is no run: it holds no config.yaml. Give a folder such as runs/lora/TIME.")
+        return cls(path)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return the resolved recipe in force, overrides included."""
+        content = read_yaml(self._files.config)
+        if not isinstance(content, dict):
+            raise RecipeError(f"{self._files.config}: expected the sections of a recipe. Restore the file.")
+        return content
+
+    @property
+    def splits(self) -> Splits:
+        """Return which case trained, chose and was tested."""
+        return read_splits(self._files.splits)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Return the checkpoint with the best validation.
+
+        Raises:
+            CheckpointError: If no validation has chosen one.
+        """
+        best = self._files.checkpoints / "best.ckpt"
+        if not best.is_file():
+            raise CheckpointError(f"{best}: training ended before a validation chose it. Raise trainer.max_epochs.")
+        return best
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Return the figures of the last test of this object, else those of ``summary.json``; empty before a test."""
+        if self._summary or not self._files.summary.is_file():
+            return dict(self._summary)
+        return dict(read_json(self._files.summary, "Test the run again."))
+
+    def fit(self) -> Run:
+        """Train, in the run's folder.
+
+        Raises:
+            RecipeError: If the run was opened and not built: ``resume`` continues it.
+        """
+        cli = self._built("fit")
+        with cli.stage():
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
+        return self
+
+    def resume(self, overrides: Overrides = ()) -> Run:
+        """Continue the run's training where its last checkpoint is, with its own recipe and split.
+
+        Args:
+            overrides: What changes from here on, such as ``{"epochs": 40}``.
+
+        Raises:
+            CheckpointError: If it has no checkpoint yet.
+        """
+        words = [f"--ckpt_path={self._files.last_checkpoint}", *override_words(overrides)]
+        command = shlex.join(["medsam-tune", "resume", str(self.folder), *words[1:]])
+        recipe, name = self._files.config, self.folder.parent.name
+        self._cli = MedsamCLI(self._own_recipe(words), recipe_file=recipe, command=command, run=False, name=name)
+        check_priors(self._cli)
+        return self.fit()
+
+    def test(self, overrides: Overrides = ()) -> Run:
+        """Score the best checkpoint on the test cases of the run's split, and the untuned network beside it.
+
+        After ``fit`` the figures come to the run's folder; those of an opened run to ``tests/<time>`` in it.
+
+        Args:
+            overrides: Of an opened run, such as ``{"data.root": "DIR"}`` where the data were moved.
+        """
+        return self._score("test", override_words(overrides))
+
+    def validate(self, overrides: Overrides = ()) -> Run:
+        """Score an opened run's best checkpoint on the validation cases of its split."""
+        self._stage("validate", override_words(overrides))
+        return self
+
+    def export(self) -> Run:
+        """Write what the best checkpoint holds to ``export/``, reloadable in one line."""
+        if self._cli is not None and self._cli.results.scores is not None:
+            if self._cli.trainer.is_global_zero:
+                self._timed(self._cli, "export", export_stage)
+            return self
+        cli = self._reloaded()
+        cli.folder = self._files
+        cli.results.summary = self.summary or {"test": {}}
+        export_stage(cli)
+        return self
+
+    def report(self) -> Path | None:
+        """Write the HTML report after ``fit`` and ``test``, and say the figures; None where the recipe asks for none."""
+        cli = self._built("report")
+        if not cli.trainer.is_global_zero:
+            return None
+        with torch.no_grad():
+            page: Path | None = self._timed(cli, "report", report_stage)
+        cli.results.write()
+        say(closing(cli.results.summary, self.folder, page))
+        return page
+
+    def predictor(self, *, checkpoint: Checkpoint | None = None, trusted: bool = False) -> Predictor:
+        """Return the trained model, ready to be asked; it is exported first where that was not done.
+
+        Args:
+            checkpoint: Where the base weights lie if they are a file of your own; its checksum must be that of the training.
+            trusted: Import classes from outside ``medsam_tune`` that the run names; that runs their code.
+        """
+        if not (self._files.export / DESCRIPTION_FILE).is_file():
+            self.export()
+        return load_export(self._files.export, checkpoint=checkpoint, trusted=trusted)
+
+    def _own_recipe(self, words: Iterable[str]) -> list[str]:
+        return ["--config", str(self._files.config), *words]
+
+    def _built(self, step: str) -> MedsamCLI:
+        if self._cli is None:
+            raise RecipeError(f"{self.folder}: {step} belongs to a run in training. Use Run.from_recipe, or resume() this one.")
+        return self._cli
+
+    def _score(self, stage: str, words: list[str]) -> Run:
+        cli = self._cli
+        if cli is None or words:
+            cli = self._stage(stage, words)
+        else:
+            with cli.stage():
+                best = str(self.checkpoint)
+                cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        if cli.trainer.is_global_zero:
+            with torch.no_grad():
+                _score_others(cli)
+            self._summary, self.scored = cli.results.summary, cli.run_folder.path
+        return self
+
+    def _stage(self, stage: str, words: list[str]) -> MedsamCLI:
+        """Run one stage of the run's recipe on its best checkpoint, with a folder of its own."""
+        given = {word.partition("=")[0] for word in words}
+        own = {"--ckpt_path": str(self.checkpoint), "--run.folder": str(self.folder)}
+        words = [*(f"{key}={value}" for key, value in own.items() if key not in given), *words]
+        command = shlex.join(["medsam-tune", stage, str(self.folder), *words])
+        folder = f"{stage}s"
+        return MedsamCLI(
+            [stage, *self._own_recipe(words)], recipe_file=self._files.config, command=command, run=True, name=folder
+        )
+
+    def _reloaded(self) -> MedsamCLI:
+        """Build the network with the weights of the best checkpoint, in no folder of its own."""
+        words = [f"--run.folder={self.folder}", f"--data.split.file={self._files.splits}"]
+        cli = MedsamCLI(self._own_recipe(words), recipe_file=self._files.config, command="", run=False, name="exports")
+        cli.discard_unused_folder()
+        checkpoint = read_checkpoint(self.checkpoint)
+        cli.model.on_load_checkpoint(checkpoint)
+        cli.model.load_state_dict(checkpoint["state_dict"])
+        return cli
+
+    @staticmethod
+    def _timed(cli: MedsamCLI, stage: str, step: Any) -> Any:  # noqa: ANN401 - whatever the step returns
+        cli.clock.start(stage)
+        done = step(cli)
+        cli.clock.stop(stage)
+        return done
+
+
+def run_recipe(recipe: Path, words: Sequence[str]) -> int:
+    """Run a recipe from data to report.
+
+    Args:
+        recipe: The YAML file.
+        words: ``--key=value``; ``--ckpt_path=last`` continues the recipe's newest run in its folder.
+
+    Returns:
+        The exit code; 0 after a report was written.
+
+    Raises:
+        MedsamTuneError: If the recipe, the data or a checkpoint cannot be used; before training wherever that can be known.
+    """
+    Run.from_recipe(recipe, words).fit().test().export().report()
+    return 0
+
+
+def build(recipe: Path, words: Sequence[str]) -> MedsamCLI:
+    """Build module, data and trainer of a recipe, with a new run folder or the one that ``--ckpt_path`` continues.
+
+    Raises:
+        MedsamTuneError: If the recipe, the data or a checkpoint cannot be used.
+    """
+    command = shlex.join(["medsam-tune", "run", str(recipe), *(word for word in words if "ckpt_path" not in word)])
+    cli = MedsamCLI(["--config", str(recipe), *words], recipe_file=recipe, command=command, run=False)
+    check_priors(cli)
+    return cli
+
+
+def build_cache(recipe: Path, words: Sequence[str]) -> int:
+    """Fill the embedding cache for a recipe's training, validation and test images, and do nothing else."""
+    cli = build(recipe, words)
+    cli.discard_unused_folder()
+    filled = fill_embeddings(cli.model.segmenter, cli.datamodule, stages=("train", "val", "test"))
+    say(f"{len(filled.keys)} embeddings are in the cache ({filled.seconds:.0f} s).")
+    return 0
+
+
+def override_words(overrides: Overrides) -> list[str]:
+    """Return overrides as the words of a command line.
+
+    Example:
+        >>> override_words({"rank": 8, "data.patient": None, "model.backbone.trainable": ["mask_decoder"]})
+        ['--rank=8', '--data.patient=null', '--model.backbone.trainable=["mask_decoder"]']
+    """
+    if not isinstance(overrides, Mapping):
+        return list(overrides)
+    return [
+        f"--{key}={value if isinstance(value, str) else str(value) if isinstance(value, Path) else json.dumps(value)}"
+        for key, value in overrides.items()
+    ]
+
+
+def check_priors(cli: MedsamCLI) -> None:
+    """Refuse a fusion that would find nothing to fuse, before anything is computed.
+
+    Raises:
+        RecipeError: If it would.
+    """
+    if cli.datamodule.priors is None and cli.model.segmenter.reads_priors():
+        cli.discard_unused_folder()
+        raise RecipeError(
+            "data.priors: is not set, but model.fusion fuses prior maps into each image. "
+            "Set data.priors.weights, or leave the fusion out."
+        )
+
+
+def _score_others(cli: MedsamCLI) -> None:
+    """Score the baselines and the other kinds of inference on the cases that were tested."""
+    cli.clock.start("baselines")
+    baselines = score_baselines(cli)
+    cli.clock.stop("baselines")
+    cli.results.write(baselines=baselines, verdict=verdict_of(baselines or {}), **_inference(cli))
+
+
+def _inference(cli: MedsamCLI) -> dict[str, Any]:
+    """Return what the summary says about the kinds of inference; nothing where the network has only one."""
+    segmenter = cli.model.segmenter
+    if not isinstance(segmenter, TaskSegmenter) or segmenter.fusion is None:
+        return {}
+    cli.clock.start("inference")
+    found = score_inference(cli, segmenter)
+    cli.clock.stop("inference")
+    return {"inference": {"chosen": segmenter.inference, "test": found}}
