@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from types import FrameType
 from typing import Any
 
@@ -37,12 +38,6 @@ class Interruptions(Callback):
         self._warned, self._told = False, False
         self._steps = 0
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        environment = trainer._accelerator_connector.cluster_environment
-        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
-            # Lightning leaves a signal alone that has a handler already.
-            signal.signal(environment.requeue_signal, self._warn)
-
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._listen(trainer)
 
@@ -72,7 +67,15 @@ class Interruptions(Callback):
         _stop_if_told(trainer)
 
     def _listen(self, trainer: pl.Trainer) -> None:
-        """Hear SIGTERM in place of Lightning, whose handler waits for the other processes in the middle of anything."""
+        """Take Lightning's place at the signals; it puts back afterwards what was there before it.
+
+        Its handler of SIGTERM waits for the other processes in the middle of anything, that of SLURM's warning writes there.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
+            signal.signal(environment.requeue_signal, self._warn)
         if trainer.world_size == 1:
             return
 
