@@ -98,7 +98,7 @@ class SegmentationDataModule(LightningDataModule):
         self.priors, self.patient, self.chunk = priors, patient, chunk
         source.ignore_label = ignore_label
         self.fixed_order = False  # of training images, for a check that a network can learn a few by heart
-        self._opened_for: tuple[InputRule, bool] | None = None
+        self._opened_for: tuple[InputRule, bool, bool] | None = None
         self._splits: Splits | None = None
         self._patients: dict[str, str] = {}
         self._checksums: dict[str, str] = {}
@@ -106,7 +106,9 @@ class SegmentationDataModule(LightningDataModule):
         self._case_names: tuple[str, ...] = ()
         self._classes: dict[int, str] = {}
 
-    def open(self, input_rule: InputRule, *, run_folder: Path | None = None, require_masks: bool = True) -> None:
+    def open(
+        self, input_rule: InputRule, *, run_folder: Path | None = None, require_masks: bool = True, split: bool | None = None
+    ) -> None:
         """Scan and check the data, make or load the splits, build the datasets; a second call with the same rule does nothing.
 
         Every case of every part is read once before anything else happens; what was sound is remembered by size and date.
@@ -117,14 +119,17 @@ class SegmentationDataModule(LightningDataModule):
         Args:
             input_rule: What the weights expect of an image.
             run_folder: Where splits.json is kept; None keeps it nowhere.
-            require_masks: False opens images without masks, for prediction only: then there are no splits.
+            require_masks: False opens images without masks too.
+            split: Whether there are splits, and patients that must be known; by default where masks are required, since new
+                images are only predicted.
 
         Raises:
             DataError: If the data breaks the source's rules, with all cases that do, patients are too few, or no training image
                 shows an object.
             RecipeError: If the split's settings contradict each other.
         """
-        if self._opened_for == (input_rule, require_masks) or self._opened_for == (input_rule, True):
+        split = require_masks if split is None else split
+        if self._opened_for in ((input_rule, require_masks, split), (input_rule, True, True)):
             return
         self.source.open(data_folder(self.root), require_masks=require_masks)
         self._checksums = check_cases(self.source, cache=None if self.cache_folder is None else Path(self.cache_folder))
@@ -132,11 +137,11 @@ class SegmentationDataModule(LightningDataModule):
         self._case_names = tuple(sorted(set(self.source.case_ids())))
         named = dict(zip(self.source.case_ids(), self.source.patient_ids(), strict=True))
         # New images are not split, so their patients need not be known.
-        self._patients = patients_of(named, self.patient if require_masks else None)
+        self._patients = patients_of(named, self.patient if split else None)
         self._classes = self._find_classes()
         everything = list(range(len(self.source)))
         self._datasets = {"predict": self._build(input_rule, self.source.select(everything, "predict"), training=False)}
-        if require_masks:
+        if split:
             self._splits = choose_splits(
                 self.split,
                 self._case_names,
@@ -144,8 +149,8 @@ class SegmentationDataModule(LightningDataModule):
                 files=self._checksums,
                 run_folder=run_folder,
             )
-            self._datasets.update(self._split_datasets(self._splits, input_rule))
-        self._opened_for = (input_rule, require_masks)
+            self._datasets.update(self._split_datasets(self._splits, input_rule, require_masks=require_masks))
+        self._opened_for = (input_rule, require_masks, split)
 
     @property
     def splits(self) -> Splits:
@@ -266,10 +271,13 @@ class SegmentationDataModule(LightningDataModule):
         """Return the loader of every item of this process, in the source's order."""
         return self._loader("predict", self.eval_batch_size, shuffle=False)
 
-    def _split_datasets(self, splits: Splits, input_rule: InputRule) -> dict[str, SegmentationDataset]:
+    def _split_datasets(
+        self, splits: Splits, input_rule: InputRule, *, require_masks: bool
+    ) -> dict[str, SegmentationDataset]:
         cases = self.source.case_ids()
         indices = {part: [i for i, case in enumerate(cases) if case in set(getattr(splits, part))] for part in PARTS}
-        training = self._with_objects(self.source.select(indices["train"], "train"))
+        training = self.source.select(indices["train"], "train")
+        training = self._with_objects(training) if require_masks else training
         datasets = {"train": self._build(input_rule, training, training=True)}
         for part in ("val", "test"):
             datasets[part] = self._build(input_rule, self.source.select(indices[part], "evaluate"), training=False)

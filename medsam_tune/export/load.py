@@ -98,19 +98,20 @@ def check_base_weights(folder: Path, stored: Mapping[str, str] | None, segmenter
         )
 
 
-def check_frozen(where: str, stored: Mapping[str, Mapping[str, str]], segmenter: Segmenter, remedy: str) -> None:
+def check_frozen(
+    where: str, stored: Mapping[str, Mapping[str, str]], here: Mapping[str, Mapping[str, str]], remedy: str
+) -> None:
     """Check that the frozen modules outside the backbone are those of the training.
 
     Args:
         where: File or folder, for the message.
         stored: What ``frozen_identities`` returned then.
-        segmenter: The network that was built.
+        here: What it returns for the network that was built.
         remedy: What to do, as a sentence.
 
     Raises:
         CheckpointError: If one is missing, new or has another checksum.
     """
-    here = frozen_identities(segmenter)
     for name in sorted(stored.keys() | here.keys()):
         then, now = stored.get(name), here.get(name)
         if (then and then.get("sha256")) != (now and now["sha256"]):
@@ -132,7 +133,7 @@ def _build(stored: ExportFolder, checkpoint: Checkpoint | None, *, force: bool, 
     if not force:
         check_base_weights(stored.folder, weights, segmenter)
         remedy = 'Give its file, as checkpoint={"prompt_encoder.weights": FILE}, or pass force=True if you know that it fits.'
-        check_frozen(str(stored.folder), stored.description["frozen"], segmenter, remedy)
+        check_frozen(str(stored.folder), stored.description["frozen"], frozen_identities(segmenter), remedy)
     return segmenter
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from medsam_tune.tuners.peft_tuner import PeftTuner
 
 
-def trained_names(segmenter: Segmenter) -> list[str]:
+def trained_names(segmenter: nn.Module) -> list[str]:
     """Return the state-dict names that were trained: parameters that learn, and the buffers of modules that learn.
 
     A buffer such as a BatchNorm's statistics belongs to a module with parameters of its own; one without any follows the
@@ -30,7 +30,7 @@ def trained_names(segmenter: Segmenter) -> list[str]:
     return [name for name in segmenter.state_dict() if name in learning]
 
 
-def frozen_identities(segmenter: Segmenter) -> dict[str, dict[str, str]]:
+def frozen_identities(segmenter: nn.Module) -> dict[str, dict[str, str]]:
     """Return name and checksum of every frozen module outside the backbone, by its dotted name.
 
     A module says whose weights it holds by an attribute ``weights``, a ``WeightsIdentity``; of one that does not, the class is

@@ -14,7 +14,7 @@ def closing(summary: dict[str, Any], folder: Path, report: Path | None) -> str:
         folder: The run folder.
         report: The report's page, or None.
     """
-    lines = ["", f"Test Dice {_figure(summary['test'])} over {summary['test']['n_cases']} cases"]
+    lines = ["", _result(summary)]
     if verdict := summary.get("verdict"):
         # What a reader must not overlook stands before the figure.
         lines.insert(2 if verdict["verdict"] == "better" else 1, verdict["text"])
@@ -26,6 +26,12 @@ def closing(summary: dict[str, Any], folder: Path, report: Path | None) -> str:
     if report is not None:
         lines.append(f"Report      {report}")
     return "\n".join(lines)
+
+
+def _result(summary: dict[str, Any]) -> str:
+    if "test" in summary:
+        return f"Test Dice {_figure(summary['test'])} over {summary['test']['n_cases']} cases"
+    return "Best " + ", ".join(f"{name} {value:.4g}" for name, value in summary["validation"].items())
 
 
 def _figure(values: dict[str, Any]) -> str:

@@ -74,7 +74,7 @@ def score_inference(cli: MedsamCLI, segmenter: Segmenter) -> dict[str, Any]:
 def export_stage(cli: MedsamCLI) -> Path:
     """Write what was trained, reloadable in one line."""
     folder, segmenter, config = cli.run_folder.export, cli.model.segmenter, model_config(cli)
-    metrics, data = cli.results.summary["test"], cli.datamodule.describe()
+    metrics, data = cli.results.summary.get("test", {}), cli.datamodule.describe()
     save_export(folder, segmenter=segmenter, model_config=config, metrics=metrics, data_description=data)
     return folder
 

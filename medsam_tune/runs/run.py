@@ -31,6 +31,7 @@ from medsam_tune.yaml_files import read_yaml
 if TYPE_CHECKING:
     from medsam_tune.data.splits import Splits
     from medsam_tune.inference.predictor import Predictor
+    from medsam_tune.tasks.base import Task
 
 Overrides = Mapping[str, object] | Sequence[str]
 """What differs from the recipe: ``{"rank": 8, "data.root": "DIR"}``, or words such as ``--data.root=DIR``."""
@@ -116,6 +117,11 @@ class Run:
             return dict(self._summary)
         return dict(read_json(self._files.summary, "Test the run again."))
 
+    @property
+    def task(self) -> Task:
+        """Return what a run that was built in this process learns."""
+        return self._built("task").model.task
+
     def fit(self) -> Run:
         """Train, in the run's folder.
 
@@ -146,7 +152,8 @@ class Run:
     def test(self, overrides: Overrides = ()) -> Run:
         """Score the best checkpoint on the test cases of the run's split, and the untuned network beside it.
 
-        After ``fit`` the figures come to the run's folder; those of an opened run to ``tests/<time>`` in it.
+        After ``fit`` the figures come to the run's folder; those of an opened run to ``tests/<time>`` in it. A task that has no
+        test is left with the best weights and the figure that chose them.
 
         Args:
             overrides: Of an opened run, such as ``{"data.root": "DIR"}`` where the data were moved.
@@ -160,7 +167,7 @@ class Run:
 
     def export(self) -> Run:
         """Write what the best checkpoint holds to ``export/``, reloadable in one line."""
-        if self._cli is not None and self._cli.results.scores is not None:
+        if self._cli is not None and (self._cli.results.scores is not None or self._cli.results.summary):
             if self._cli.trainer.is_global_zero:
                 self._timed(self._cli, "export", export_stage)
             return self
@@ -176,7 +183,7 @@ class Run:
         if not cli.trainer.is_global_zero:
             return None
         with torch.no_grad():
-            page: Path | None = self._timed(cli, "report", report_stage)
+            page: Path | None = self._timed(cli, "report", report_stage) if "test" in cli.model.task.stages else None
         cli.results.write()
         say(closing(cli.results.summary, self.folder, page))
         return page
@@ -206,13 +213,20 @@ class Run:
             cli = self._stage(stage, words)
         else:
             with cli.stage():
-                best = str(self.checkpoint)
-                cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, weights_only=True, verbose=False)
+                self._take_best(cli)
         if cli.trainer.is_global_zero:
             with torch.no_grad():
                 _score_others(cli)
             self._summary, self.scored = cli.results.summary, cli.run_folder.path
         return self
+
+    def _take_best(self, cli: MedsamCLI) -> None:
+        """Test the best weights after a training, or only load them where the task has no test."""
+        best = self.checkpoint
+        if "test" in cli.model.task.stages:
+            cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=str(best), weights_only=True, verbose=False)
+        else:
+            cli.results.take_untested(cli.trainer, cli.model, best)
 
     def _stage(self, stage: str, words: list[str]) -> MedsamCLI:
         """Run one stage of the run's recipe on its best checkpoint, with a folder of its own."""
@@ -256,7 +270,11 @@ def run_recipe(recipe: Path, words: Sequence[str]) -> int:
     Raises:
         MedsamTuneError: If the recipe, the data or a checkpoint cannot be used; before training wherever that can be known.
     """
-    Run.from_recipe(recipe, words).fit().test().export().report()
+    run = Run.from_recipe(recipe, words)
+    run.fit().test()
+    if "export" in run.task.stages:
+        run.export()
+    run.report()
     return 0
 
 
@@ -311,7 +329,9 @@ def check_priors(cli: MedsamCLI) -> None:
 
 
 def _score_others(cli: MedsamCLI) -> None:
-    """Score the baselines and the other kinds of inference on the cases that were tested."""
+    """Score the baselines and the other kinds of inference on the cases that were tested, where the task compares any."""
+    if "baselines" not in cli.model.task.stages:
+        return
     cli.clock.start("baselines")
     baselines = score_baselines(cli)
     cli.clock.stop("baselines")

@@ -12,7 +12,7 @@ from torch import Tensor
 from medsam_tune.backbone.fit import misfits
 from medsam_tune.errors import CheckpointError
 from medsam_tune.export.load import check_frozen
-from medsam_tune.export.trained import trained_names
+from medsam_tune.export.trained import frozen_identities, trained_names
 from medsam_tune.files import write_torch
 from medsam_tune.weight_files import read_weights
 
@@ -22,8 +22,16 @@ if TYPE_CHECKING:
 
 def trained_entries(module: TuningModule, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the entries of ``state_dict`` that a checkpoint stores: exactly what was trained."""
-    stored = {f"segmenter.{name}" for name in trained_names(module.segmenter)}
-    return {name: tensor for name, tensor in state_dict.items() if name in stored or not name.startswith("segmenter.")}
+    parts = {"segmenter": module.segmenter, "task": module.task}
+    stored = {f"{part}.{name}" for part, network in parts.items() for name in trained_names(network)}
+    prefixes = tuple(f"{part}." for part in parts)
+    return {name: tensor for name, tensor in state_dict.items() if name in stored or not name.startswith(prefixes)}
+
+
+def frozen_parts(module: TuningModule) -> dict[str, dict[str, str]]:
+    """Return name and checksum of every frozen module outside the backbone, those of the task among them."""
+    of_task = {f"task.{name}".rstrip("."): identity for name, identity in frozen_identities(module.task).items()}
+    return {**frozen_identities(module.segmenter), **of_task}
 
 
 def restore_frozen(module: TuningModule, checkpoint: dict[str, Any]) -> None:
@@ -40,7 +48,8 @@ def restore_frozen(module: TuningModule, checkpoint: dict[str, Any]) -> None:
             f"checkpoint: was trained on base weights {_named(stored)}, the recipe loads {_named(here)}. "
             "Set model.backbone.weights (or checkpoint) to the weights it was trained on."
         )
-    check_frozen("checkpoint", checkpoint.get("frozen", {}), module.segmenter, "Name in the recipe the file it was trained on.")
+    remedy = "Name in the recipe the file it was trained on."
+    check_frozen("checkpoint", checkpoint.get("frozen", {}), frozen_parts(module), remedy)
     current = module.state_dict()
     if faults := misfits(checkpoint["state_dict"], trained_entries(module, current)):
         raise CheckpointError(

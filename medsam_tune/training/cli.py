@@ -181,7 +181,9 @@ class MedsamCLI(LightningCLI):
         """Make the run folder and build the trainer that logs into it."""
         # Before a folder is made: faulty data must leave nothing behind.
         rule = self.model.segmenter.input_rule
-        self.datamodule.open(rule, run_folder=self._split_folder(), require_masks=self.subcommand != "predict")
+        split = self.subcommand != "predict"
+        masks = split and self.model.task.needs_masks
+        self.datamodule.open(rule, run_folder=self._split_folder(), require_masks=masks, split=split)
         if self.checkpoint is not None and self.subcommand in _SCORED:
             warn_of_trained_cases(self.checkpoint, getattr(self.datamodule.splits, _SCORED[self.subcommand]))
         check_cacheable(self.model.segmenter, self.datamodule)
@@ -281,7 +283,7 @@ class MedsamCLI(LightningCLI):
         self.results.folder, self.results.clock = folder, self.clock
         interruptions = Interruptions()
         return [
-            *checkpoint_callbacks(folder.checkpoints, self.settings, interruptions),
+            *checkpoint_callbacks(folder.checkpoints, self.settings, interruptions, self.model.task),
             EndOfTraining(self._get(self.config_init, "trainer").max_steps),
             interruptions,
             RandomState(),

@@ -11,22 +11,22 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.backbone.freezing import set_train_modes
 from medsam_tune.errors import RecipeError
-from medsam_tune.evaluation.predict import update_metric
-from medsam_tune.export.trained import frozen_identities
 from medsam_tune.fusion.base import InputFusion
 from medsam_tune.losses.base import MaskLoss
 from medsam_tune.losses.bce_dice import BceDiceLoss
-from medsam_tune.metrics.overlap import OverlapMetric
 from medsam_tune.prompt_encoders.base import PromptEncoder
 from medsam_tune.prompts.base import PromptSampler
 from medsam_tune.segmenters.base import SamParts, Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.side.base import SideNetwork
-from medsam_tune.training.checkpoint import restore_frozen, trained_entries
+from medsam_tune.tasks.base import Task
+from medsam_tune.tasks.segmentation import SegmentationTask
+from medsam_tune.training.checkpoint import frozen_parts, restore_frozen, trained_entries
 from medsam_tune.training.finite import FiniteLosses
 from medsam_tune.training.means import RunningMeans
 from medsam_tune.training.schedule import check_cycle, planned_steps, scheduler_config, step_schedule
@@ -62,6 +62,7 @@ class TuningModule(pl.LightningModule):
         side: A trained branch that refines the image embedding.
         segmenter: What joins the parts above, with arguments of its own only; ``SamSegmenter`` by default.
         objects_per_decode: Objects decoded at once; 0 decodes all of a batch together.
+        task: What is learned; segmentation by default.
         loss: The training loss; BCE + Dice by default.
         optimizer: Called with the trainable parameters only.
         scheduler: A torch learning-rate scheduler, stepped every epoch (``OneCycleLR`` and ``CyclicLR`` every optimizer step;
@@ -84,6 +85,7 @@ class TuningModule(pl.LightningModule):
         side: SideNetwork | None = None,
         segmenter: Callable[[SamParts], Segmenter] = SamSegmenter,
         objects_per_decode: int = 0,
+        task: Task | None = None,
         loss: MaskLoss | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         scheduler: LRSchedulerCallable | None = None,
@@ -95,13 +97,15 @@ class TuningModule(pl.LightningModule):
             raise RecipeError("model.scheduler: excludes model.schedule and model.warmup_steps; keep one of them.")
         parts = SamParts(backbone, prompts, prompt_encoder, tuner, fusion, side, objects_per_decode)
         self.segmenter: Segmenter = segmenter(parts)
+        self.task: Task = task or SegmentationTask()
+        self.task.attach(self.segmenter)
         self.loss: MaskLoss = loss or BceDiceLoss()
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.schedule = schedule
         self.warmup_steps = warmup_steps
-        self.val_metric = OverlapMetric()
-        self.test_metric = OverlapMetric()
+        self.val_metric = self.task.metric()
+        self.test_metric = self.task.metric()
         self.last_loss = torch.zeros(())
         self.means = RunningMeans()
         self.finite = FiniteLosses(torch.device("cpu"))
@@ -120,7 +124,8 @@ class TuningModule(pl.LightningModule):
     def train(self, mode: bool = True) -> TuningModule:
         """Switch to train mode, keeping whatever is frozen (its BatchNorm, its DropPath) in eval mode."""
         super().train(mode)
-        set_train_modes(self.segmenter, mode)
+        for part in self._parts().values():
+            set_train_modes(part, mode)
         return self
 
     def on_fit_start(self) -> None:
@@ -134,7 +139,7 @@ class TuningModule(pl.LightningModule):
         Raises:
             RecipeError: If nothing is trainable.
         """
-        trainable = [p for p in self.segmenter.parameters() if p.requires_grad]
+        trainable = [p for _, p in self._learning()]
         if not trainable:
             raise RecipeError(
                 "model: nothing is trainable. Name parts in model.backbone.trainable, or set a tuner or a prompt generator."
@@ -148,18 +153,21 @@ class TuningModule(pl.LightningModule):
             RecipeError: If it watches a figure in the wrong direction.
         """
         if self.scheduler_factory is not None:
-            scheduler_config(self.scheduler_factory(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-3)))
+            scheduler = self.scheduler_factory(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-3))
+            scheduler_config(scheduler, default=self.task.monitor)
 
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
-        terms = {**self.segmenter.training_losses(batch, self.loss), **self.segmenter.auxiliary_losses()}
+        batch = self._known(batch)
+        terms = {**self.task.training_losses(self.segmenter, batch, self.loss), **self.segmenter.auxiliary_losses()}
         total = torch.stack(list(terms.values())).sum()
         looked = self.finite.add(total, self.global_step, batch.image_ids)
         self.last_loss = total.detach()
         losses = {"train/loss": total, **{f"train/{name}": value for name, value in terms.items()}}
-        self.means.add(losses, batch.n_objects)
+        weight = batch.n_objects or batch.n_images
+        self.means.add(losses, weight)
         if looked:
             # A bar shows numbers, and a GPU has to be waited for to know one.
-            self.log("train/loss_step", self.last_loss, batch_size=batch.n_objects, prog_bar=True, logger=False)
+            self.log("train/loss_step", self.last_loss, batch_size=weight, prog_bar=True, logger=False)
         return total
 
     def on_after_backward(self) -> None:
@@ -167,7 +175,7 @@ class TuningModule(pl.LightningModule):
         if self._gradients_checked:
             return
         self._gradients_checked = True
-        silent = [name for name, p in self.segmenter.named_parameters() if p.requires_grad and p.grad is None]
+        silent = [name for name, p in self._learning() if p.grad is None]
         if silent:
             raise RecipeError(
                 f"model: {len(silent)} trainable parameters take no part in the loss and plain ddp would fail: "
@@ -187,15 +195,14 @@ class TuningModule(pl.LightningModule):
         self.segmenter.after_step(step)
 
     def validation_step(self, batch: SegmentationBatch, batch_idx: int) -> dict[str, MaskPrediction]:
-        prediction = self.forward(batch)
-        update_metric(self.val_metric, batch, prediction, self.side_px)
-        return {"prediction": prediction}
+        prediction = self.task.score(self.val_metric, self.segmenter, self._known(batch), self.loss)
+        return {} if prediction is None else {"prediction": prediction}
 
     def on_validation_epoch_end(self) -> None:
         self._log_metric("val", self.val_metric)
 
     def test_step(self, batch: SegmentationBatch, batch_idx: int) -> None:
-        update_metric(self.test_metric, batch, self.forward(batch), self.side_px)
+        self.task.score(self.test_metric, self.segmenter, self._known(batch), self.loss)
 
     def on_test_epoch_end(self) -> None:
         self._log_metric("test", self.test_metric, reset=False)
@@ -209,7 +216,7 @@ class TuningModule(pl.LightningModule):
         if self.scheduler_factory is not None:
             scheduler = _made("scheduler", self.scheduler_factory, optimizer)
             check_cycle(scheduler, planned_steps(self.trainer))
-            return {"optimizer": optimizer, "lr_scheduler": scheduler_config(scheduler)}
+            return {"optimizer": optimizer, "lr_scheduler": scheduler_config(scheduler, default=self.task.monitor)}
         if self.schedule == "constant" and not self.warmup_steps:
             return optimizer
         total_steps = planned_steps(self.trainer)
@@ -221,18 +228,27 @@ class TuningModule(pl.LightningModule):
         weights = self.segmenter.base_weights()
         checkpoint["state_dict"] = trained_entries(self, checkpoint["state_dict"])
         checkpoint["base_weights"] = None if weights is None else {"name": weights.name, "sha256": weights.sha256}
-        checkpoint["frozen"] = frozen_identities(self.segmenter)
+        checkpoint["frozen"] = frozen_parts(self)
         checkpoint["tuner"] = self.segmenter.extra_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         restore_frozen(self, checkpoint)
         self.segmenter.load_extra_state(checkpoint.get("tuner", {}))
 
-    def _log_metric(self, stage: str, metric: OverlapMetric, *, reset: bool = True) -> None:
-        values = metric.compute()
-        self.log_dict(
-            {f"{stage}/{name}": values[name].float() for name in ("dice", "iou")}, prog_bar=stage == "val", sync_dist=True
-        )
+    def _parts(self) -> dict[str, nn.Module]:
+        return {"segmenter": self.segmenter, "task": self.task}
+
+    def _learning(self) -> list[tuple[str, nn.Parameter]]:
+        """Return what learns by name, the segmenter's first."""
+        return [(name, p) for part in self._parts().values() for name, p in part.named_parameters() if p.requires_grad]
+
+    def _known(self, batch: SegmentationBatch) -> SegmentationBatch:
+        """Return what the task may know of a batch: images without a mask file look as if they showed nothing."""
+        return batch if self.task.needs_masks else replace(batch, truth=None)
+
+    def _log_metric(self, stage: str, metric: Metric, *, reset: bool = True) -> None:
+        values = {f"{stage}/{name}": value for name, value in self.task.figures(metric).items()}
+        self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
         if reset:
             metric.reset()
 

@@ -41,7 +41,7 @@ class WandbOverlays(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        wanted = self.n_images - len(self._images)
+        wanted = self.n_images - len(self._images) if "prediction" in outputs else 0
         if not trainer.is_global_zero or trainer.sanity_checking or _wandb(trainer) is None or wanted <= 0:
             return
         for row in range(min(batch.n_images, wanted)):

@@ -65,17 +65,19 @@ class RecordRun(Callback):
             if not isinstance(logger, RunCsvLogger):
                 logger.log_hyperparams(facts)
             if isinstance(logger, WandbLogger):
-                _open_wandb(logger, self.cli.run_folder)
+                _open_wandb(logger, self.cli.run_folder, tuned(pl_module).task.monitor)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not trainer.is_global_zero:
             return
         so_far = getattr(trainer.checkpoint_callback, "best_model_score", None)
-        scores = [float(score) for score in (so_far, trainer.callback_metrics.get("val/dice")) if score is not None]
-        best = max((score for score in scores if math.isfinite(score)), default=None)
+        task = tuned(pl_module).task
+        scores = [float(score) for score in (so_far, trainer.callback_metrics.get(task.monitor)) if score is not None]
+        choose = max if task.goal == "max" else min
+        best = choose((score for score in scores if math.isfinite(score)), default=None)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and best is not None:
-                logger.experiment.summary["val/dice"] = best
+                logger.experiment.summary[task.monitor] = best
 
     def _facts(self, pl_module: pl.LightningModule) -> dict[str, Any]:
         module = tuned(pl_module)
@@ -162,11 +164,11 @@ def continue_wandb(trainer: Namespace, folder: RunFolder) -> None:
                 chosen["id"] = run_id
 
 
-def _open_wandb(logger: WandbLogger, folder: RunFolder) -> None:
-    """Store the id of the W&B run, and let its summary hold the best val/dice, which sweeps optimise, not the last."""
+def _open_wandb(logger: WandbLogger, folder: RunFolder, monitor: str) -> None:
+    """Store the id of the W&B run, and let its summary hold the best figure, which sweeps optimise, not the last."""
     run = logger.experiment
     write_json(folder.wandb, {"id": run.id, "project": run.project, "entity": run.entity, "url": run.url})
-    run.define_metric("val/dice", step_metric="trainer/global_step", step_sync=True, summary="none")
+    run.define_metric(monitor, step_metric="trainer/global_step", step_sync=True, summary="none")
 
 
 def _flat(values: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:

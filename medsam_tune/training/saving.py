@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -20,24 +20,27 @@ from medsam_tune.training.signals import Interruptions, requeue
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
 
+    from medsam_tune.tasks.base import Task
     from medsam_tune.training.settings import RunSettings
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Write ``best.ckpt`` at the end of a validation with a higher Dice than any before.
+    """Write ``best.ckpt`` at the end of a validation with a better figure than any before.
 
     It is written before ``last.ckpt``, so that a kill between the two repeats the validation; else the best would be lost.
 
     Args:
         folder: The run's folder of checkpoints.
+        monitor: The figure.
+        mode: Whether the highest or the lowest is best.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, monitor: str = "val/dice", mode: Literal["max", "min"] = "max") -> None:
         super().__init__(
             dirpath=folder,
             filename="best",
-            monitor="val/dice",
-            mode="max",
+            monitor=monitor,
+            mode=mode,
             save_top_k=1,
             save_on_train_epoch_end=False,
             enable_version_counter=False,
@@ -47,7 +50,8 @@ class BestCheckpoint(ModelCheckpoint):
         """Tell whether ``current`` is the best so far; while no validation had a Dice, the newest weights are."""
         none_yet = self.best_model_score is None or not torch.isfinite(self.best_model_score)
         if current is not None and torch.isnan(current) and none_yet:
-            say("val/dice is undefined: no validation case shows an object, so best.ckpt is the newest. Change data.split.")
+            why = ": no validation case shows an object" if self.monitor == "val/dice" else ""
+            say(f"{self.monitor} is undefined{why}, so best.ckpt is the newest. Change data.split.")
             return True
         return super().check_monitor_top_k(trainer, current)
 
@@ -131,14 +135,16 @@ class LastCheckpoint(Checkpoint):
 
 
 class Patience(EarlyStopping):
-    """Stop when n validations brought no better Dice; a finished run that is resumed stays finished.
+    """Stop when n validations brought no better figure; a finished run that is resumed stays finished.
 
     Args:
         validations: Their number.
+        monitor: The figure.
+        mode: Whether the highest or the lowest is best.
     """
 
-    def __init__(self, validations: int) -> None:
-        super().__init__(monitor="val/dice", mode="max", patience=validations, check_finite=False)
+    def __init__(self, validations: int, monitor: str = "val/dice", mode: Literal["max", "min"] = "max") -> None:
+        super().__init__(monitor=monitor, mode=mode, patience=validations, check_finite=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the count, with the recipe's patience of today."""
@@ -149,11 +155,11 @@ class Patience(EarlyStopping):
             trainer.should_stop = True
 
 
-def checkpoint_callbacks(folder: Path, settings: RunSettings, interruptions: Interruptions) -> list[Callback]:
-    """Return the callbacks that keep the best and the last checkpoint, and stop early where the recipe asks for it."""
+def checkpoint_callbacks(folder: Path, settings: RunSettings, interruptions: Interruptions, task: Task) -> list[Callback]:
+    """Return the callbacks that keep the task's best and the last checkpoint, and stop early where the recipe asks for it."""
     last = LastCheckpoint(folder / "last.ckpt", every_n_steps=settings.save_every_n_steps, interruptions=interruptions)
-    patience = settings.early_stopping_patience
-    return [BestCheckpoint(folder), last, *([] if patience is None else [Patience(patience)])]
+    patience, watched = settings.early_stopping_patience, (task.monitor, task.goal)
+    return [BestCheckpoint(folder, *watched), last, *([] if patience is None else [Patience(patience, *watched)])]
 
 
 def _whole_step(trainer: pl.Trainer) -> bool:

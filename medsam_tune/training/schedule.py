@@ -42,8 +42,12 @@ def step_schedule(
     return LambdaLR(optimizer, factor)
 
 
-def scheduler_config(scheduler: LRScheduler | ReduceLROnPlateau) -> dict[str, Any]:
+def scheduler_config(scheduler: LRScheduler | ReduceLROnPlateau, *, default: str = "val/dice") -> dict[str, Any]:
     """Return what Lightning must know of a torch scheduler: when it is stepped, and which figure it watches.
+
+    Args:
+        scheduler: As the recipe builds it.
+        default: What a plateau scheduler watches that names nothing.
 
     Raises:
         RecipeError: If a plateau scheduler waits for val/dice or val/iou to fall.
@@ -52,7 +56,7 @@ def scheduler_config(scheduler: LRScheduler | ReduceLROnPlateau) -> dict[str, An
         return {"scheduler": scheduler, "interval": "step"}
     if not isinstance(scheduler, ReduceLROnPlateau):
         return {"scheduler": scheduler, "interval": "epoch"}
-    monitor = getattr(scheduler, "monitor", "val/dice")
+    monitor = getattr(scheduler, "monitor", default)
     if monitor in ("val/dice", "val/iou") and scheduler.mode == "min":
         raise RecipeError(f"model.scheduler.mode: is min, but {monitor} is better when it rises. Set mode: max.")
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}

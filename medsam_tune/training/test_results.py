@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import resource
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -15,6 +16,8 @@ from lightning.pytorch.callbacks import Callback
 from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.evaluation.summary import summarise, write_case_table
 from medsam_tune.files import write_json
+from medsam_tune.metrics.overlap import OverlapMetric
+from medsam_tune.training.checkpoint import read_checkpoint
 from medsam_tune.training.module import TuningModule, tuned
 from medsam_tune.training.run_folder import RunFolder
 
@@ -48,7 +51,8 @@ class TestResults(Callback):
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A collective: every rank takes part, whoever writes.
-        self.scores = tuned(pl_module).test_metric.scores()
+        metric = tuned(pl_module).test_metric
+        self.scores = metric.scores() if isinstance(metric, OverlapMetric) else None
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module = tuned(pl_module)
@@ -57,9 +61,33 @@ class TestResults(Callback):
             return
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         write_case_table(self.folder.test_cases, self.scores, data.case_names, data.label_names)
-        weights = module.segmenter.base_weights()
         self.summary = {
             "test": summarise(self.scores, data.case_names, data.label_names),
+            **self._facts(trainer, module),
+        }
+        self.write()
+
+    def take_untested(self, trainer: pl.Trainer, module: TuningModule, best: Path) -> None:
+        """Load the best weights and write the summary of a task that has no test.
+
+        Args:
+            trainer: After the training.
+            module: Its module.
+            best: The checkpoint.
+        """
+        checkpoint = read_checkpoint(best)
+        self._tested_step = checkpoint["global_step"]
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
+        score = getattr(trainer.checkpoint_callback, "best_model_score", None)
+        figures = {} if score is None else {module.task.monitor: float(score)}
+        self.summary = {"validation": figures, **self._facts(trainer, module)}
+        if trainer.is_global_zero:
+            self.write()
+
+    def _facts(self, trainer: pl.Trainer, module: TuningModule) -> dict[str, Any]:
+        weights = module.segmenter.base_weights()
+        return {
             "parameters": parameter_counts(module),
             "base_weights": None if weights is None else {"name": weights.name, "sha256": weights.sha256},
             "tested_step": self._tested_step,
@@ -67,7 +95,6 @@ class TestResults(Callback):
             "epochs": trainer.current_epoch,
             "versions": versions(),
         }
-        self.write()
 
     def write(self, **more: Any) -> None:  # noqa: ANN401 - JSON values
         """Add ``more`` to the summary and write it, a verdict first, with the seconds and the peak memory so far."""

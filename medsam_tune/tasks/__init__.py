@@ -1,0 +1,6 @@
+"""What training means: segmentation, or anything else that a network can learn from images."""
+
+from medsam_tune.tasks.base import Task
+from medsam_tune.tasks.segmentation import SegmentationTask
+
+__all__ = ["SegmentationTask", "Task"]
