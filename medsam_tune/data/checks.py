@@ -11,9 +11,11 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from medsam_tune.data.base import SegmentationSource
+from medsam_tune.data.targets import MAY_BE_EMPTY, Target
 from medsam_tune.errors import DataError, data_error
 from medsam_tune.files import write_json
 from medsam_tune.precompute.location import cache_root
@@ -64,6 +66,29 @@ def check_cases(source: SegmentationSource, *, cache: Path | None = None) -> dic
     if faults:
         raise data_error(f"{len(faults)} of {len(indices)} cases cannot be used", faults)
     return {case_id: known[stamp] for case_id, stamp in stamps.items()}
+
+
+def items_with_objects(source: SegmentationSource, indices: list[int], target: Target, root: str) -> list[int]:
+    """Check that training has something to learn; images without an object stay only where a mask may be empty.
+
+    Args:
+        source: An opened source.
+        indices: The training items.
+        target: What one object is.
+        root: The data folder, for the message.
+
+    Raises:
+        DataError: If no item shows an object.
+    """
+    shows_object = (index for index in indices if bool(source[index].masks.any()))
+    # Such a target keeps empty images as negatives, so the first object is enough and the rest need not be read.
+    found = list(islice(shows_object, 1) if target in MAY_BE_EMPTY else shows_object)
+    if not found:
+        raise DataError(
+            f"{root}: no object in any training image ({len(indices)} looked at). "
+            "Check data.source.labels, mask_threshold and slices, or whether the masks are empty."
+        )
+    return indices if target in MAY_BE_EMPTY else found
 
 
 def _with_bar(cases: Sequence[str]) -> Iterable[str]:

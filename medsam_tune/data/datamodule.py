@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medsam_tune.data.base import SegmentationSource
-from medsam_tune.data.checks import check_cases
+from medsam_tune.data.checks import check_cases, items_with_objects
 from medsam_tune.data.chunks import ChunkDataset, check_chunk, collate_chunks, make_chunks, numbered_places
 from medsam_tune.data.dataset import (
     DatasetSettings,
@@ -31,9 +30,9 @@ from medsam_tune.data.sampler import EpochSampler
 from medsam_tune.data.setting_checks import check_counts, check_views
 from medsam_tune.data.split_choice import choose_splits
 from medsam_tune.data.splits import PARTS, Splits, SplitSettings
-from medsam_tune.data.targets import MAY_BE_EMPTY, Target
+from medsam_tune.data.targets import Target
 from medsam_tune.data.transforms import Augmentation
-from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import Frame, InputRule, image_to_input
 from medsam_tune.precompute.prior_settings import PriorSettings
 from medsam_tune.types import SegmentationBatch
@@ -277,23 +276,12 @@ class SegmentationDataModule(LightningDataModule):
         cases = self.source.case_ids()
         indices = {part: [i for i, case in enumerate(cases) if case in set(getattr(splits, part))] for part in PARTS}
         training = self.source.select(indices["train"], "train")
-        training = self._with_objects(training) if require_masks else training
+        if require_masks:
+            training = items_with_objects(self.source, training, self.target, self.root)
         datasets = {"train": self._build(input_rule, training, training=True)}
         for part in ("val", "test"):
             datasets[part] = self._build(input_rule, self.source.select(indices[part], "evaluate"), training=False)
         return datasets
-
-    def _with_objects(self, indices: list[int]) -> list[int]:
-        """Check that training has something to learn; images without an object stay only where a mask may be empty."""
-        shows_object = (index for index in indices if bool(self.source[index].masks.any()))
-        # Such a target keeps empty images as negatives, so the first object is enough and the rest need not be read.
-        found = list(islice(shows_object, 1) if self.target in MAY_BE_EMPTY else shows_object)
-        if not found:
-            raise DataError(
-                f"{self.root}: no object in any training image ({len(indices)} looked at). "
-                "Check data.source.labels, mask_threshold and slices, or whether the masks are empty."
-            )
-        return indices if self.target in MAY_BE_EMPTY else found
 
     def _find_classes(self) -> dict[int, str]:
         """Return every label of the source by number where each image has a row for each; no mask is read for it."""
