@@ -24,17 +24,17 @@ def main(arguments: list[str]) -> int:
 
 
 def _export(arguments: list[str]) -> int:
-    run = argparse.ArgumentParser("medsam-tune export")
-    run.add_argument("run", metavar="RUN", help="a run folder")
-    folder = run.parse_args(arguments).run
-    from medsam_tune.runs.run import Run
+    """Write RUN/export."""
+    from medsam_tune.cli.of_run import opened
 
-    print(f'medsam_tune.load_export("{Run.open(folder).export().folder / "export"}") loads it')
+    run, changed = opened("export", arguments)
+    print(f'medsam_tune.load_export("{run.export(changed).folder / "export"}") loads it')
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("medsam-tune export", description="Turn a finished run into other forms.")
+    described = "RUN alone in place of a form writes its export folder again: `medsam-tune export RUN`."
+    parser = argparse.ArgumentParser("medsam-tune export", description=f"Turn a finished run into other forms. {described}")
     forms = parser.add_subparsers(dest="form", required=True)
     merge = forms.add_parser("merge", help="one plain SAM checkpoint that segment_anything loads")
     merge.add_argument("run", metavar="RUN", help="a run folder, or its export folder")

@@ -24,6 +24,8 @@ _RESUME = """\
 Continue the training of a run in its folder where its last checkpoint is, then test, export and report.
 
 Further words change keys of its recipe from here on, such as --trainer.max_epochs=40."""
+_EXPORT = """\
+Write what the best checkpoint of a run holds to export/ in its folder, with the model card and the figures of its test."""
 _PREDICT = """\
 Write a mask for each image or volume, in its own format and on its own voxels; every slice of a volume.
 
@@ -44,11 +46,11 @@ def main(arguments: list[str]) -> int:
 
 
 def parser_of(command: str) -> OptionParser:
-    """Return what parses the words of ``test``, ``validate``, ``resume`` or ``predict``."""
+    """Return what parses the words of ``test``, ``validate``, ``resume``, ``export`` or ``predict``."""
     if command == "predict":
         return _predict_parser()
     cases = "test" if command == "test" else "validation"
-    description = _RESUME if command == "resume" else _SCORE.format(command=command, cases=cases)
+    description = {"resume": _RESUME, "export": _EXPORT}.get(command, _SCORE.format(command=command, cases=cases))
     parser = OptionParser(f"medsam-tune {command}", description)
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/lora/TIME")
     parser.add_argument("--checkpoint", metavar="FILE", help="where the base weights lie if they are a file of your own")
@@ -68,8 +70,12 @@ def _predict_parser() -> OptionParser:
     return parser
 
 
-def _opened(command: str, words: list[str]) -> tuple[Run, list[str]]:
-    """Return the run and what changes in its recipe."""
+def opened(command: str, words: list[str]) -> tuple[Run, list[str]]:
+    """Return the run that the words of a command name, and what changes in its recipe.
+
+    Raises:
+        RecipeError: If they name no run, or a word is no override.
+    """
     options, overrides = parser_of(command).parse_known_args(words)
     from medsam_tune.runs.run import Run
 
@@ -79,7 +85,7 @@ def _opened(command: str, words: list[str]) -> tuple[Run, list[str]]:
 
 
 def _score(command: str, words: list[str]) -> int:
-    run, changed = _opened(command, words)
+    run, changed = opened(command, words)
     from medsam_tune.runs.closing import closing
 
     if command == "validate":
@@ -90,7 +96,7 @@ def _score(command: str, words: list[str]) -> int:
 
 
 def _resume(command: str, words: list[str]) -> int:
-    run, changed = _opened(command, words)
+    run, changed = opened(command, words)
     run.resume(changed).test().export().report()
     return 0
 

@@ -127,7 +127,7 @@ def _build(stored: ExportFolder, checkpoint: Checkpoint | None, *, force: bool, 
     if _BASE not in files and names_own_file(model):
         found = _file_of_the_run(stored.folder, (weights or {}).get("sha256"))
         if found is None and not force:
-            raise _not_at_hand(stored.folder, weights or {})
+            raise not_at_hand(stored.folder, weights or {})
         files |= {} if found is None else {_BASE: found}
     segmenter = build_segmenter(model, trusted=trusted, files=files)
     if not force:
@@ -149,7 +149,8 @@ def _file_of_the_run(folder: Path, sha256: object) -> Path | None:
     return next((path for path in places if path.is_absolute() and path.is_file() and sha256_of(path) == sha256), None)
 
 
-def _not_at_hand(folder: Path, weights: Mapping[str, object]) -> CheckpointError:
+def not_at_hand(folder: Path, weights: Mapping[str, object]) -> CheckpointError:
+    """Return the error of a run on a file of base weights that lies nowhere one may look."""
     return CheckpointError(
         f"{folder}: was trained on a file of base weights, {weights.get('name')}. Say where it lies now: checkpoint=FILE in "
         f"Python, --checkpoint=FILE on the command line. Its checksum decides, not its name; wanted is sha256 "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from medsam_tune.data.split_file import read_splits
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.evaluation.comparison import verdict_of
 from medsam_tune.export.description import DESCRIPTION_FILE
-from medsam_tune.export.load import Checkpoint, load_export
+from medsam_tune.export.load import Checkpoint, load_export, not_at_hand
 from medsam_tune.files import read_json
 from medsam_tune.folders import expand
 from medsam_tune.runs.closing import closing
@@ -165,13 +166,17 @@ class Run:
         self._stage("validate", override_words(overrides))
         return self
 
-    def export(self) -> Run:
-        """Write what the best checkpoint holds to ``export/``, reloadable in one line."""
+    def export(self, overrides: Overrides = ()) -> Run:
+        """Write what the best checkpoint holds to ``export/``, reloadable in one line.
+
+        Args:
+            overrides: Of an opened run, such as ``{"model.backbone.checkpoint": FILE}`` where its base weights were moved.
+        """
         if self._cli is not None and (self._cli.results.scores is not None or self._cli.results.summary):
             if self._cli.trainer.is_global_zero:
                 self._timed(self._cli, "export", export_stage)
             return self
-        cli = self._reloaded()
+        cli = self._reloaded(override_words(overrides))
         cli.folder = self._files
         cli.results.summary = self.summary or {"test": {}}
         export_stage(cli)
@@ -196,10 +201,21 @@ class Run:
             trusted: Import classes from outside ``medsam_tune`` that the run names; that runs their code.
         """
         if not (self._files.export / DESCRIPTION_FILE).is_file():
-            self.export()
+            files = checkpoint if isinstance(checkpoint, Mapping) else {"backbone.checkpoint": checkpoint}
+            self.export({f"model.{key}": str(file) for key, file in files.items() if file is not None})
         return load_export(self._files.export, checkpoint=checkpoint, trusted=trusted)
 
-    def _own_recipe(self, words: Iterable[str]) -> list[str]:
+    def _own_recipe(self, words: Sequence[str]) -> list[str]:
+        """Return the run's recipe and what differs from it as a command line.
+
+        Raises:
+            CheckpointError: If it needs a file of base weights that is not where it was, with the checksum that is wanted.
+        """
+        backbone = (self.config.get("model") or {}).get("backbone") or {}
+        file = (backbone.get("init_args") or {}).get("checkpoint")
+        named = any(re.match(r"--model\.backbone\.(init_args\.)?checkpoint=", word) for word in words)
+        if isinstance(file, str) and not named and not Path(file).is_file():
+            raise not_at_hand(self.folder, read_checkpoint(self._files.last_checkpoint)["base_weights"] or {})
         return ["--config", str(self._files.config), *words]
 
     def _built(self, step: str) -> MedsamCLI:
@@ -239,9 +255,9 @@ class Run:
             [stage, *self._own_recipe(words)], recipe_file=self._files.config, command=command, run=True, name=folder
         )
 
-    def _reloaded(self) -> MedsamCLI:
+    def _reloaded(self, words: list[str]) -> MedsamCLI:
         """Build the network with the weights of the best checkpoint, in no folder of its own."""
-        words = [f"--run.folder={self.folder}", f"--data.split.file={self._files.splits}"]
+        words = [f"--run.folder={self.folder}", f"--data.split.file={self._files.splits}", *words]
         cli = MedsamCLI(self._own_recipe(words), recipe_file=self._files.config, command="", run=False, name="exports")
         cli.discard_unused_folder()
         checkpoint = read_checkpoint(self.checkpoint)
