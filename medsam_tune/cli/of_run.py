@@ -97,7 +97,7 @@ def _score(command: str, words: list[str]) -> int:
 
 def _resume(command: str, words: list[str]) -> int:
     run, changed = opened(command, words)
-    run.resume(changed).test().export().report()
+    run.resume(changed).finish()
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from medsam_tune.export.description import DESCRIPTION_FILE
 from medsam_tune.export.load import Checkpoint, load_export, not_at_hand
 from medsam_tune.files import read_json
 from medsam_tune.folders import expand
+from medsam_tune.runs.build import Overrides, build, check_priors, override_words
 from medsam_tune.runs.closing import closing
 from medsam_tune.runs.recipe_files import find_recipe
 from medsam_tune.runs.report_stage import export_stage, report_stage, score_baselines, score_inference
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from medsam_tune.data.splits import Splits
     from medsam_tune.inference.predictor import Predictor
     from medsam_tune.tasks.base import Task
-
-Overrides = Mapping[str, object] | Sequence[str]
-"""What differs from the recipe: ``{"rank": 8, "data.root": "DIR"}``, or words such as ``--data.root=DIR``."""
 
 
 class Run:
@@ -182,6 +179,13 @@ class Run:
         export_stage(cli)
         return self
 
+    def finish(self) -> Path | None:
+        """Test, export and report after a training, as far as its task has these stages; return the report's page."""
+        self.test()
+        if "export" in self.task.stages:
+            self.export()
+        return self.report()
+
     def report(self) -> Path | None:
         """Write the HTML report after ``fit`` and ``test``, and say the figures; None where the recipe asks for none."""
         cli = self._built("report")
@@ -286,24 +290,8 @@ def run_recipe(recipe: Path, words: Sequence[str]) -> int:
     Raises:
         MedsamTuneError: If the recipe, the data or a checkpoint cannot be used; before training wherever that can be known.
     """
-    run = Run.from_recipe(recipe, words)
-    run.fit().test()
-    if "export" in run.task.stages:
-        run.export()
-    run.report()
+    Run.from_recipe(recipe, words).fit().finish()
     return 0
-
-
-def build(recipe: Path, words: Sequence[str]) -> MedsamCLI:
-    """Build module, data and trainer of a recipe, with a new run folder or the one that ``--ckpt_path`` continues.
-
-    Raises:
-        MedsamTuneError: If the recipe, the data or a checkpoint cannot be used.
-    """
-    command = shlex.join(["medsam-tune", "run", str(recipe), *(word for word in words if "ckpt_path" not in word)])
-    cli = MedsamCLI(["--config", str(recipe), *words], recipe_file=recipe, command=command, run=False)
-    check_priors(cli)
-    return cli
 
 
 def build_cache(recipe: Path, words: Sequence[str]) -> int:
@@ -313,35 +301,6 @@ def build_cache(recipe: Path, words: Sequence[str]) -> int:
     filled = fill_embeddings(cli.model.segmenter, cli.datamodule, stages=("train", "val", "test"))
     say(f"{len(filled.keys)} embeddings are in the cache ({filled.seconds:.0f} s).")
     return 0
-
-
-def override_words(overrides: Overrides) -> list[str]:
-    """Return overrides as the words of a command line.
-
-    Example:
-        >>> override_words({"rank": 8, "data.patient": None, "model.backbone.trainable": ["mask_decoder"]})
-        ['--rank=8', '--data.patient=null', '--model.backbone.trainable=["mask_decoder"]']
-    """
-    if not isinstance(overrides, Mapping):
-        return list(overrides)
-    return [
-        f"--{key}={value if isinstance(value, str) else str(value) if isinstance(value, Path) else json.dumps(value)}"
-        for key, value in overrides.items()
-    ]
-
-
-def check_priors(cli: MedsamCLI) -> None:
-    """Refuse a fusion that would find nothing to fuse, before anything is computed.
-
-    Raises:
-        RecipeError: If it would.
-    """
-    if cli.datamodule.priors is None and cli.model.segmenter.reads_priors():
-        cli.discard_unused_folder()
-        raise RecipeError(
-            "data.priors: is not set, but model.fusion fuses prior maps into each image. "
-            "Set data.priors.weights, or leave the fusion out."
-        )
 
 
 def _score_others(cli: MedsamCLI) -> None:

@@ -13,7 +13,8 @@ import medsam_tune
 from medsam_tune.cli import main
 from medsam_tune.data.split_file import read_splits
 from medsam_tune.errors import CheckpointError, RecipeError
-from medsam_tune.runs.run import Run, override_words
+from medsam_tune.runs.build import override_words
+from medsam_tune.runs.run import Run
 from tests.training.tiny_runs import weights_of
 
 QUICK = {"epochs": 1, "run.baselines": False, "run.report": False}

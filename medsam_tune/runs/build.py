@@ -1,0 +1,55 @@
+"""From a recipe and what differs from it to module, data and trainer in a run folder."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from medsam_tune.errors import RecipeError
+from medsam_tune.training.cli import MedsamCLI
+
+Overrides = Mapping[str, object] | Sequence[str]
+"""What differs from the recipe: ``{"rank": 8, "data.root": "DIR"}``, or words such as ``--data.root=DIR``."""
+
+
+def build(recipe: Path, words: Sequence[str]) -> MedsamCLI:
+    """Build module, data and trainer of a recipe, with a new run folder or the one that ``--ckpt_path`` continues.
+
+    Raises:
+        MedsamTuneError: If the recipe, the data or a checkpoint cannot be used.
+    """
+    command = shlex.join(["medsam-tune", "run", str(recipe), *(word for word in words if "ckpt_path" not in word)])
+    cli = MedsamCLI(["--config", str(recipe), *words], recipe_file=recipe, command=command, run=False)
+    check_priors(cli)
+    return cli
+
+
+def override_words(overrides: Overrides) -> list[str]:
+    """Return overrides as the words of a command line.
+
+    Example:
+        >>> override_words({"rank": 8, "data.patient": None, "model.backbone.trainable": ["mask_decoder"]})
+        ['--rank=8', '--data.patient=null', '--model.backbone.trainable=["mask_decoder"]']
+    """
+    if not isinstance(overrides, Mapping):
+        return list(overrides)
+    return [
+        f"--{key}={value if isinstance(value, str) else str(value) if isinstance(value, Path) else json.dumps(value)}"
+        for key, value in overrides.items()
+    ]
+
+
+def check_priors(cli: MedsamCLI) -> None:
+    """Refuse a fusion that would find nothing to fuse, before anything is computed.
+
+    Raises:
+        RecipeError: If it would.
+    """
+    if cli.datamodule.priors is None and cli.model.segmenter.reads_priors():
+        cli.discard_unused_folder()
+        raise RecipeError(
+            "data.priors: is not set, but model.fusion fuses prior maps into each image. "
+            "Set data.priors.weights, or leave the fusion out."
+        )
