@@ -10,6 +10,7 @@ from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.errors import DataError, DataWarning, RecipeError
 from medsam_tune.geometry import InputRule
 from medsam_tune.precompute.prior_settings import PriorSettings
+from medsam_tune.prompts import BoxJitter, BoxPrompt
 from medsam_tune.types import AutomaticMasks
 
 RULE = InputRule(side=32)
@@ -33,6 +34,18 @@ def test_loaders_serve_whole_cases_and_every_item_once(array_source):
     for part, cases in (("train", data.splits.train), ("val", data.splits.val), ("test", data.splits.test)):
         assert {f"case_{index // 2}" for index in served[part]} == set(cases)
     assert sorted(indices(data.predict_dataloader())) == list(range(20))
+
+
+def test_runs_seed_reaches_what_is_drawn_for_a_batch(array_source):
+    drawn = []
+    for seed in (0, 0, 1):
+        data = opened(array_source(8), seed=seed)
+        batch = next(iter(data.val_dataloader()))
+        queries = BoxPrompt(eval_jitter=BoxJitter(9)).draw(batch, mask_side=16)
+        drawn.append((batch.seed, queries.boxes.tolist()))
+    assert drawn[0] == drawn[1]
+    assert [seed for seed, _ in drawn] == [0, 0, 1]
+    assert drawn[0][1] != drawn[2][1]
 
 
 def test_case_index_points_into_the_sorted_case_names(array_source):

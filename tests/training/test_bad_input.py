@@ -114,6 +114,14 @@ def test_key_or_value_that_does_not_parse_is_named_with_what_was_likely_meant(re
             "data.cache_embeddings: true cannot be combined with model.backbone.trainable",
         ),
         (
+            ["--data.target=per_label"],
+            "data.target: EmbeddingPromptGenerator gives one mask per image, so labels must be joined; got per_label.",
+        ),
+        (
+            ["--model.prompts=BoxPrompt"],
+            "model.prompts: EmbeddingPromptGenerator makes the prompt from the image and reads none.",
+        ),
+        (
             ["--model.segmenter=medsam_tune.segmenters.task.TaskSegmenter"],
             "model.backbone: TaskSegmenter is a network of its own and has no place for it. Remove the key.",
         ),
