@@ -73,7 +73,10 @@ class TrainableTable(Callback):
     """Say what is trained before training starts."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        say(trainable_report(tuned(pl_module).segmenter).table())
+        module = tuned(pl_module)
+        say(trainable_report(module.segmenter).table())
+        if list(module.task.parameters()):
+            say(f"{type(module.task).__name__}\n{trainable_report(module.task).table()}")
 
 
 class TrainingRows(Callback):

@@ -109,9 +109,9 @@ class TestResults(Callback):
 
 
 def parameter_counts(module: TuningModule) -> dict[str, int]:
-    """Return how many parameters are trained and how many the whole network has."""
-    report = trainable_report(module.segmenter)
-    return {"trained": report.trained, "total": report.total}
+    """Return how many parameters are trained and how many there are, in the network and in its task."""
+    reports = [trainable_report(part) for part in (module.segmenter, module.task)]
+    return {"trained": sum(report.trained for report in reports), "total": sum(report.total for report in reports)}
 
 
 def peak_memory_gb() -> float:

@@ -70,6 +70,7 @@ def test_task_without_labels_trains_resumes_exports_and_reloads(toy_place):
     summary = json.loads(run.summary.read_text())
     assert summary["validation"].keys() == {"val/loss"}
     assert not {"test", "baselines"} & summary.keys()
+    assert summary["parameters"]["trained"] == 2 * 2 * (32 + 96) + 3 * 33
     rows = run.metrics_csv.read_text().splitlines()
     column = rows[0].split(",").index("val/loss")
     losses = [float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column]]
