@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,6 +93,17 @@ def _write_rows(path: Path, header: list[str], rows: list[dict[str, str]]) -> No
 
 
 def run_loggers(folder: Path, chosen: list[Logger] | None) -> list[Logger]:
-    """Return metrics.csv plus the recipe's loggers, or plus TensorBoard where the recipe names none."""
+    """Return metrics.csv plus the recipe's loggers, or plus TensorBoard where the recipe names none.
+
+    A W&B run that an earlier training of this process left open is finished first: the new one would log into it.
+    """
+    _finish_earlier_wandb()
     others = [TensorBoardLogger(save_dir=folder, name="", version="tensorboard")] if chosen is None else chosen
     return [RunCsvLogger(folder), *others]
+
+
+def _finish_earlier_wandb() -> None:
+    wandb = sys.modules.get("wandb")
+    # Only a run of ours says which run folder it belongs to; one that the user opened stays.
+    if wandb is not None and wandb.run is not None and wandb.run.config.get("run") is not None:
+        wandb.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 
@@ -18,6 +19,10 @@ def _own_process():
     yield
     forget_run()
     signal.signal(signal.SIGINT, handler)
+    if "wandb" in sys.modules:
+        # It keeps the first test's folder otherwise.
+        sys.modules["wandb"].finish()
+        sys.modules["wandb"].teardown()
 
 
 @pytest.fixture(autouse=True, scope="session")

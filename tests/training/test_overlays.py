@@ -24,6 +24,9 @@ def test_offline_wandb_gets_mask_overlays_without_a_network(workplace, monkeypat
     logged = [np.asarray(Image.open(path)) > 0 for path in masks]
     assert all(any(np.array_equal(truth, mask) for mask in logged) for truth in truths)
     assert only_run().metrics_csv.is_file()
+    # A second training of the same process opens a W&B run of its own.
+    assert run("--run.baselines=false", "--run.report=false", "--trainer.max_epochs=1", "--run.folder=again", *logger) == 0
+    assert len(list(Path("wandb").glob("offline-run-*"))) == 2
 
 
 def test_other_loggers_come_beside_the_csv_file(workplace):
