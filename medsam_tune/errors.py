@@ -23,11 +23,15 @@ class DataFaults(DataError):
     Args:
         summary: What they have in common, such as "2 of 12 cases cannot be used".
         faults: The messages, each beginning with its path.
+
+    Attributes:
+        faults: All of the messages, of which the text lists at most ``LISTED``.
     """
 
     LISTED = 50
 
     def __init__(self, summary: str, faults: Sequence[str]) -> None:
+        self.faults = list(faults)
         more = [f"and {len(faults) - self.LISTED} more"] if len(faults) > self.LISTED else []
         super().__init__("\n  ".join([f"{summary}:", *(" ".join(fault.split()) for fault in faults[: self.LISTED]), *more]))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from medsam_tune.errors import DataError, data_error
 from medsam_tune.types import Sample
 
 Purpose = Literal["train", "evaluate", "predict"]
@@ -92,7 +93,13 @@ class SegmentationSource(ABC):
         """Read the items of one case as training would, and raise whatever is wrong with them.
 
         Raises:
-            DataError: If a file cannot be read or its content breaks the source's rules.
+            DataError: If a file cannot be read or its content breaks the source's rules; every such item is listed.
         """
+        faults: list[str] = []
         for index in indices:
-            self[index]
+            try:
+                self[index]
+            except DataError as error:
+                faults.append(str(error))
+        if faults:
+            raise data_error(f"{len(faults)} of {len(indices)} images of a case cannot be used", faults)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.targets import MAY_BE_EMPTY, Target
-from medsam_tune.errors import DataError, data_error
+from medsam_tune.errors import DataError, DataFaults, data_error
 from medsam_tune.files import write_json
 from medsam_tune.precompute.location import cache_root
 
@@ -48,23 +48,24 @@ def check_cases(source: SegmentationSource, *, cache: Path | None = None) -> dic
     stamps = {case_id: _stamp(paths) for case_id, paths in files.items() if paths}
     unseen = [case_id for case_id in indices if stamps.get(case_id) not in remembered]
     sound: dict[str, str] = {}
-    faults: list[str] = []
+    faults: dict[str, Sequence[str]] = {}
     for case_id in _with_bar(unseen):
         try:
             source.check_case(indices[case_id])
             if case_id in stamps:
                 sound[stamps[case_id]] = _content(files[case_id])
         except DataError as error:
-            faults.append(str(error))
+            faults[case_id] = error.faults if isinstance(error, DataFaults) else [str(error)]
         except OSError as error:
-            faults.append(f"{error.filename}: cannot be read ({error.strerror}). Allow it, or remove the case.")
+            faults[case_id] = [f"{error.filename}: cannot be read ({error.strerror}). Allow it, or remove the case."]
     known = {**remembered, **sound}
     if sound:
         # A folder that cannot be written costs a second look next time, no training.
         with suppress(DataError):
             write_json(store, dict(list(known.items())[-_REMEMBERED:]))
     if faults:
-        raise data_error(f"{len(faults)} of {len(indices)} cases cannot be used", faults)
+        listed = [fault for of_case in faults.values() for fault in of_case]
+        raise data_error(f"{len(faults)} of {len(indices)} cases cannot be used", listed)
     return {case_id: known[stamp] for case_id, stamp in stamps.items()}
 
 

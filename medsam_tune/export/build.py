@@ -46,7 +46,11 @@ def build_segmenter(
     part = read_segmenter(model_config, PartReader(trusted, opens_files, given))
     # A caller may be under no_grad, where a part that looks at its own gradients while it is built would fail.
     with torch.enable_grad():
-        segmenter: Segmenter = part.build()
+        try:
+            segmenter: Segmenter = part.build()
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+            # The types were right; a value, such as a negative width, was not.
+            raise RecipeError(f"model: no network can be built from these values ({' '.join(str(error).split())}).") from error
     return segmenter
 
 

@@ -33,6 +33,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     description = read_object(path)
     _check_version(path, description.get("format_version"))
     wrong = [key for key, kind in _KEYS.items() if key not in description or not isinstance(description[key], kind)]
+    if not wrong and not all(isinstance(identity, dict) for identity in description["frozen"].values()):
+        wrong = ["frozen"]
     if wrong:
         raise CheckpointError(f"{path}: {', '.join(wrong)} missing or of the wrong type. Export the run again.")
     return description

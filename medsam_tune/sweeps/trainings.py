@@ -49,10 +49,13 @@ class Trainings:
             start_new_session=True,
             pass_fds=(self.lock,),
         )
+        watch = _watch_for_the_end_of_the_sweep(process)
         self._running.add(process)
         try:
             yield process
         finally:
+            watch.kill()
+            watch.communicate()
             self._end(process)
             self._running.discard(process)
 
@@ -129,6 +132,16 @@ def _lock(lock: int, folder: Path) -> None:
         ) from error
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
+
+
+def _watch_for_the_end_of_the_sweep(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    """Start a shell that asks the training to end as soon as the sweep is gone, also by SIGKILL, which nobody can catch.
+
+    It waits for the end of a pipe whose other end this process alone holds.
+    """
+    command = ["/bin/sh", "-c", f"read -r _; kill -TERM -{process.pid}"]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -46,6 +46,18 @@ def test_all_faulty_cases_are_listed_each_with_its_own_message(cases, volumes, t
     assert "c.nii.gz: cannot be read as NIfTI (CRC" in lines[1]
 
 
+def test_every_faulty_image_of_a_case_is_listed(image_folder, tmp_path):
+    names = ("a_0.png", "a_1.png", "b_0.png")
+    root = image_folder({name: GREY[0].astype(np.uint8) for name in names}, {name: LABELS[0] for name in names})
+    source = ImageFolder(case_pattern="^([^_]+)_")
+    source.open(root)
+    for name in names[:2]:
+        path = root / "images" / name
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match=r"1 of 2 cases cannot be used:\n.*a_0\.png: cannot.*\n.*a_1\.png: cannot be read"):
+        check_cases(source, cache=tmp_path / "cache")
+
+
 def test_sound_cases_are_remembered_until_size_or_date_changes(cases, volumes, tmp_path, monkeypatch):
     source = opened(cases)
     checked = counted(source, monkeypatch)

@@ -99,6 +99,12 @@ def test_description_with_an_attack_is_refused_before_anything_is_constructed(ch
     assert "medsam_tune.__main__" not in sys.modules
 
 
+def test_value_that_no_network_can_have_is_refused_as_the_types_are():
+    generator = part("medsam_tune.prompt_encoders.EmbeddingPromptGenerator", width=-1)
+    with pytest.raises(RecipeError, match=r"^model: no network can be built from these values \(.*negative dimension"):
+        build_segmenter(MODEL | {"prompts": None, "prompt_encoder": generator})
+
+
 def test_planted_class_with_side_effects_is_never_constructed(monkeypatch, tmp_path):
     victim = tmp_path / "precious"
     victim.write_text("")

@@ -173,6 +173,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path):
         ({"format_version": 1}, "has format version 1.*Install the version that wrote it"),
         ({"files": ["trained.safetensors"]}, "files missing or of the wrong type"),
         ({"model": None}, "model missing or of the wrong type"),
+        ({"frozen": {"prompt_encoder": 3}}, "frozen missing or of the wrong type"),
     ],
 )
 def test_description_that_cannot_be_read_says_why(tmp_path, changes, message):

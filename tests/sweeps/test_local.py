@@ -180,6 +180,22 @@ def test_signal_ends_every_training_with_all_it_started_and_then_the_sweep(start
     assert len(list((tmp_path / "sweep/runs").iterdir())) == jobs
 
 
+def test_training_ends_when_the_process_that_started_it_is_killed_outright(tmp_path):
+    code = (
+        "import sys, time; from medsam_tune.sweeps.trainings import Trainings, locked\n"
+        "from pathlib import Path\n"
+        "with locked(Path(sys.argv[1])) as lock, open(sys.argv[1] + '/log', 'w') as log:\n"
+        "    with Trainings(lock).start([sys.executable, '-c', 'import time; time.sleep(60)'], log, {}) as training:\n"
+        "        print(training.pid, flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as sweep:
+        training = int(sweep.stdout.readline())
+        assert is_alive(training)
+        sweep.kill()
+    assert dies(training)
+
+
 def test_second_sweep_on_a_folder_is_refused_while_the_first_or_its_training_works(start, tmp_path):
     with locked(tmp_path / "sweep") as lock:
         with pytest.raises(RecipeError, match=rf"sweep: another sweep works here \(process {os.getpid()}, .*another --folder"):
