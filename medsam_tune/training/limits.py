@@ -37,7 +37,8 @@ class Limit:
 LIMITS = (
     Limit(r"seed_everything|(.+\.)?seed", 0, 2**32 - 1),
     Limit(r"(.+\.)?(lr|weight_decay)", 0.0),
-    Limit(r"data\.num_workers|model\.(warmup_steps|objects_per_decode)", 0),
+    Limit(r"trainer\.(accumulate_grad_batches|check_val_every_n_epoch)", 1),
+    Limit(r"data\.num_workers|trainer\.gradient_clip_val|model\.(warmup_steps|objects_per_decode)", 0),
     Limit(r"model\..+\.(width|rank|hidden_dim|bottleneck_dim)", 1, 2**16, own=True),
 )
 

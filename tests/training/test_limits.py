@@ -31,6 +31,8 @@ def recipe(key, value, class_path="medsam_tune.prompt_encoders.EmbeddingPromptGe
         ("model.warmup_steps", -1, r"model\.warmup_steps: expected a number of at least 0, got -1"),
         ("model.prompt_encoder.init_args.width", 10**9, r"model\.prompt_encoder\.width: expected a number from 1 to 65536"),
         ("model.prompt_encoder.init_args.width", -3, r"model\.prompt_encoder\.width: expected a number from 1 to 65536"),
+        ("trainer.accumulate_grad_batches", 0, r"trainer\.accumulate_grad_batches: expected a number of at least 1, got 0"),
+        ("trainer.gradient_clip_val", -1.0, r"trainer\.gradient_clip_val: expected a number of at least 0, got -1\.0"),
         ("trainer.val_check_interval", 0, r"trainer\.val_check_interval: expected a part of an epoch"),
         ("trainer.precision", "64-true", r"trainer\.precision: 64-true casts the whole network.*Use 32-true, 16-mixed"),
         ("trainer.precision", "bf16-true", r"trainer\.precision: bf16-true casts the whole network"),
