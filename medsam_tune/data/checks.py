@@ -26,6 +26,42 @@ _BAR_FROM = 20
 _REMEMBERED = 100_000
 
 
+def open_checked(
+    source: SegmentationSource, root: Path, *, require_masks: bool, cache: Path | None = None
+) -> dict[str, str]:
+    """Open a source and check every case, so that what headers tell and what only the content tells is listed together.
+
+    Args:
+        source: Not opened yet.
+        root: Its folder.
+        require_masks: As for ``SegmentationSource.open``.
+        cache: As for ``check_cases``.
+
+    Returns:
+        As ``check_cases``.
+
+    Raises:
+        DataError: If the folder is not as the source expects it, or listing every case that cannot be used.
+    """
+    try:
+        source.open(root, require_masks=require_masks)
+    except DataError as error:
+        if not len(source):
+            raise
+        told = error.faults if isinstance(error, DataFaults) else [str(error)]
+        told = [*told, *_faults_inside(source, cache)]
+        raise data_error(f"{root}: {len(told)} faults in the data", told) from error
+    return check_cases(source, cache=cache)
+
+
+def _faults_inside(source: SegmentationSource, cache: Path | None) -> Sequence[str]:
+    try:
+        check_cases(source, cache=cache)
+    except DataError as error:
+        return error.faults if isinstance(error, DataFaults) else [str(error)]
+    return []
+
+
 def check_cases(source: SegmentationSource, *, cache: Path | None = None) -> dict[str, str]:
     """Read and check every case of an opened source, those that are remembered as sound aside.
 

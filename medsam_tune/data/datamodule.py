@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medsam_tune.data.base import SegmentationSource
-from medsam_tune.data.checks import check_cases, items_with_objects
+from medsam_tune.data.checks import items_with_objects, open_checked
 from medsam_tune.data.chunks import ChunkDataset, check_chunk, collate_chunks, make_chunks, numbered_places
 from medsam_tune.data.dataset import (
     DatasetSettings,
@@ -130,8 +130,8 @@ class SegmentationDataModule(LightningDataModule):
         split = require_masks if split is None else split
         if self._opened_for in ((input_rule, require_masks, split), (input_rule, True, True)):
             return
-        self.source.open(data_folder(self.root), require_masks=require_masks)
-        self._checksums = check_cases(self.source, cache=None if self.cache_folder is None else Path(self.cache_folder))
+        cache = None if self.cache_folder is None else Path(self.cache_folder)
+        self._checksums = open_checked(self.source, data_folder(self.root), require_masks=require_masks, cache=cache)
         check_chunk(self.chunk, self.source.places())
         self._case_names = tuple(sorted(set(self.source.case_ids())))
         named = dict(zip(self.source.case_ids(), self.source.patient_ids(), strict=True))

@@ -18,7 +18,7 @@ from medsam_tune.data.labels import Objects, check_labels, find_objects, name_la
 from medsam_tune.data.paired import PairedFiles, Pairs
 from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
 from medsam_tune.data.scan import Scan, existing_folder, scan_folder
-from medsam_tune.errors import DataError, RecipeError, data_error
+from medsam_tune.errors import DataError, RecipeError
 
 
 class ImageFolder(PairedFiles):
@@ -62,12 +62,16 @@ class ImageFolder(PairedFiles):
         self._n_other_files = 0
 
     def find_pairs(self, root: Path, *, require_masks: bool) -> Pairs:
-        """Scan both folders and compare the sizes that the files' headers state."""
+        """Scan both folders and pair their files."""
         images, masks = self._scan(root, require_masks=require_masks)
         hint = f"image 'a.png' needs mask 'a{self.mask_suffix}.png' (data.source.mask_suffix is {self.mask_suffix!r})"
-        pairs = pair_files(images, masks, root=root, require_masks=require_masks, hint=hint)
-        _check_sizes(pairs)
-        return pairs
+        return pair_files(images, masks, root=root, require_masks=require_masks, hint=hint)
+
+    def check_pair(self, image: Path, mask: Path | None) -> None:
+        """Compare the sizes that the headers of an image and its mask state."""
+        expected = image_size(image)
+        if mask is not None and (found := image_size(mask)) != expected:
+            raise DataError(_sizes_differ(mask, found, expected))
 
     def read_image(self, path: Path) -> Tensor:
         """Read (H, W) or (H, W, 3) in 0..255."""
@@ -147,19 +151,6 @@ def _split_by_suffix(found: Scan, suffix: str) -> tuple[Scan, Scan]:
 
 def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
-
-
-def _check_sizes(pairs: Pairs) -> None:
-    faults: list[str] = []
-    for _, image, mask in pairs:
-        try:
-            expected = image_size(image)
-            if mask is not None and (found := image_size(mask)) != expected:
-                faults.append(_sizes_differ(mask, found, expected))
-        except DataError as error:
-            faults.append(str(error))
-    if faults:
-        raise data_error(f"{len(faults)} pairs cannot be used", faults)
 
 
 def _sizes_differ(mask: Path, found: tuple[int, ...], expected: tuple[int, int]) -> str:

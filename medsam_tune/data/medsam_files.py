@@ -95,7 +95,7 @@ class MedsamNpy(PairedFiles):
         self.images, self.masks = images, masks
 
     def find_pairs(self, root: Path, *, require_masks: bool) -> Pairs:
-        """Scan both folders and compare the shapes that the files' headers state."""
+        """Scan both folders and pair their files."""
         folder, mask_folder = existing_folder(root, self.images, "images"), root / self.masks
         images = by_name(scan_folder(folder, self.format.endings).files, lambda path: self.format.name_of(path, folder))
         masks: dict[str, Path] = {}
@@ -103,12 +103,13 @@ class MedsamNpy(PairedFiles):
             found = scan_folder(existing_folder(root, self.masks, "masks"), self.format.endings)
             masks = by_name(found.files, lambda path: self.format.name_of(path, mask_folder))
         hint = f"image '{self.images}/a.npy' needs mask '{self.masks}/a.npy'"
-        pairs = pair_files(images, masks, root=root, require_masks=require_masks, hint=hint)
-        for _, image, mask in pairs:
-            header = self.format.read_header(image)
-            if mask is not None:
-                check_same_grid(header, self.format.read_header(mask))
-        return pairs
+        return pair_files(images, masks, root=root, require_masks=require_masks, hint=hint)
+
+    def check_pair(self, image: Path, mask: Path | None) -> None:
+        """Compare the shapes that the headers of an image and its mask state."""
+        header = self.format.read_header(image)
+        if mask is not None:
+            check_same_grid(header, self.format.read_header(mask))
 
     def read_image(self, path: Path) -> Tensor:
         """Read (H, W) or (H, W, 3) in 0..255."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.cases import case_of
 from medsam_tune.data.labels import Objects, check_ignore_label, name_labels, no_objects
+from medsam_tune.errors import DataError, data_error
 from medsam_tune.types import Sample
 
 Pairs = list[tuple[str, Path, Path | None]]
@@ -32,10 +33,17 @@ class PairedFiles(SegmentationSource):
 
     @abstractmethod
     def find_pairs(self, root: Path, *, require_masks: bool) -> Pairs:
-        """Scan a folder and pair its files; no pixel is read.
+        """Scan a folder and pair its files; no file is opened.
 
         Raises:
-            DataError: If a folder is missing, names do not pair, or sizes differ.
+            DataError: If a folder is missing or names do not pair.
+        """
+
+    def check_pair(self, image: Path, mask: Path | None) -> None:
+        """Check what the headers of a pair tell without reading pixels; nothing by default.
+
+        Raises:
+            DataError: If a header cannot be read, or the two do not belong together.
         """
 
     @abstractmethod
@@ -58,8 +66,13 @@ class PairedFiles(SegmentationSource):
         """
         check_ignore_label(self.ignore_label, self.labels)
         pairs = self.find_pairs(root, require_masks=require_masks)
-        self._cases = tuple(self._case_of(name, path) for name, path, _ in pairs)
-        self._pairs = pairs
+        cases = [self._case_of(name, path) for name, path, _ in pairs]
+        faults = [self._fault_of(image, mask) for _, image, mask in pairs]
+        # What is sound is shown all the same, so that its content can be looked at and all faults be listed together.
+        self._pairs = [pair for pair, fault in zip(pairs, faults, strict=True) if fault is None]
+        self._cases = tuple(case for case, fault in zip(cases, faults, strict=True) if fault is None)
+        if listed := [fault for fault in faults if fault is not None]:
+            raise data_error(f"{len(listed)} pairs cannot be used", listed)
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -115,6 +128,13 @@ class PairedFiles(SegmentationSource):
             "cases": len(set(self._cases)),
             "case_pattern": self.case_pattern.pattern if self.case_pattern else None,
         }
+
+    def _fault_of(self, image: Path, mask: Path | None) -> str | None:
+        try:
+            self.check_pair(image, mask)
+        except DataError as error:
+            return str(error)
+        return None
 
     def _case_of(self, name: str, path: Path) -> str:
         return name if self.case_pattern is None else case_of(name, self.case_pattern, path)

@@ -94,9 +94,10 @@ class VolumeSource(SegmentationSource):
                 cases[name] = self._open_case(name, image, mask, require_masks=require_masks)
             except DataError as error:
                 faults.append(str(error))
+        # What is sound is shown all the same, so that its content can be looked at and all faults be listed together.
+        self._show(cases)
         if faults:
             raise data_error(f"{root}: {len(faults)} cases cannot be used", faults)
-        self._show(cases)
 
     def open_images(self, images: Mapping[str, Path]) -> None:
         """Show image files that need not lie in one folder, by name and without masks, in place of ``open``.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medsam_tune.data import ImageFolder, NiftiVolumes
-from medsam_tune.data.checks import check_cases
+from medsam_tune.data.checks import check_cases, open_checked
 from medsam_tune.errors import DataError
 
 GREY = np.arange(48, dtype=np.int16).reshape(3, 4, 4)
@@ -122,3 +122,17 @@ def test_cache_that_cannot_be_written_or_read_stops_nothing(cases, tmp_path):
     (store,) = (tmp_path / "other/checked").iterdir()
     store.write_text("[[[")
     assert len(check_cases(source, cache=tmp_path / "other")) == 4
+
+
+def test_what_headers_tell_and_what_only_the_content_tells_is_listed_together(image_folder, tmp_path):
+    names = ("a.png", "b.png", "c.png", "d.png")
+    masks = {name: LABELS[0] for name in names} | {"b.png": LABELS[0, :3]}
+    root = image_folder({name: GREY[0].astype(np.uint8) for name in names}, masks)
+    (root / "images/a.png").write_bytes(b"no picture")
+    path = root / "images/c.png"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError) as raised:
+        open_checked(ImageFolder(), root, require_masks=True, cache=tmp_path / "cache")
+    first, *lines = str(raised.value).splitlines()
+    assert first.endswith("3 faults in the data:")
+    assert [name for name, line in zip("abc", lines, strict=True) if f"{name}.png" in line] == ["a", "b", "c"]
