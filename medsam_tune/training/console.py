@@ -27,6 +27,13 @@ class _NotAnAdvertisement(logging.Filter):
         return "litlogger" not in record.getMessage()
 
 
+class _NotAboutReading(logging.Filter):
+    """Drop Lightning's word that ``weights_only`` is False: it saves the optimizer too, but reads as if pickles were loaded."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "`weights_only` was not set" not in record.getMessage()
+
+
 def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
@@ -41,6 +48,7 @@ def quieten() -> None:
     warnings.formatwarning = _format_warning
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_NotAnAdvertisement())
+    logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector").addFilter(_NotAboutReading())
     for message in (
         r".*isinstance\(treespec, LeafSpec\).*",
         r"Found \d+ module\(s\) in eval mode.*",  # frozen modules stay in eval mode by design
