@@ -54,6 +54,7 @@ def parser_of(command: str) -> OptionParser:
     parser = OptionParser(f"medsam-tune {command}", description)
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/lora/TIME")
     parser.add_argument("--checkpoint", metavar="FILE", help="where the base weights lie if they are a file of your own")
+    parser.add_argument("--trust", action="store_true", help="import code from outside medsam_tune that the run names")
     return parser
 
 
@@ -81,7 +82,7 @@ def opened(command: str, words: list[str]) -> tuple[Run, list[str]]:
 
     changed = normalise_overrides(overrides)
     changed += [f"--model.backbone.checkpoint={options.checkpoint}"] if options.checkpoint else []
-    return Run.open(options.run), changed
+    return Run.open(options.run, trusted=options.trust), changed
 
 
 def _score(command: str, words: list[str]) -> int:

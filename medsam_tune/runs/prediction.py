@@ -83,7 +83,8 @@ def prepare(
     if (folder / DESCRIPTION_FILE).is_file():
         predictor, export = load_export(folder, checkpoint=checkpoint, trusted=trusted), folder
     else:
-        predictor, export = Run.open(folder).predictor(checkpoint=checkpoint, trusted=trusted), folder / "export"
+        run = Run.open(folder, trusted=trusted)
+        predictor, export = run.predictor(checkpoint=checkpoint, trusted=trusted), folder / "export"
     check_asked(predictor, prompted=prompts is not None)
     if torch.cuda.is_available():
         predictor.segmenter.to("cuda")

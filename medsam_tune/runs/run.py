@@ -21,6 +21,7 @@ from medsam_tune.runs.build import Overrides, build, check_priors, override_word
 from medsam_tune.runs.closing import closing
 from medsam_tune.runs.recipe_files import find_recipe
 from medsam_tune.runs.report_stage import export_stage, report_stage, score_baselines, score_inference
+from medsam_tune.runs.trust import refuse_foreign_code
 from medsam_tune.segmenters.task import TaskSegmenter
 from medsam_tune.training.checkpoint import read_checkpoint
 from medsam_tune.training.cli import MedsamCLI
@@ -72,16 +73,23 @@ class Run:
         return cls(cli.run_folder.path, cli)
 
     @classmethod
-    def open(cls, folder: str | Path) -> Run:
+    def open(cls, folder: str | Path, *, trusted: bool = False) -> Run:
         """Open the folder of an earlier run; it knows recipe, overrides, split and checkpoint.
 
+        Args:
+            folder: The run folder.
+            trusted: Take a recipe that names code from outside the package; using the run then imports and runs it.
+
         Raises:
-            RecipeError: If the folder holds no run.
+            RecipeError: If the folder holds no run, or its recipe names foreign code and ``trusted`` is False.
         """
         path = expand(str(folder), "RUN").absolute()
         if not RunFolder(path).config.is_file():
             raise RecipeError(f"{folder}: is no run: it holds no config.yaml. Give a folder such as runs/lora/TIME.")
-        return cls(path)
+        run = cls(path)
+        if not trusted:
+            refuse_foreign_code(run.config, RunFolder(path).config)
+        return run
 
     @property
     def config(self) -> dict[str, Any]:
