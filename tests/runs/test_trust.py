@@ -40,7 +40,7 @@ def test_no_command_imports_what_a_strangers_run_names(stranger, planted, comman
 
 
 def test_names_of_files_and_of_our_own_classes_are_no_foreign_code(stranger):
-    recipe = {"model": {"tuner": {"class_path": "medsam_tune.tuners.NoTuner"}}, "data": {"root": "scans.nii.gz", "mask": "a.b"}}
+    recipe = {"model": {"tuner": {"class_path": "medsam_tune.tuners.NoTuner"}}, "data": {"root": "zz_a.nii.gz", "mask": "zz.b"}}
     (stranger / "config.yaml").write_text(yaml.safe_dump(recipe))
     assert Run.open(stranger).folder == stranger
     (stranger / "config.yaml").write_text(yaml.safe_dump(PLANTS["class"]))
