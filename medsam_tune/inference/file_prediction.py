@@ -76,6 +76,16 @@ class Outcome:
     fault: str = ""
 
 
+@dataclass(frozen=True)
+class _Asking:
+    """Hold what is the same for every file: the model, where masks go, how files are read, the number of each label."""
+
+    predictor: Predictor
+    out: Path
+    rule: ReadingRule
+    numbers: Mapping[str, int]
+
+
 def find_files(place: Path, *, without: Path | None = None) -> list[NewFile]:
     """Return the images and volumes at a place: one file, or a folder with all below it.
 
@@ -179,7 +189,7 @@ def predict_files(
         rule: How files are read.
         prompts: From ``match_prompts``; None asks without prompts.
     """
-    numbers = number_labels(each for drawn in (prompts or {}).values() for each in drawn)
+    asking = _Asking(predictor, out, rule, number_labels(each for drawn in (prompts or {}).values() for each in drawn))
     for file in files:
         drawn = None if prompts is None else prompts.get(file.path, [])
         if drawn == []:
@@ -187,55 +197,42 @@ def predict_files(
             continue
         try:
             ask = _predict_image if isinstance(file.format, RasterFormat) else _predict_volume
-            yield Outcome(file, ask(predictor, file, out, rule, drawn, numbers))
+            yield Outcome(file, ask(asking, file, drawn))
         except (MedsamTuneError, ValueError) as error:
             said = str(error)
             yield Outcome(file, fault=said if said.startswith(str(file.path)) else f"{file.path}: {said}")
 
 
-def _predict_image(
-    predictor: Predictor,
-    file: NewFile,
-    out: Path,
-    rule: ReadingRule,
-    drawn: Sequence[DrawnObject] | None,
-    numbers: Mapping[str, int],
-) -> Path:
+def _predict_image(asking: _Asking, file: NewFile, drawn: Sequence[DrawnObject] | None) -> Path:
     values = read_pixels(file.path)
-    as_it_is = rule.intensity is None or (rule.of_volumes and values.dtype == np.uint8)
-    predictor.set_image(values, intensity=default_intensity(values) if as_it_is else rule.intensity)
+    as_it_is = asking.rule.intensity is None or (asking.rule.of_volumes and values.dtype == np.uint8)
+    asking.predictor.set_image(values, intensity=default_intensity(values) if as_it_is else asking.rule.intensity)
     header = file.format.read_header(file.path)
     column_mm, row_mm, _ = header.voxel_mm
-    writer: MaskWriter = PngWriter(out)
-    writer.add(file.name, file.name, _mask(predictor, drawn, numbers), spacing_mm=(row_mm, column_mm))
+    writer: MaskWriter = PngWriter(asking.out)
+    writer.add(file.name, file.name, _mask(asking, drawn), spacing_mm=(row_mm, column_mm))
     return writer.finish()[0]
 
 
-def _predict_volume(
-    predictor: Predictor,
-    file: NewFile,
-    out: Path,
-    rule: ReadingRule,
-    drawn: Sequence[DrawnObject] | None,
-    numbers: Mapping[str, int],
-) -> Path:
-    source = VolumeSource(file.format, axis=rule.axis, intensity=rule.intensity)
+def _predict_volume(asking: _Asking, file: NewFile, drawn: Sequence[DrawnObject] | None) -> Path:
+    source = VolumeSource(file.format, axis=asking.rule.axis, intensity=asking.rule.intensity)
     source.open_images({file.name: file.path})
     _check_slices(file, drawn or (), len(source))
-    writer = VolumeWriter(out, source)
+    writer = VolumeWriter(asking.out, source)
     for index, image_id in enumerate(source.image_ids()):
         here = None if drawn is None else [each for each in drawn if each.slice in (None, index)]
         if here == []:
             continue
-        predictor.set_image(source[index].image.permute(1, 2, 0).numpy().astype(np.uint8))
-        writer.add(image_id, file.name, _mask(predictor, here, numbers))
+        asking.predictor.set_image(source[index].image.permute(1, 2, 0).numpy().astype(np.uint8))
+        writer.add(image_id, file.name, _mask(asking, here))
     return writer.finish()[0]
 
 
-def _mask(predictor: Predictor, drawn: Sequence[DrawnObject] | None, numbers: Mapping[str, int]) -> NDArray[Any]:
+def _mask(asking: _Asking, drawn: Sequence[DrawnObject] | None) -> NDArray[Any]:
     """Return (H, W): bool of one object, or whole numbers where classes or labels tell several apart."""
-    if predictor.segmenter.classes():
-        return _numbered(_class_masks(predictor, drawn), range(1, len(predictor.segmenter.classes()) + 1))
+    predictor, numbers = asking.predictor, asking.numbers
+    if classes := predictor.segmenter.classes():
+        return _numbered(_class_masks(predictor, drawn), range(1, len(classes) + 1))
     if drawn is None:
         whole: NDArray[Any] = predictor.predict()[0][0]
         return whole
