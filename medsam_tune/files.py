@@ -159,9 +159,7 @@ class atomic_file:
     def flush(self) -> None:
         """Do nothing: the end of the block brings everything to the disk."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None) -> None:
         """Give the file its name, or remove it."""
         if isinstance(raised, OSError):
             self._fault = self._fault or raised

@@ -12,6 +12,7 @@ from medsam_tune.errors import RecipeError
 
 KEY = "model.backbone.trainable"
 
+
 def freeze(module: nn.Module) -> None:
     """Stop every parameter of ``module`` from learning."""
     module.requires_grad_(False)

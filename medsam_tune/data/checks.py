@@ -26,9 +26,7 @@ _BAR_FROM = 20
 _REMEMBERED = 100_000
 
 
-def open_checked(
-    source: SegmentationSource, root: Path, *, require_masks: bool, cache: Path | None = None
-) -> dict[str, str]:
+def open_checked(source: SegmentationSource, root: Path, *, require_masks: bool, cache: Path | None = None) -> dict[str, str]:
     """Open a source and check every case, so that what headers tell and what only the content tells is listed together.
 
     Args:

@@ -270,9 +270,7 @@ class SegmentationDataModule(LightningDataModule):
         """Return the loader of every item of this process, in the source's order."""
         return self._loader("predict", self.eval_batch_size, shuffle=False)
 
-    def _split_datasets(
-        self, splits: Splits, input_rule: InputRule, *, require_masks: bool
-    ) -> dict[str, SegmentationDataset]:
+    def _split_datasets(self, splits: Splits, input_rule: InputRule, *, require_masks: bool) -> dict[str, SegmentationDataset]:
         cases = self.source.case_ids()
         indices = {part: [i for i, case in enumerate(cases) if case in set(getattr(splits, part))] for part in PARTS}
         training = self.source.select(indices["train"], "train")

@@ -65,9 +65,7 @@ class PartReader:
     opens_files: bool = False
     files: Mapping[str, Path] = field(default_factory=dict)
 
-    def part(
-        self, value: object, seams: type | tuple[type, ...], key: str, *, given: Sequence[str] = ()
-    ) -> Part:
+    def part(self, value: object, seams: type | tuple[type, ...], key: str, *, given: Sequence[str] = ()) -> Part:
         """Read ``{"class_path": ..., "init_args": {...}}`` where a class of one of the seams is expected.
 
         Args:

@@ -51,9 +51,7 @@ class BoxPrompt(PromptSampler):
         eval_jitter: BoxJitter | None = None,
     ) -> None:
         if kind == "whole_image" and (jitter or eval_jitter):
-            raise RecipeError(
-                "model.prompts.init_args.jitter: kind whole_image never moves. Remove it, or set kind: tight."
-            )
+            raise RecipeError("model.prompts.init_args.jitter: kind whole_image never moves. Remove it, or set kind: tight.")
         self.kind, self.jitter, self.eval_jitter = kind, jitter, eval_jitter
 
     def reads_truth(self) -> bool:

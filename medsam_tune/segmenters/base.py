@@ -165,6 +165,7 @@ class Segmenter(nn.Module, ABC):
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``extra_state`` returned; nothing by default."""
 
+
 SegmenterFactory = Callable[[SamParts], Segmenter]
 """What a recipe's ``model.segmenter`` is: given the parts, it returns the segmenter."""
 

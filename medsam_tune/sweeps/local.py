@@ -248,9 +248,7 @@ def _command(local: LocalSweep, values: Mapping[str, object], place: Path) -> li
     return command
 
 
-def _watch(
-    process: subprocess.Popen[bytes], trial: optuna.Trial, local: LocalSweep, trainings: Trainings, place: Path
-) -> None:
+def _watch(process: subprocess.Popen[bytes], trial: optuna.Trial, local: LocalSweep, trainings: Trainings, place: Path) -> None:
     """Wait until the process or the sweep ends, and tell the pruner what is logged."""
     import optuna
 

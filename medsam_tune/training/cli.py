@@ -77,9 +77,7 @@ class MedsamCLI(LightningCLI):
     datamodule: SegmentationDataModule
     model: TuningModule
 
-    def __init__(
-        self, args: list[str], *, recipe_file: Path | None, command: str, run: bool, name: str | None = None
-    ) -> None:
+    def __init__(self, args: list[str], *, recipe_file: Path | None, command: str, run: bool, name: str | None = None) -> None:
         self.recipe_file = recipe_file
         self.recipe = name or ("recipe" if recipe_file is None else recipe_file.stem)
         self.command, self.words = command, args

@@ -121,9 +121,7 @@ def fill_priors(data: SegmentationDataModule, *, stages: Sequence[Stage]) -> tup
     return filled, count_masks(store, filled.keys.values()), store.folder
 
 
-def embedding_precompute(
-    segmenter: Segmenter, data: SegmentationDataModule, *, device: torch.device
-) -> EmbeddingPrecompute:
+def embedding_precompute(segmenter: Segmenter, data: SegmentationDataModule, *, device: torch.device) -> EmbeddingPrecompute:
     """Say how the data's views are encoded by the frozen encoder, which moves to ``device``.
 
     Raises:

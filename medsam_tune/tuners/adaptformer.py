@@ -60,9 +60,7 @@ class AdaptFormer(InsertingTuner):
         RecipeError: If ``rank`` is less than 1.
     """
 
-    def __init__(
-        self, rank: int = 64, *, scale: float = 0.1, dropout: float = 0.1, blocks: BlockRange | None = None
-    ) -> None:
+    def __init__(self, rank: int = 64, *, scale: float = 0.1, dropout: float = 0.1, blocks: BlockRange | None = None) -> None:
         super().__init__()
         check_bottleneck(ratio=1.0, rank=rank)
         self.rank = rank

@@ -155,9 +155,7 @@ class ConvLoraTuner(InsertingTuner):
         appended = []
         for layer in layer_names(backbone, ["image_encoder.attention.qkv"], blocks=self.blocks):
             out_features, in_features = backbone.get_parameter(f"{layer}.weight").shape
-            update = ConvLora(
-                in_features, out_features, rank=self.rank, n_experts=self.n_experts, scale=self.alpha / self.rank
-            )
+            update = ConvLora(in_features, out_features, rank=self.rank, n_experts=self.n_experts, scale=self.alpha / self.rank)
             self._updates.append(update)
             appended.append(append_to_layer(backbone, layer, "conv_lora", update))
         return names_below(backbone, appended)

@@ -86,8 +86,11 @@ def test_the_gradient_of_wrong_masks_points_to_the_right_ones(name):
     )
     before = total(name, milder, batch)
     before.backward()
-    stepped = replace(milder, **{
-        field: (value if value.grad is None else value - 0.1 * value.grad).detach()
-        for field, value in (("low_res_masks", milder.low_res_masks), ("class_logits", milder.class_logits))
-    })
+    stepped = replace(
+        milder,
+        **{
+            field: (value if value.grad is None else value - 0.1 * value.grad).detach()
+            for field, value in (("low_res_masks", milder.low_res_masks), ("class_logits", milder.class_logits))
+        },
+    )
     assert total(name, stepped, batch) < before

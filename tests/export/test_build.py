@@ -69,8 +69,6 @@ def test_missing_part_and_unknown_argument_are_named():
 def test_settings_of_a_part_become_its_dataclass_again():
     jitter = {"high": 0.1, "unit": "fraction"}
     source = {"class_path": "medsam_tune.prompts.BoxPrompt", "init_args": {"kind": "tight", "jitter": jitter}}
-    assert build_segmenter({"backbone": BACKBONE, "prompts": source}).prompts.jitter == BoxJitter(
-        0.1, unit="fraction"
-    )
+    assert build_segmenter({"backbone": BACKBONE, "prompts": source}).prompts.jitter == BoxJitter(0.1, unit="fraction")
     with pytest.raises(RecipeError, match=r"prompts\.jitter\.hgh: BoxJitter does not take these init_args"):
         build_segmenter({"backbone": BACKBONE, "prompts": {**source, "init_args": {"jitter": {"hgh": 1}}}})

@@ -220,8 +220,7 @@ def test_draws_depend_on_seed_epoch_purpose_image_and_row():
 def test_evaluation_draws_the_same_in_every_epoch():
     batch = make_batch()
     first, second = (
-        [rng.integers(2**40) for rng in object_generators(replace(batch, epoch=epoch), purpose="box")]
-        for epoch in (0, 5)
+        [rng.integers(2**40) for rng in object_generators(replace(batch, epoch=epoch), purpose="box")] for epoch in (0, 5)
     )
     assert first == second
 
