@@ -48,13 +48,22 @@ class Interruptions(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:  # noqa: ANN401
         whole, self._steps = trainer.global_step != self._steps, trainer.global_step
         signals = trainer._signal_connector  # its flag is what Lightning looks at next
-        self._told |= signals.received_sigterm
-        if trainer.world_size > 1:
-            mine = torch.tensor([self._told, self._warned], dtype=torch.float32, device=trainer.strategy.root_device)
-            self._told, self._warned = (count > 0 for count in trainer.strategy.reduce(mine, reduce_op="sum").tolist())
-        signals.received_sigterm = self._told and whole
-        self.requeue_asked |= self._warned
-        self._warned = False
+        told, warned = self._heard(trainer, self._told or signals.received_sigterm, self._warned)
+        self.requeue_asked |= warned
+        # A signal may come at any line: a flag is put down only after it has been seen up.
+        if warned:
+            self._warned = False
+        if told:
+            self._told, signals.received_sigterm = True, whole
+
+    @staticmethod
+    def _heard(trainer: pl.Trainer, told: bool, warned: bool) -> tuple[bool, bool]:
+        """Return whether any process was told to end, and whether any was warned."""
+        if trainer.world_size == 1:
+            return told, warned
+        mine = torch.tensor([told, warned], dtype=torch.float32, device=trainer.strategy.root_device)
+        told, warned = (count > 0 for count in trainer.strategy.reduce(mine, reduce_op="sum").tolist())
+        return told, warned
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:  # noqa: ANN401
         if trainer.state.fn != TrainerFn.FITTING or trainer.world_size == 1:

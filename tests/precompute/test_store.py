@@ -221,7 +221,7 @@ def test_a_killed_writer_leaves_whole_shards_beside_a_second_writer(tmp_path):
     with endless, second:
         assert second.stdout.readline() == b"ready\n"
         assert endless.stdout.readline() == b"ready\n"
-        second.wait(60)
+        second.wait(300)
         while not any(tmp_path.glob("shard-*")):
             time.sleep(0.01)
         endless.send_signal(signal.SIGKILL)

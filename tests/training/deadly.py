@@ -35,7 +35,7 @@ class Deadly:
 
     def close(self):
         self._process.stdin.close()
-        self._process.wait(60)
+        self._process.wait(300)
         self._process.stdout.close()
 
 

@@ -173,7 +173,7 @@ def test_killed_process_resumes_to_the_same_weights(workplace):
     overrides = [*FAST, "--run.save_every_n_steps=2", "--trainer.max_epochs=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "KILL_AT": str(STEPS_PER_EPOCH + 3)}
     command = [sys.executable, "-c", KILLER, "run", "tiny.yaml", *overrides]
-    killed = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    killed = subprocess.run(command, env=environment, capture_output=True, timeout=300, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not only_run().summary.exists()
     assert run(*overrides, "--ckpt_path=last") == 0

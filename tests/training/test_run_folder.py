@@ -90,7 +90,7 @@ def test_single_slurm_task_names_its_run_by_time_so_that_two_runs_in_a_job_diffe
 def test_torchrun_ranks_learn_the_folder_from_the_agents_store_run_after_run(tmp_path, monkeypatch):
     from torch.distributed import TCPStore
 
-    agent = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=20))
+    agent = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(minutes=2))
     environ = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(agent.port)}
     for name, value in environ.items():

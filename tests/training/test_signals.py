@@ -1,11 +1,12 @@
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from medsam_tune.training.module import TuningModule
-from medsam_tune.training.signals import requeue, slurm_job
+from medsam_tune.training.signals import Interruptions, requeue, slurm_job
 from tests.training.tiny_runs import only_run, run
 
 JOB = {
@@ -71,3 +72,39 @@ def test_cluster_without_scontrol_is_said(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     requeue()
     assert "SLURM job 12 could not be put back into its queue" in capsys.readouterr().out
+
+
+class _Trainer:
+    """As much of a trainer of two processes as is asked for, told to end while the two agree that nobody was."""
+
+    world_size, global_step, strategy, launcher, root_device = 2, 0, property(lambda self: self), None, torch.device("cpu")
+    _accelerator_connector = SimpleNamespace(cluster_environment=None)
+
+    def __init__(self):
+        self._signal_connector, self.to_come = SimpleNamespace(received_sigterm=False), [signal.SIGTERM]
+
+    def reduce(self, tensor, reduce_op):
+        total = tensor.clone()
+        for number in self.to_come:
+            os.kill(os.getpid(), number)
+        self.to_come = []
+        return total
+
+
+@pytest.fixture
+def kept_handler():
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.mark.usefixtures("kept_handler")
+def test_signal_that_comes_while_the_processes_agree_is_heard_after_the_next_batch():
+    interruptions, trainer = Interruptions(), _Trainer()
+    interruptions.on_train_start(trainer, None)
+    heard = []
+    for step in (1, 2):
+        trainer.global_step = step
+        interruptions.on_train_batch_end(trainer, None)
+        heard.append(trainer._signal_connector.received_sigterm)
+    assert heard == [False, True]
