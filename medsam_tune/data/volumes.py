@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medsam_tune.data.base import Purpose, SegmentationSource
 from medsam_tune.data.formats import Format, VolumeHeader, check_same_grid
-from medsam_tune.data.intensity import Intensity, apply_intensity_8bit, default_intensity
+from medsam_tune.data.intensity import AS_STORED, Intensity, apply_intensity_8bit, default_intensity
 from medsam_tune.data.labels import check_ignore_label, check_labels, find_objects, name_labels, name_values, no_objects
 from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
 from medsam_tune.data.recent import RecentArrays
@@ -258,7 +258,8 @@ class VolumeSource(SegmentationSource):
     def _read(self, case: VolumeCase) -> tuple[NDArray[Any], ...]:
         path = case.image.path
         values = self.format.read_image(path)
-        levels = apply_intensity_8bit(values, self.intensity or default_intensity(values), path)
+        default = AS_STORED if self.format.holds_grey_levels else default_intensity(values)
+        levels = apply_intensity_8bit(values, self.intensity or default, path)
         stored = (levels,) if case.masks is None else (levels, self.format.read_labels(case.masks))
         return tuple(case.image.to_ras(values) for values in stored)
 

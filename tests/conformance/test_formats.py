@@ -45,6 +45,15 @@ def test_header_image_and_labels_agree_on_the_shape_and_hold_what_was_stored(wri
     assert form.read_labels(labels_path).dtype == np.int32
 
 
+def test_files_without_a_spacing_say_so_and_files_without_boxes_too(written, case):
+    form, image_path, *_ = written
+    header = form.read_header(image_path)
+    assert header.states_spacing is (case.name != "npy")
+    assert not form.holds_boxes(image_path)
+    with pytest.raises(DataError, match="no boxes"):
+        form.read_boxes(image_path, header)
+
+
 def test_ras_order_and_back_is_the_stored_order(written):
     form, image_path, *_ = written
     header, values = form.read_header(image_path), form.read_image(image_path)
@@ -58,7 +67,7 @@ def test_written_labels_lie_where_the_image_lies_and_hold_no_word_of_it(written,
     header = form.read_header(image_path)
     labels = (image.astype(np.uint8).reshape(header.stored_shape)) % 7
     path = form.write_labels(tmp_path / "sub" / "out", labels, header)
-    assert path == tmp_path / "sub" / f"out{form.endings[0]}"
+    assert path == form.written_as(tmp_path / "sub" / "out") == tmp_path / "sub" / f"out{form.endings[0]}"
     assert NAME.encode() not in unpacked(path)
     if not form.holds_labels:
         np.testing.assert_array_equal(form.read_labels(path), labels)

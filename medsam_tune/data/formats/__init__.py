@@ -1,9 +1,20 @@
 """File formats, one a file: each reads its kind of file and writes masks as such files."""
 
 from medsam_tune.data.formats.base import Format, VolumeHeader, check_same_grid
+from medsam_tune.data.formats.known import FORMATS, format_of
 from medsam_tune.data.formats.nifti import NiftiFormat
 from medsam_tune.data.formats.npy import NpyFormat
 from medsam_tune.data.formats.npz import NpzFormat
 from medsam_tune.data.formats.raster import RasterFormat
 
-__all__ = ["Format", "NiftiFormat", "NpyFormat", "NpzFormat", "RasterFormat", "VolumeHeader", "check_same_grid"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "NiftiFormat",
+    "NpyFormat",
+    "NpzFormat",
+    "RasterFormat",
+    "VolumeHeader",
+    "check_same_grid",
+    "format_of",
+]

@@ -26,6 +26,7 @@ class VolumeHeader:
         affine: (4, 4), stored voxel index to mm, x to the patient's right, y to the front, z up.
         is_volume: False for a single image, which has one slice and no orientation.
         patient_id: The file's own name of the patient, or None. It is compared, never shown.
+        states_spacing: False where the file says nothing of a voxel's size, which then counts as 1 mm.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class VolumeHeader:
     affine: NDArray[np.float64]
     is_volume: bool = True
     patient_id: str | None = None
+    states_spacing: bool = True
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
@@ -90,10 +92,12 @@ class Format(ABC):
     Attributes:
         endings: Lower-case endings of the files, with the dot; the first is the one that is written.
         holds_labels: Whether an image's file may hold its masks too, so that there is no second folder.
+        holds_grey_levels: Whether ``read_image`` returns grey levels 0..255 already, whatever their type.
     """
 
     endings: ClassVar[tuple[str, ...]]
     holds_labels: ClassVar[bool] = False
+    holds_grey_levels: ClassVar[bool] = False
 
     @abstractmethod
     def read_header(self, path: Path) -> VolumeHeader:
@@ -145,6 +149,22 @@ class Format(ABC):
             DataError: If the file cannot be written.
         """
 
+    def written_as(self, stem: Path) -> Path:
+        """Return the file that ``write_labels`` writes for ``stem``."""
+        return stem.with_name(f"{stem.name}{self.endings[0]}")
+
+    def holds_boxes(self, path: Path) -> bool:
+        """Tell whether an image's file brings boxes of its objects along; by default none does."""
+        return False
+
+    def read_boxes(self, path: Path, header: VolumeHeader) -> NDArray[np.float32]:
+        """Read the file's own boxes: (K, 4) XYXY of an image, (K, 6) as x1, y1, z1, x2, y2, z2 of a volume.
+
+        Raises:
+            DataError: If the file has none, or they do not lie on its voxels.
+        """
+        raise DataError(f"{path}: holds no boxes. Give them in a file of their own.")
+
     def name_of(self, path: Path, folder: Path) -> str:
         """Return the name of a file: its path below ``folder`` without the ending."""
         name = path.relative_to(folder).as_posix()
@@ -167,10 +187,11 @@ def slices_affine(spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> N
     return np.array([[0, 0, -x, 0], [0, -y, 0, 0], [z, 0, 0, 0], [0, 0, 0, 1]], np.float64)
 
 
-def image_header(path: Path, size: tuple[int, int], spacing_mm: tuple[float, float] = (1.0, 1.0)) -> VolumeHeader:
-    """Return the header of a single image of ``size`` (H, W) with (row, column) spacing in mm."""
-    row, column = spacing_mm
-    return VolumeHeader(path, (1, *size), slices_affine((column, row, 1.0)), is_volume=False)
+def image_header(path: Path, size: tuple[int, int], spacing_mm: tuple[float, float] | None = None) -> VolumeHeader:
+    """Return the header of a single image of ``size`` (H, W) with (row, column) spacing in mm, or None: unknown."""
+    row, column = spacing_mm or (1.0, 1.0)
+    affine = slices_affine((column, row, 1.0))
+    return VolumeHeader(path, (1, *size), affine, is_volume=False, states_spacing=spacing_mm is not None)
 
 
 def check_same_grid(image: VolumeHeader, mask: VolumeHeader) -> None:

@@ -27,6 +27,7 @@ class NpyFormat(Format):
     """Read (H, W) or (H, W, 3), floating point in 0..1 or uint8; anything else is refused. Masks hold label ids."""
 
     endings = (".npy",)
+    holds_grey_levels = True
 
     def read_header(self, path: Path) -> VolumeHeader:
         """Read the shape; an array states no spacing, so a pixel is 1 mm wide.

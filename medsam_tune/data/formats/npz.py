@@ -66,7 +66,8 @@ class NpzFormat(Format):
         if is_image_shape(shape):
             return image_header(path, (shape[0], shape[1]))
         spacing = _spacing(path) if "spacing" in shapes else (1.0, 1.0, 1.0)
-        return VolumeHeader(path, (shape[0], shape[1], shape[2]), slices_affine(spacing))
+        stored = (shape[0], shape[1], shape[2])
+        return VolumeHeader(path, stored, slices_affine(spacing), states_spacing="spacing" in shapes)
 
     def read_image(self, path: Path) -> NDArray[Any]:
         """Read ``imgs``; a single image gets a first axis of length 1."""
@@ -97,6 +98,10 @@ class NpzFormat(Format):
         packed = io.BytesIO()
         np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
         return write_bytes(stem.with_name(f"{stem.name}.npz"), packed.getvalue())
+
+    def holds_boxes(self, path: Path) -> bool:
+        """Tell whether there are ``boxes``."""
+        return "boxes" in array_shapes(path)
 
     def read_boxes(self, path: Path, header: VolumeHeader) -> NDArray[np.float32]:
         """Read the file's own boxes: (K, 4) XYXY of an image, (K, 6) as x1, y1, z1, x2, y2, z2 of a volume.

@@ -37,7 +37,8 @@ class RasterFormat(Format):
     def read_header(self, path: Path) -> VolumeHeader:
         """Read the size, and the spacing where this package wrote it: the dots per inch of other programs say nothing."""
         with opened(path) as image:
-            return image_header(path, (image.height, image.width), stored_spacing(image, path))
+            spacing = stored_spacing(image, path) if _SPACING in image.info else None
+            return image_header(path, (image.height, image.width), spacing)
 
     def read_image(self, path: Path) -> NDArray[Any]:
         """Read (1, H, W) or (1, H, W, 3) as stored."""
