@@ -21,6 +21,7 @@ from medsam_tune.errors import RecipeError, own_error
 from medsam_tune.training.callbacks import RandomState, ResumeHint, StageClock, TrainableTable, TrainingRows
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
 from medsam_tune.training.console import quieten, say
+from medsam_tune.training.example_length import plan_length, stated
 from medsam_tune.training.faults import one_fault
 from medsam_tune.training.limits import check_numbers, check_recipe_files, check_stages, config_files
 from medsam_tune.training.loggers import run_loggers
@@ -196,10 +197,20 @@ class MedsamCLI(LightningCLI):
             self.folder = RunFolder(make_run_folder(Path(section.run.folder), self.recipe))
         config = self._trainer_config(continued=continued)
         try:
-            return pl.Trainer(**config)
-        except (MisconfigurationException, TypeError, ValueError) as error:
+            trainer = pl.Trainer(**config)
+            if self.subcommand in (None, "fit"):
+                self._plan_length(trainer)
+        except (MisconfigurationException, RecipeError, TypeError, ValueError) as error:
             self.discard_unused_folder()
-            raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
+            raise own_error(error) or RecipeError(f"trainer: {' '.join(str(error).split())}") from error
+        return trainer
+
+    def _plan_length(self, trainer: pl.Trainer) -> None:
+        """Make an example's training long enough for the data at hand; the stored recipe says what was set."""
+        section = self._section()
+        said = stated(self.recipe_file, self.words, section.data.root)
+        for key, number in plan_length(trainer, self.model, self.datamodule, said).items():
+            section[key] = number
 
     def _split_folder(self) -> Path | None:
         """Return the folder whose splits.json counts: a continued run's, or that of the run whose checkpoint is scored."""

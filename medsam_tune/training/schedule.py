@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR
 
 from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.errors import RecipeError
+from medsam_tune.training.plan import batches_in_epoch
 from medsam_tune.training.position import cut_anew
 
 # Exponent of SAMed and of most segmentation work since DeepLab; hitachinsk/SAMed @ e351840, trainer.py.
@@ -75,22 +76,34 @@ def check_cycle(scheduler: object, steps: float) -> None:
         )
 
 
-def planned_steps(trainer: pl.Trainer) -> float:
-    """Return the optimizer steps of the whole training; infinite when only a time limit is set."""
+def planned_steps(trainer: pl.Trainer, data: SegmentationDataModule | None = None) -> float:
+    """Return the optimizer steps of the whole training; infinite when only a time limit is set.
+
+    Args:
+        trainer: Built.
+        data: Opened; the trainer's own by default, which it has from the start of the training on.
+    """
     limits = [callback.max_steps for callback in trainer.callbacks if isinstance(callback, EndOfTraining)]  # type: ignore[attr-defined]
     limit = min((steps for steps in limits if steps != -1), default=math.inf)
     if trainer.max_epochs is None or trainer.max_epochs == -1:
         return limit
-    return min(limit, math.ceil(batches_per_epoch(trainer) / trainer.accumulate_grad_batches) * trainer.max_epochs)
+    return min(limit, math.ceil(batches_per_epoch(trainer, data) / trainer.accumulate_grad_batches) * trainer.max_epochs)
 
 
-def batches_per_epoch(trainer: pl.Trainer) -> int:
+def batches_per_epoch(trainer: pl.Trainer, data: SegmentationDataModule | None = None) -> int:
     """Return the training batches of an epoch on this process.
 
     Lightning's own estimate opens the loader it trains with before a checkpoint's position in it is restored, so that an
-    interrupted epoch would begin anew; a second loader is asked for its length instead.
+    interrupted epoch would begin anew.
+
+    Args:
+        trainer: Built.
+        data: As for ``planned_steps``.
     """
-    batches, part = len(_data(trainer).train_dataloader()), trainer.limit_train_batches
+    data, part = data or _data(trainer), trainer.limit_train_batches
+    # The strategy knows its processes only once it has started them.
+    processes = trainer.num_devices * trainer.num_nodes
+    batches = batches_in_epoch(len(data.chunks("train")), data.batch_size, processes=processes)
     return int(batches * part) if isinstance(part, float) else min(batches, part)
 
 
