@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,21 @@ from medsam_tune.errors import DataError, data_error
 from medsam_tune.types import Sample
 
 Purpose = Literal["train", "evaluate", "predict"]
+
+
+@dataclass(frozen=True)
+class VoxelSize:
+    """Hold the size that a file gives its pixels.
+
+    Attributes:
+        row_mm: Distance of two rows.
+        column_mm: Distance of two columns.
+        slice_mm: Distance of two slices of the volume; None for an image that stands alone.
+    """
+
+    row_mm: float
+    column_mm: float
+    slice_mm: float | None = None
 
 
 class SegmentationSource(ABC):
@@ -84,6 +100,10 @@ class SegmentationSource(ABC):
     def places(self) -> tuple[tuple[str, int], ...]:
         """Return the volume of each item and its position in it; by default each item is a volume of one slice."""
         return tuple((name, 0) for name in self.image_ids())
+
+    def voxel_size(self, index: int) -> VoxelSize | None:
+        """Return the size that an item's own file gives its pixels; None where it states none, as by default."""
+        return None
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the files that an item is read from; they are read again when their size or date changes."""

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from medsam_tune.data.base import SegmentationSource
+from medsam_tune.data.base import SegmentationSource, VoxelSize
 from medsam_tune.data.checks import items_with_objects, open_checked
 from medsam_tune.data.chunks import ChunkDataset, check_chunk, collate_chunks, make_chunks, numbered_places
 from medsam_tune.data.dataset import (
@@ -183,6 +183,14 @@ class SegmentationDataModule(LightningDataModule):
         if self.target == "per_class":
             return dict(self._classes)
         return {1: "object"} if self.target == "binary" else self.source.label_names()
+
+    def voxel_sizes(self, stage: Stage) -> dict[int, VoxelSize]:
+        """Return the size of a voxel by case index; a case is left out where an item states none, or another one."""
+        sizes: dict[int, set[VoxelSize | None]] = {}
+        numbers, cases = {name: number for number, name in enumerate(self._case_names)}, self.source.case_ids()
+        for index in self.dataset(stage).indices:
+            sizes.setdefault(numbers[cases[index]], set()).add(self.source.voxel_size(index))
+        return {case: voxel for case, found in sizes.items() if len(found) == 1 and (voxel := found.pop()) is not None}
 
     def describe(self) -> dict[str, object]:
         """Return what a report says about the data, as JSON values."""

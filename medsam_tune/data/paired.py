@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from medsam_tune.data.base import SegmentationSource
+from medsam_tune.data.base import SegmentationSource, VoxelSize
 from medsam_tune.data.cases import case_of
 from medsam_tune.data.labels import Objects, check_ignore_label, name_labels, no_objects
 from medsam_tune.errors import DataError, data_error
@@ -114,6 +114,11 @@ class PairedFiles(SegmentationSource):
     def mask_files(self) -> list[Path]:
         """Return the mask files there are."""
         return [mask for _, _, mask in self._pairs if mask is not None]
+
+    def voxel_size(self, index: int) -> VoxelSize | None:
+        """Return the spacing that the image's file states; 1 mm both ways stands for a file that states none."""
+        spacing = self.spacing_mm(self._pairs[index][1])
+        return None if spacing == (1.0, 1.0) else VoxelSize(*spacing)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the item's image file and mask file."""

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medsam_tune.data.base import Purpose, SegmentationSource
+from medsam_tune.data.base import Purpose, SegmentationSource, VoxelSize
 from medsam_tune.data.formats import Format, VolumeHeader, check_same_grid
 from medsam_tune.data.intensity import AS_STORED, Intensity, apply_intensity_8bit, default_intensity
 from medsam_tune.data.labels import check_ignore_label, check_labels, find_objects, name_labels, name_values, no_objects
@@ -187,6 +187,14 @@ class VolumeSource(SegmentationSource):
     def places(self) -> tuple[tuple[str, int], ...]:
         """Return the volume of each slice and its position along the axis, in RAS order."""
         return tuple(self._items)
+
+    def voxel_size(self, index: int) -> VoxelSize | None:
+        """Return the size of the voxels as the image's header states it."""
+        case = self._cases[self._items[index][0]]
+        if not case.image.states_spacing:
+            return None
+        axis, sizes = self._axis(case), case.image.voxel_mm
+        return VoxelSize(*slice_spacing(sizes, axis), sizes[AXIS_NUMBER[axis]] if case.image.is_volume else None)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the slice's image file and mask file."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medsam_tune.geometry import Frame, to_original
 from medsam_tune.metrics.overlap import OverlapMetric, overlap_counts
+from medsam_tune.metrics.surface import OutlineMetric, OutlinePlace
 from medsam_tune.segmenters.semantic import class_rows
 from medsam_tune.types import MaskPrediction, SegmentationBatch
 
@@ -49,22 +50,53 @@ def mask_chunks(prediction: MaskPrediction, batch: SegmentationBatch, row: int, 
 
 
 def update_metric(metric: OverlapMetric, batch: SegmentationBatch, prediction: MaskPrediction, side: int) -> None:
-    """Add the pixel counts of the batch's predicted masks to ``metric``; pixels that nobody annotated do not count."""
+    """Add the pixel counts of the batch's predicted masks to ``metric``; pixels that nobody annotated do not count.
+
+    An ``OutlineMetric`` gets the outlines too, of all objects of a label together.
+    """
     for row, masks in enumerate(batch.original_masks):
         known = ~batch.original_ignored[row] if batch.original_ignored else None
-        counts, start = [], 0
+        labels = batch.labels[batch.image_index == row]
+        counts, start, shown = [], 0, _Shown()
         for predicted in mask_chunks(prediction, batch, row, side):
-            true = masks[start : start + len(predicted)].to(predicted.device)
-            counts.append(overlap_counts(predicted if known is None else predicted & known.to(predicted.device), true))
+            predicted = predicted if known is None else predicted & known.to(predicted.device)
+            rows = slice(start, start + len(predicted))
+            true = masks[rows].to(predicted.device)
+            counts.append(overlap_counts(predicted, true))
+            if isinstance(metric, OutlineMetric):
+                shown.add(labels[rows], predicted, true)
             start += len(predicted)
+        if isinstance(metric, OutlineMetric):
+            shown.hand_over(metric, batch, row)
         n_objects = masks.shape[0]
         metric.update(
             batch.sample_index[row].expand(n_objects),
             batch.case_index[row].expand(n_objects),
-            batch.labels[batch.image_index == row],
+            labels,
             torch.arange(n_objects, device=batch.labels.device),
             torch.cat(counts),
         )
+
+
+class _Shown:
+    """Join the objects of each label on one image, predicted and true, a few objects at a time."""
+
+    def __init__(self) -> None:
+        self._masks: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def add(self, labels: Tensor, predicted: Tensor, true: Tensor) -> None:
+        for label in labels.unique().tolist():
+            rows = labels == label
+            now = (predicted[rows].any(dim=0), true[rows].any(dim=0))
+            before = self._masks.get(label, now)
+            self._masks[label] = (before[0] | now[0], before[1] | now[1])
+
+    def hand_over(self, metric: OutlineMetric, batch: SegmentationBatch, row: int) -> None:
+        """Add them to the metric; an image without a place in a volume is one of its own."""
+        volume = int((batch.sample_index if batch.volume_index is None else batch.volume_index)[row])
+        position = 0 if batch.slice_index is None else int(batch.slice_index[row])
+        for label, (predicted, true) in self._masks.items():
+            metric.add_outlines(OutlinePlace(int(batch.case_index[row]), label, volume, position), predicted, true)
 
 
 def _objects_at_once(frame: Frame, side: int) -> int:

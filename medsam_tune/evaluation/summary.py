@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam_tune.evaluation.measures import CaseMeasures
 from medsam_tune.files import write_text
 from medsam_tune.metrics.interval import mean_interval
 from medsam_tune.metrics.overlap import CaseScores
 
-CASE_TABLE_COLUMNS = ("case", "label", "n_slices", "tp", "fp", "fn", "dice", "iou", "excluded")
+CASE_TABLE_COLUMNS = (
+    *("case", "label", "n_slices", "tp", "fp", "fn", "dice", "iou"),
+    *("hd95", "hd95_unit", "true_size", "predicted_size", "size_unit", "excluded"),
+)
 
 
 def summarise(scores: CaseScores, case_names: Sequence[str], label_names: Mapping[int, str]) -> dict[str, Any]:
@@ -47,8 +51,12 @@ def summarise(scores: CaseScores, case_names: Sequence[str], label_names: Mappin
     }
 
 
-def write_case_table(path: Path, scores: CaseScores, case_names: Sequence[str], label_names: Mapping[int, str]) -> Path:
-    """Write one row per case and label to a CSV file, atomically; Dice and IoU are empty where the row is excluded.
+def write_case_table(
+    path: Path, scores: CaseScores, measures: CaseMeasures, case_names: Sequence[str], label_names: Mapping[int, str]
+) -> Path:
+    """Write one row per case and label to a CSV file, atomically.
+
+    Dice, IoU and distance are empty where the row is excluded; the distance is ``inf`` where one of the two masks is missing.
 
     Raises:
         DataError: If the file cannot be written.
@@ -58,12 +66,16 @@ def write_case_table(path: Path, scores: CaseScores, case_names: Sequence[str], 
     writer.writerow(CASE_TABLE_COLUMNS)
     for row in range(len(scores.case_index)):
         excluded = bool(scores.excluded[row])
+        ratios = (scores.dice[row], scores.iou[row], measures.hd95[row])
         writer.writerow(
             [
                 case_names[scores.case_index[row]],
                 _label_name(scores.label[row], label_names),
                 *(int(column[row]) for column in (scores.n_slices, scores.tp, scores.fp, scores.fn)),
-                *("" if excluded else f"{column[row]:.6f}" for column in (scores.dice, scores.iou)),
+                *("" if excluded else f"{value:.6f}" for value in ratios),
+                measures.distance_unit[row],
+                *(f"{sizes[row]:.6f}" for sizes in (measures.true_size, measures.predicted_size)),
+                measures.size_unit[row],
                 str(excluded).lower(),
             ]
         )

@@ -94,6 +94,7 @@ class CaseScores:
         n_slices: (R,) int64, slices that have a row for this label.
         excluded: (R,) bool: no foreground in truth and prediction.
         slices: The same per slice.
+        outlines: (P, 7) int32 pixels of the masks' outlines, as ``OutlineMetric`` gathers them; None elsewhere.
     """
 
     case_index: NDArray[np.int64]
@@ -106,6 +107,7 @@ class CaseScores:
     n_slices: NDArray[np.int64]
     excluded: NDArray[np.bool_]
     slices: SliceScores
+    outlines: NDArray[np.int32] | None = None
 
     def scored_cases(self) -> NDArray[np.int64]:
         """Return the sorted cases that have at least one label that is not excluded."""

@@ -51,6 +51,10 @@ class Task(nn.Module, ABC):
         """Return what gathers a validation or a test over batches and processes; by default a mean over images."""
         return MeanMetric(nan_strategy="disable")
 
+    def test_metric(self) -> Metric:
+        """Return what gathers a test, which may cost more; by default the same."""
+        return self.metric()
+
     def score(self, metric: Metric, segmenter: Segmenter, batch: SegmentationBatch, loss: MaskLoss) -> MaskPrediction | None:
         """Add a batch to ``metric``; by default the sum of its training losses.
 

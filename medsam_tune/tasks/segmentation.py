@@ -10,6 +10,7 @@ from torchmetrics import Metric
 from medsam_tune.evaluation.predict import update_metric
 from medsam_tune.losses.base import MaskLoss
 from medsam_tune.metrics.overlap import OverlapMetric
+from medsam_tune.metrics.surface import OutlineMetric
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.tasks.base import Stage, Task
 from medsam_tune.types import MaskPrediction, SegmentationBatch
@@ -30,6 +31,10 @@ class SegmentationTask(Task):
     def metric(self) -> OverlapMetric:
         """Return the pixel counts of objects, from which Dice and IoU by case follow."""
         return OverlapMetric()
+
+    def test_metric(self) -> OutlineMetric:
+        """Return the same with the outlines of the masks, from which distances follow."""
+        return OutlineMetric()
 
     def score(self, metric: Metric, segmenter: Segmenter, batch: SegmentationBatch, loss: MaskLoss) -> MaskPrediction:
         """Count the pixels of the predicted and the true masks at the images' own sizes."""

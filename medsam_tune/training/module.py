@@ -105,7 +105,7 @@ class TuningModule(pl.LightningModule):
         self.schedule = schedule
         self.warmup_steps = warmup_steps
         self.val_metric = self.task.metric()
-        self.test_metric = self.task.metric()
+        self.test_metric = self.task.test_metric()
         self.last_loss = torch.zeros(())
         self.means = RunningMeans()
         self.finite = FiniteLosses(torch.device("cpu"))

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from medsam_tune.backbone.freezing import trainable_report
+from medsam_tune.evaluation.measures import CaseMeasures, measure_cases, summarise_distances
 from medsam_tune.evaluation.summary import summarise, write_case_table
 from medsam_tune.files import write_json
 from medsam_tune.metrics.overlap import OverlapMetric
@@ -34,6 +35,7 @@ class TestResults(Callback):
 
     Attributes:
         scores: The scores of all ranks after a test, or None.
+        measures: Distances and sizes of the same cases, or None.
         summary: What ``summary.json`` holds.
     """
 
@@ -43,6 +45,7 @@ class TestResults(Callback):
         self.folder: RunFolder | None = None
         self.clock: StageClock | None = None
         self.scores: CaseScores | None = None
+        self.measures: CaseMeasures | None = None
         self.summary: dict[str, Any] = {}
         self._tested_step: int | None = None
 
@@ -60,9 +63,13 @@ class TestResults(Callback):
         if not trainer.is_global_zero or self.folder is None or self.scores is None:
             return
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        write_case_table(self.folder.test_cases, self.scores, data.case_names, data.label_names)
+        self.measures = measure_cases(self.scores, data.voxel_sizes("test"))
+        write_case_table(self.folder.test_cases, self.scores, self.measures, data.case_names, data.label_names)
         self.summary = {
-            "test": summarise(self.scores, data.case_names, data.label_names),
+            "test": {
+                **summarise(self.scores, data.case_names, data.label_names),
+                "hd95": summarise_distances(self.scores, self.measures),
+            },
             **self._facts(trainer, module),
         }
         self.write()

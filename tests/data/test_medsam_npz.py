@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from medsam_tune.data import Intensity, MedsamNpz, SliceRule
+from medsam_tune.data.base import VoxelSize
 from medsam_tune.errors import DataError
 
 VOLUME = np.arange(4 * 6 * 8, dtype=np.uint8).reshape(4, 6, 8)
@@ -145,3 +146,8 @@ def test_truncated_file_is_refused(folder):
 def test_folder_without_files_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"holds no \.npz file"):
         opened(tmp_path)
+
+
+def test_a_voxel_without_a_stated_size_has_none(folder):
+    assert opened(folder("a", imgs=VOLUME, gts=IDS)).voxel_size(0) is None
+    assert opened(folder("a", imgs=VOLUME, gts=IDS, spacing=(0.5, 0.7, 3.0))).voxel_size(0) == VoxelSize(0.7, 0.5, 3.0)

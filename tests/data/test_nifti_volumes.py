@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from medsam_tune.data import NiftiVolumes, SliceRule
+from medsam_tune.data.base import VoxelSize
 from medsam_tune.errors import DataError, RecipeError
 
 GREY = np.random.default_rng(0).integers(0, 1000, (6, 7, 8)).astype(np.float32)
@@ -35,6 +36,13 @@ def test_every_slice_of_the_axis_is_an_item_with_its_spacing(one_case):
     expected = np.rint(GREY[::-1, 3, ::-1].T * 0.255)
     assert torch.equal(sample.image, torch.from_numpy(expected).float().expand(3, 8, 6))
     assert torch.equal(sample.masks[1], torch.from_numpy((LABELS[::-1, 3, ::-1].T == 2).copy()))
+
+
+@pytest.mark.parametrize(
+    ("axis", "size"), [("sagittal", (3.0, 2.0, 1.0)), ("coronal", (3.0, 1.0, 2.0)), ("axial", (2.0, 1.0, 3.0))]
+)
+def test_a_voxel_has_the_distances_of_rows_columns_and_slices(one_case, axis, size):
+    assert opened(one_case, axis=axis).voxel_size(0) == VoxelSize(*size)
 
 
 def test_stored_orientation_does_not_change_what_is_seen(volumes):

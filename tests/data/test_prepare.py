@@ -143,5 +143,6 @@ def test_spacing_and_unannotated_pixels_survive(volumes):
     assert len(prepared) == len(source) == 8
     for index in range(8):
         assert prepared[index].spacing_mm == pytest.approx(source[index].spacing_mm, rel=1e-12)
+        assert (prepared.voxel_size(index).row_mm, prepared.voxel_size(index).slice_mm) == (prepared[index].spacing_mm[0], None)
         assert torch.equal(prepared[index].ignored, source[index].ignored)
         assert torch.equal(prepared[index].masks, source[index].masks)

@@ -5,6 +5,7 @@ import torch
 from medsam_tune.evaluation import predict
 from medsam_tune.evaluation.predict import mask_chunks, predict_masks, update_metric
 from medsam_tune.metrics.overlap import OverlapMetric
+from medsam_tune.metrics.surface import OutlineMetric, hausdorff95
 from medsam_tune.types import MaskPrediction
 from tests.factories import make_batch
 
@@ -85,3 +86,21 @@ def test_pixels_that_nobody_annotated_count_neither_for_nor_against():
         scores.append(metric.scores().dice)
     assert (scores[0] < 0.3).all()
     assert scores[1].tolist() == [1.0, 1.0]
+
+
+def test_a_test_gathers_the_outline_of_all_objects_of_a_label_together():
+    batch = make_batch(sizes=((64, 48), (40, 64)), objects=(2, 1))
+    metric = OutlineMetric()
+    update_metric(metric, batch, perfect(batch), 64)
+    scores = metric.scores()
+    assert hausdorff95(scores, {}).tolist() == [0.0] * len(scores.case_index)
+    assert len(set(scores.outlines[:, 2].tolist())) == 2  # each image is a volume of its own
+
+
+def test_a_few_objects_at_a_time_give_the_same_outlines(monkeypatch):
+    batch = make_batch(sizes=((100, 80), (64, 64)), objects=(5, 3))
+    together, apart = OutlineMetric(), OutlineMetric()
+    update_metric(together, batch, perfect(batch), 64)
+    monkeypatch.setattr(predict, "_PIXELS_AT_ONCE", 100 * 80)
+    update_metric(apart, batch, perfect(batch), 64)
+    assert (together.scores().outlines == apart.scores().outlines).all()

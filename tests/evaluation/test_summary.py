@@ -2,9 +2,11 @@ import csv
 import json
 import statistics
 
+import numpy as np
 import pytest
 import torch
 
+from medsam_tune.evaluation.measures import CaseMeasures
 from medsam_tune.evaluation.summary import pick_cases, pick_slices, summarise, write_case_table
 from medsam_tune.metrics.overlap import OverlapMetric
 
@@ -56,7 +58,9 @@ def test_nothing_scored_gives_none_and_valid_json():
 
 
 def test_case_table_holds_one_row_per_case_and_label(tmp_path):
-    path = write_case_table(tmp_path / "test_cases.csv", scores_of(ROWS), NAMES, LABELS)
+    hd95, sizes = np.array([2.5, 1.0, 0.0, np.nan, np.inf]), np.array([12.0, 4.0, 10.0, 0.0, 0.0])
+    measures = CaseMeasures(hd95, ("mm", "mm", "px", "px", "px"), sizes / 10, sizes, ("ml", "mm2", "px", "px", "px"))
+    path = write_case_table(tmp_path / "test_cases.csv", scores_of(ROWS), measures, NAMES, LABELS)
     rows = list(csv.DictReader(path.read_text().splitlines()))
     assert rows[0] == {
         "case": "a",
@@ -67,12 +71,17 @@ def test_case_table_holds_one_row_per_case_and_label(tmp_path):
         "fn": "4",
         "dice": "0.727273",
         "iou": "0.571429",
+        "hd95": "2.500000",
+        "hd95_unit": "mm",
+        "true_size": "1.200000",
+        "predicted_size": "12.000000",
+        "size_unit": "ml",
         "excluded": "false",
     }
-    assert [(row["case"], row["dice"], row["excluded"]) for row in rows[2:]] == [
-        ("b", "0.500000", "false"),
-        ("c", "", "true"),
-        ("d", "0.000000", "false"),
+    assert [(row["case"], row["dice"], row["hd95"], row["excluded"]) for row in rows[2:]] == [
+        ("b", "0.500000", "0.000000", "false"),
+        ("c", "", "", "true"),
+        ("d", "0.000000", "inf", "false"),
     ]
 
 
