@@ -14,11 +14,11 @@ from medsam_tune.cli import LIGHTNING_COMMANDS, OWN_COMMANDS, RUN_COMMANDS, of_r
 from medsam_tune.cli import cache as cache_command
 from medsam_tune.cli import recipes as recipes_command
 from medsam_tune.cli import weights as weights_command
-from medsam_tune.cli.overrides import normalise_overrides
 from medsam_tune.losses import BceDiceLoss
 from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.training.cli import MedsamCLI
+from medsam_tune.training.overrides import normalise_overrides
 from medsam_tune.training.short_keys import expand_class_names, expand_short_keys
 from tests.factories import make_batch
 from tests.training.tiny_runs import forget_run, write_images

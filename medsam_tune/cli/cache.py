@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from medsam_tune.cli.options import OptionParser
-from medsam_tune.cli.overrides import normalise_overrides
 from medsam_tune.errors import RecipeError
 from medsam_tune.runs.recipe_files import find_recipe
+from medsam_tune.training.overrides import normalise_overrides
 
 DESCRIPTION = """\
 Build image embeddings, and list or clear what frozen networks computed once per image: embeddings and priors.

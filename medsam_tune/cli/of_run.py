@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from medsam_tune.cli.options import OptionParser
-from medsam_tune.cli.overrides import normalise_overrides
+from medsam_tune.training.overrides import normalise_overrides
 
 if TYPE_CHECKING:
     from argparse import Namespace

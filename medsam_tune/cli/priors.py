@@ -6,8 +6,8 @@ import argparse
 import shlex
 
 from medsam_tune.cli.options import OptionParser
-from medsam_tune.cli.overrides import normalise_overrides
 from medsam_tune.runs.recipe_files import find_recipe
+from medsam_tune.training.overrides import normalise_overrides
 
 DESCRIPTION = """\
 Find the automatic masks of every image that a recipe trains, validates and tests on, as `data.priors` says, and keep them.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from medsam_tune.cli.overrides import normalise_overrides
 from medsam_tune.errors import RecipeError
 from medsam_tune.folders import expand
 from medsam_tune.runs.recipe_files import find_recipe
+from medsam_tune.training.overrides import normalise_overrides
 
 HELP = """\
 usage: medsam-tune run RECIPE [--key=value | --key value | key=value ...]

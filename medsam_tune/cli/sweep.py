@@ -8,10 +8,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from medsam_tune.cli.options import OptionParser
-from medsam_tune.cli.overrides import normalise_overrides
 from medsam_tune.errors import RecipeError
 from medsam_tune.folders import expand
 from medsam_tune.runs.recipe_files import find_recipe
+from medsam_tune.training.overrides import normalise_overrides
+from medsam_tune.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from medsam_tune.sweeps import Sweep
@@ -36,8 +37,12 @@ def main(arguments: list[str]) -> int:
     path = find_recipe(options.file)
     from medsam_tune.sweeps import read_sweep
 
-    sweep = read_sweep(path)
-    find_recipe(sweep.recipe)
+    sweep = read_sweep(path, trusted=options.trust)
+    recipe = find_recipe(sweep.recipe)
+    if not options.trust:
+        from medsam_tune.training.trust import refuse_foreign_code
+
+        refuse_foreign_code(read_yaml(recipe), recipe)
     if not options.local:
         # W&B's own command: the file is valid as it stands.
         return subprocess.call([sys.executable, "-m", "wandb", "sweep", str(path)])
@@ -75,5 +80,6 @@ def _parser() -> OptionParser:
     parser.add_argument("--trials", type=int, metavar="N", help="most runs in all; needed for random and bayes without run_cap")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default 1)")
     parser.add_argument("--folder", metavar="DIR", help="where it all goes (default runs/sweeps/NAME)")
+    parser.add_argument("--trust", action="store_true", help="let the file and its recipe name code from outside medsam_tune")
     parser.add_argument("--online", action="store_true", help="with --local: log every run to W&B's server")
     return parser

@@ -21,13 +21,13 @@ from medsam_tune.runs.build import Overrides, build, check_priors, override_word
 from medsam_tune.runs.closing import closing
 from medsam_tune.runs.recipe_files import find_recipe
 from medsam_tune.runs.report_stage import export_stage, report_stage, score_baselines, score_inference
-from medsam_tune.runs.trust import refuse_foreign_code
 from medsam_tune.segmenters.task import TaskSegmenter
 from medsam_tune.training.checkpoint import read_checkpoint
 from medsam_tune.training.cli import MedsamCLI
 from medsam_tune.training.console import say
 from medsam_tune.training.precompute_stage import fill_embeddings
 from medsam_tune.training.run_folder import RunFolder
+from medsam_tune.training.trust import refuse_foreign_code
 from medsam_tune.yaml_files import read_yaml
 
 if TYPE_CHECKING:

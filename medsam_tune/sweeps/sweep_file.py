@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from medsam_tune.errors import RecipeError
 from medsam_tune.sweeps.parameters import Parameter, read_parameters, spell
+from medsam_tune.training.overrides import normalise_overrides
+from medsam_tune.training.trust import refuse_foreign_words
 from medsam_tune.yaml_files import read_yaml
 
 METHODS = ("grid", "random", "bayes")
@@ -19,6 +21,8 @@ _KEYS = {
     "program", "command", "method", "metric", "parameters", "name", "description", "project", "entity",
     "run_cap", "early_terminate", "controller", "imageuri", "job",
 }  # fmt: skip
+# What W&B's agents or its Launch would start beside, or in place of, the command.
+_OTHER_PROGRAMS = ("program", "job", "imageuri")
 _HYPERBAND = {"type", "min_iter", "max_iter", "s", "eta", "strict"}
 
 
@@ -52,11 +56,16 @@ class Sweep:
         return expand_command(self.command, {})[2]
 
 
-def read_sweep(path: Path) -> Sweep:
+def read_sweep(path: Path, *, trusted: bool = False) -> Sweep:
     """Read a sweep file.
 
+    Args:
+        path: The file.
+        trusted: Take one whose values name code from outside the package, or that has W&B start another program.
+
     Raises:
-        RecipeError: If it is no YAML mapping, or W&B or this package cannot run it; the message begins with the file and key.
+        RecipeError: If it is no YAML mapping, W&B or this package cannot run it, or it asks for trust that it has not; the
+            message begins with the file and key.
     """
     if not path.is_file():
         raise RecipeError(f"{path}: no such sweep file. `medsam-tune recipes list` shows the bundled ones.")
@@ -64,9 +73,15 @@ def read_sweep(path: Path) -> Sweep:
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: expected keys such as method, metric and parameters, got {type(content).__name__}.")
     try:
-        return _sweep(path.stem, content)
+        sweep = _sweep(path.stem, content)
+        if not trusted:
+            _check_programs(content)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
+    if not trusted:
+        for values in ({key: value} for key, each in sweep.parameters.items() for value in each.values or (each.low,)):
+            refuse_foreign_words(normalise_overrides(expand_command(sweep.command, values)[3:]), path)
+    return sweep
 
 
 def expand_command(command: Sequence[str], values: Mapping[str, object]) -> list[str]:
@@ -117,16 +132,25 @@ def _sweep(name: str, content: Mapping[str, Any]) -> Sweep:
     )
 
 
+def _check_programs(content: Mapping[str, Any]) -> None:
+    for key in _OTHER_PROGRAMS:
+        if content.get(key, "medsam-tune") != "medsam-tune":
+            raise RecipeError(
+                f"{key}: names {content[key]!r}, which W&B would start. Leave it out, or say --trust if you trust this sweep."
+            )
+
+
 def _command(command: object) -> tuple[str, ...]:
     remedy = "Such as [${env}, medsam-tune, run, recipes/lora.yaml, ${args}]."
     if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
         raise RecipeError(f"command: expected a list of words, got {command!r}. {remedy}")
     words = expand_command(command, {})
-    if words[:2] != ["medsam-tune", "run"] or len(words) < 3:
-        raise RecipeError(f"command: must start `medsam-tune run RECIPE`, got {' '.join(words)!r}. {remedy}")
-    if not any(word.startswith("${args") for word in command):
+    macro = next((position for position, word in enumerate(command) if word.startswith("${args")), len(command))
+    if words[:2] != ["medsam-tune", "run"] or len(expand_command(command[:macro], {})) < 3:
+        raise RecipeError(f"command: must start `medsam-tune run RECIPE`, got {' '.join(command)!r}. {remedy}")
+    if macro == len(command):
         raise RecipeError(f"command: has no ${{args}}, so every run would be the same. {remedy}")
-    left = [word for word in words if word.startswith("${")]
+    left = [word for word in words if "${" in word]
     if left:
         raise RecipeError(f"command: {left[0]} is not understood. Use ${{args}}. {remedy}")
     return tuple(command)

@@ -14,6 +14,18 @@ PLANTS = {
     "bare name": {"model": {"tuner": "stranger.Tuner"}},
     "function": {"model": {"optimizer": "stranger.optimise"}},
     "in a list": {"trainer": {"callbacks": [{"class_path": "stranger.Callback"}]}},
+    "file beside it": {"model": {"tuner": "planted.yaml"}},
+    "file for a section": {"trainer": "planted.yaml"},
+    "text of YAML": {"model": {"tuner": "{class_path: stranger.Tuner}"}},
+    "dotted key": {"model.tuner": "stranger.Tuner"},
+    "argument of Lightning's": {
+        "trainer": {
+            "callbacks": {
+                "class_path": "lightning.pytorch.callbacks.LambdaCallback",
+                "init_args": {"on_fit_start": "os.system"},
+            }
+        }
+    },
     "process": {"data": {"source": {"class_path": "subprocess.Popen", "init_args": {"args": ["true"]}}}},
 }
 
@@ -25,6 +37,7 @@ def stranger(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "planted.yaml").write_text("class_path: stranger.Tuner")
     yield tmp_path / "run"
     sys.modules.pop("stranger", None)
 
@@ -39,10 +52,7 @@ def test_no_command_imports_what_a_strangers_run_names(stranger, planted, comman
     assert "stranger" not in sys.modules
 
 
-def test_names_of_files_and_of_our_own_classes_are_no_foreign_code(stranger):
-    recipe = {"model": {"tuner": {"class_path": "medsam_tune.tuners.NoTuner"}}, "data": {"root": "zz_a.nii.gz", "mask": "zz.b"}}
-    (stranger / "config.yaml").write_text(yaml.safe_dump(recipe))
-    assert Run.open(stranger).folder == stranger
+def test_a_run_that_names_foreign_code_opens_with_trust_alone(stranger):
     (stranger / "config.yaml").write_text(yaml.safe_dump(PLANTS["class"]))
     assert Run.open(stranger, trusted=True).folder == stranger
     with pytest.raises(RecipeError, match=r"model\.tuner\.class_path names stranger\.Tuner"):

@@ -4,9 +4,10 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from medsam_tune.cli.overrides import normalise_overrides
+from medsam_tune.cli import main
 from medsam_tune.errors import RecipeError
 from medsam_tune.sweeps import expand_command, read_sweep
+from medsam_tune.training.overrides import normalise_overrides
 
 COMMAND = ["${env}", "medsam-tune", "run", "recipes/lora.yaml", "${args}"]
 FILE = {
@@ -68,7 +69,10 @@ def test_ranges_take_the_distribution_of_their_bounds(tmp_path):
         ({"parameters": {"a": {"min": 2, "max": 1}}}, r"parameters\.a: min must be below max, got 2 and 1"),
         ({"parameters": {"a": {"min": 2}}}, r"parameters\.a\.max: uniform needs a number, got None"),
         ({"parameters": {"a": {"mu": 0, "sigma": 1, "distribution": "normal"}}}, "'normal' does not run here"),
-        ({"command": ["python", "train.py", "${args}"]}, "command: must start `medsam-tune run RECIPE`, got 'python train.py'"),
+        (
+            {"command": ["python", "train.py", "${args}"]},
+            r"command: must start `medsam-tune run RECIPE`, got 'python train",
+        ),
         ({"command": COMMAND[:4]}, r"command: has no \$\{args\}, so every run would be the same"),
         ({"command": [*COMMAND, "${args_json}"]}, r"command: \$\{args_json\} is not understood"),
         ({"command": None}, "command: expected a list of words, got None"),
@@ -138,3 +142,42 @@ def test_bounds_in_scientific_notation_are_numbers(tmp_path):
 def test_null_of_the_agent_is_null_of_the_parser():
     agent = create_sweep_command_args({"args": {"data.augmentation": {"value": None}}})
     assert normalise_overrides(agent["args"]) == ["--data.augmentation=null"]
+
+
+FOREIGN = {
+    "in a value": {"parameters": {"model.tuner": {"values": ["medsam_tune.tuners.SsfTuner", "stranger.Tuner"]}}},
+    "in the command": {"command": [*COMMAND, "--model.tuner=stranger.Tuner"]},
+    "as another recipe": {"command": [*COMMAND, "--config", "planted.yaml"]},
+    "as a value that is an option": {
+        "command": [*COMMAND[:4], "${args_no_equals}"],
+        "parameters": {"run.folder": {"value": "--model.tuner=stranger.Tuner"}},
+    },
+    "as W&B's program": {"program": "stranger.py", "command": ["${env}", "${program}", *COMMAND[2:]]},
+    "as a job of W&B Launch": {"job": "stranger/project/job:latest"},
+}
+
+
+@pytest.mark.parametrize("planted", FOREIGN.values(), ids=FOREIGN)
+def test_a_sweep_file_starts_only_what_the_package_holds_unless_it_is_trusted(tmp_path, monkeypatch, planted):
+    (tmp_path / "stranger.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "planted.yaml").write_text("model: {tuner: stranger.Tuner}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RecipeError, match=r"mine\.yaml: .* names .*--trust"):
+        read(tmp_path, **planted)
+    assert read_sweep(tmp_path / "mine.yaml", trusted=True).recipe == "recipes/lora.yaml"
+
+
+def test_a_recipe_of_foreign_code_is_no_recipe_of_a_sweep_without_trust(tmp_path, monkeypatch, capsys):
+    (tmp_path / "stranger.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "planted.yaml").write_text("model: {tuner: stranger.Tuner}")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(FILE | {"command": [*COMMAND[:3], "planted.yaml", "${args}"]}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["sweep", "mine.yaml", "--local", "--trials=1"]) == 2
+    assert "planted.yaml: model.tuner names stranger.Tuner" in capsys.readouterr().err
+
+
+def test_the_recipe_of_a_sweep_is_no_value_of_it(tmp_path):
+    with pytest.raises(RecipeError, match="command: must start `medsam-tune run RECIPE`"):
+        read(tmp_path, command=["medsam-tune", "run", "${args_no_hyphens}", "lora"], parameters={"other": {"value": "x.yaml"}})

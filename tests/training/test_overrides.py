@@ -1,7 +1,7 @@
 import pytest
 
-from medsam_tune.cli.overrides import normalise_overrides
 from medsam_tune.errors import RecipeError
+from medsam_tune.training.overrides import normalise_overrides
 
 
 @pytest.mark.parametrize(
