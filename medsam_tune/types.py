@@ -35,6 +35,7 @@ class Sample:
         slice_index: Position of the slice in its volume.
         patient_id: The unit of a split; empty until the data module knows it.
         ignored: (H, W) bool, pixels that nobody annotated, or None: loss and metrics leave them out.
+        object_ids: (N,) int64, the number of each instance in its image; None where a row is a label.
     """
 
     image: Tensor
@@ -50,6 +51,12 @@ class Sample:
     slice_index: int = 0
     patient_id: str = ""
     ignored: Tensor | None = None
+    object_ids: Tensor | None = None
+
+    def rows(self, rows: Tensor) -> Sample:
+        """Return the sample with the objects at ``rows`` alone: (n,) int64 positions or (N,) bool."""
+        ids = None if self.object_ids is None else self.object_ids[rows]
+        return replace(self, masks=self.masks[rows], labels=self.labels[rows], object_ids=ids)
 
 
 PromptKind = Literal["points", "boxes", "mask_inputs"]

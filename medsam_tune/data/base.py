@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from medsam_tune.errors import DataError, data_error
+from numpy.typing import NDArray
+
+from medsam_tune.data.labels import Objects, find_instances, find_objects, holds_ids
+from medsam_tune.data.targets import Target, apply_target
+from medsam_tune.errors import DataError, RecipeError, data_error
 from medsam_tune.types import Sample
 
 Purpose = Literal["train", "evaluate", "predict"]
@@ -33,13 +37,17 @@ class SegmentationSource(ABC):
     """List the 2-D images of a folder and read them one by one.
 
     The constructor only stores settings, so a recipe can name a source before any data is there; ``open`` scans the folder.
-    An item's masks hold one row for each label that is present; what one object is (``data.target``) is decided later.
+    An item's masks hold one row for each label that is present; what one object is (``data.target``) is decided later, but for
+    instances: what tells two of them apart is in the files alone.
 
     Attributes:
         ignore_label: The mask value of pixels that nobody annotated (``data.ignore_label``), set before ``open``.
+        target: What one object is (``data.target``), set before ``open``. Under ``per_instance`` a source that knows instances
+            gives each its row and number (``Sample.object_ids``); the rows of one that does not are cut into pieces.
     """
 
     ignore_label: int | None = None
+    target: Target = "binary"
 
     @abstractmethod
     def open(self, root: Path, *, require_masks: bool = True) -> None:
@@ -89,6 +97,29 @@ class SegmentationSource(ABC):
     def describe(self) -> dict[str, object]:
         """Return what a report says about the data: folder, rules and counts, as JSON values."""
 
+    def use_colours(self, colours: Mapping[str, Sequence[int]]) -> None:
+        """Read masks by the colours of their pixels (``data.colours``); called before ``open``.
+
+        Raises:
+            RecipeError: If the table is none, or, by default, because a source reads no colours.
+        """
+        raise RecipeError(f"data.colours: {type(self).__name__} reads numbers, no colours. Use ImageFolder, or leave it out.")
+
+    def objects_of(
+        self, values: NDArray[Any], labels: Mapping[str, Sequence[int]] | None, *, ids: bool | None = None
+    ) -> Objects:
+        """Split mask values (H, W) into the rows of an item, by ``target`` and ``ignore_label``.
+
+        Args:
+            values: Integer mask values; 0 is background.
+            labels: Values of each named group, or None: each value is its own label, or its own instance.
+            ids: Whether values number instances; by default where there are several.
+        """
+        if self.target != "per_instance":
+            return find_objects(values, labels, ignore_label=self.ignore_label)
+        several = holds_ids(values, ignore_label=self.ignore_label) if ids is None else ids
+        return find_instances(values, labels, ids=several, ignore_label=self.ignore_label)
+
     def select(self, indices: Sequence[int], purpose: Purpose) -> list[int]:
         """Narrow items to those meant for training, evaluation or prediction; all of them by default."""
         return list(indices)
@@ -116,9 +147,12 @@ class SegmentationSource(ABC):
             DataError: If a file cannot be read or its content breaks the source's rules; every such item is listed.
         """
         faults: list[str] = []
+        classes = tuple(self.named_labels()) if self.target == "per_class" else ()
         for index in indices:
             try:
-                self[index]
+                sample = self[index]
+                if classes:
+                    apply_target(sample, self.target, classes=classes)
             except DataError as error:
                 faults.append(str(error))
         if faults:

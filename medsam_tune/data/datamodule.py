@@ -47,7 +47,7 @@ class SegmentationDataModule(LightningDataModule):
     Args:
         source: Where images and masks come from.
         root: The data folder, or ``sample:<name>`` for a bundled data set.
-        target: What one object is: all labels together, each label, each label of the list, or each connected piece.
+        target: What one object is: all labels together, each label, each label of the list, or each instance.
         batch_size: Images a training batch, on each process.
         eval_batch_size: Images a batch in evaluation; as in training by default.
         num_workers: Processes that read; 0 reads in the training process.
@@ -63,6 +63,7 @@ class SegmentationDataModule(LightningDataModule):
             Every case is a patient of its own by default.
         ignore_label: The mask value of pixels that nobody annotated; loss and metrics leave them out.
         chunk: Neighbouring slices of a volume that travel together and are augmented as one; batch sizes count chunks.
+        colours: Name to [red, green, blue] of masks drawn in colours; ``background`` and ``ignored`` are no labels.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class SegmentationDataModule(LightningDataModule):
         patient: str | None = None,
         ignore_label: int | None = None,
         chunk: int = 1,
+        colours: dict[str, list[int]] | None = None,
     ) -> None:
         super().__init__()
         check_views(views, augmented=augmentation is not None, cached=cache_embeddings)
@@ -95,7 +97,9 @@ class SegmentationDataModule(LightningDataModule):
         self.split, self.augmentation, self.views, self.seed = split, augmentation, views, seed
         self.cache_embeddings, self.cache_folder, self.max_objects = cache_embeddings, cache_folder, max_objects
         self.priors, self.patient, self.chunk = priors, patient, chunk
-        source.ignore_label = ignore_label
+        source.ignore_label, source.target = ignore_label, target
+        if colours is not None:
+            source.use_colours(colours)
         self.fixed_order = False  # of training images, for a check that a network can learn a few by heart
         self._opened_for: tuple[InputRule, bool, bool] | None = None
         self._splits: Splits | None = None

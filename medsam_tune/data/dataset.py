@@ -189,7 +189,7 @@ class SegmentationDataset(Dataset[PreparedItem]):
             return sample
         generator = torch.Generator().manual_seed(view_seed(self.views.seed, f"objects/{sample.image_id}", epoch))
         rows = torch.randperm(len(sample.labels), generator=generator)[:limit].sort().values
-        return replace(sample, masks=sample.masks[rows], labels=sample.labels[rows])
+        return sample.rows(rows)
 
 
 def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:

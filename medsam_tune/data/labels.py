@@ -1,4 +1,4 @@
-"""From stored mask values to objects: one row for each label that is present."""
+"""From stored mask values to objects: one row for each label that is present, or for each instance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medsam_tune.data.targets import connected_pieces
 from medsam_tune.errors import RecipeError
+
+ONE_LABEL: dict[int, str] = {1: "object"}
+"""The only label of masks whose values name no classes."""
 
 
 @dataclass(frozen=True)
@@ -19,30 +23,32 @@ class Objects:
     """Hold what a mask shows.
 
     Attributes:
-        masks: (N, H, W) bool, one row for each label that is present.
+        masks: (N, H, W) bool, one row for each label that is present, or for each instance.
         labels: (N,) int64.
         ignored: (H, W) bool, pixels that nobody annotated; None where every pixel is known.
+        object_ids: (N,) int64, the number of each instance in its image; None where a row is a label.
     """
 
     masks: Tensor
     labels: Tensor
     ignored: Tensor | None = None
+    object_ids: Tensor | None = None
 
 
-def check_labels(labels: Mapping[str, Sequence[int]] | None) -> None:
+def check_labels(labels: Mapping[str, Sequence[int | str]] | None) -> None:
     """Refuse label groups without values, with the background value 0, or with values that no mask may hold.
 
     Raises:
         RecipeError: Naming the group.
     """
     for name, values in (labels or {}).items():
-        if not values or min(values) < 1:
+        if not values or any(isinstance(value, int) and value < 1 for value in values):
             raise RecipeError(
                 f"data.source.labels.{name}: expected a list of mask values above 0 (0 is background), got {list(values)}."
             )
 
 
-def check_ignore_label(ignore_label: int | None, labels: Mapping[str, Sequence[int]] | None) -> None:
+def check_ignore_label(ignore_label: int | None, labels: Mapping[str, Sequence[int | str]] | None) -> None:
     """Refuse an ignored value that is background or a label.
 
     Raises:
@@ -56,9 +62,34 @@ def check_ignore_label(ignore_label: int | None, labels: Mapping[str, Sequence[i
         raise RecipeError(f"data.ignore_label: expected a mask value above 0 that no label uses, got {ignore_label}: {where}.")
 
 
-def name_labels(labels: Mapping[str, Sequence[int]]) -> dict[int, str]:
+def name_labels(labels: Mapping[str, Sequence[int | str]]) -> dict[int, str]:
     """Number the groups 1, 2, ... in the order in which the recipe names them."""
     return dict(enumerate(labels, start=1))
+
+
+def groups_of_names(
+    labels: Mapping[str, Sequence[int | str]] | None, names: Sequence[str], *, where: str
+) -> dict[str, list[int]]:
+    """Number names 1, 2, ... in their order and return the numbers of each group; without groups each name is one.
+
+    Args:
+        labels: Names of each group, as the recipe gives them.
+        names: What there is to be grouped.
+        where: What gives the names, for the message.
+
+    Raises:
+        RecipeError: If a group holds something else than such a name.
+
+    Example:
+        >>> groups_of_names({"vessel": ["lumen", "wall"]}, ["lumen", "wall", "clot"], where="data.colours")
+        {'vessel': [1, 2]}
+    """
+    if labels is None:
+        return {name: [number] for number, name in enumerate(names, start=1)}
+    for group, members in labels.items():
+        if unknown := [name for name in members if name not in names]:
+            raise RecipeError(f"data.source.labels.{group}: {unknown[0]!r} is no name of {where}, which has {list(names)}.")
+    return {group: [names.index(str(name)) + 1 for name in members] for group, members in labels.items()}
 
 
 def name_values(parts: Sequence[NDArray[Any]], ignore_label: int | None) -> dict[int, str]:
@@ -99,3 +130,70 @@ def find_objects(
 def no_objects(size: tuple[int, ...], ignored: Tensor | None = None) -> Objects:
     """Return the objects of an image of ``size`` (H, W) that shows nothing."""
     return Objects(torch.zeros((0, *size), dtype=torch.bool), torch.zeros(0, dtype=torch.int64), ignored)
+
+
+def holds_ids(values: NDArray[Any], *, ignore_label: int | None = None) -> bool:
+    """Tell whether mask values number instances: whether there are several above 0, the ignored one aside.
+
+    Example:
+        >>> holds_ids(np.array([0, 7, 9])), holds_ids(np.array([0, 255, 255]))
+        (True, False)
+    """
+    known = values[(values != 0) & (values != (0 if ignore_label is None else ignore_label))]
+    return bool(known.size) and bool(known.min() != known.max())
+
+
+def no_rows(shown: Objects) -> Objects:
+    """Return the same image's objects without any."""
+    return Objects(shown.masks[:0], shown.labels[:0], shown.ignored, None if shown.object_ids is None else shown.object_ids[:0])
+
+
+def join_objects(parts: Sequence[Objects]) -> Objects:
+    """Join what several files show of one image: rows of one label become one, instances are numbered 1, 2, ... over all.
+
+    Args:
+        parts: At least one, of one size; either all of labels or all of instances.
+    """
+    labels = torch.cat([part.labels for part in parts])
+    masks = torch.cat([part.masks for part in parts])
+    ignored = [part.ignored for part in parts if part.ignored is not None]
+    unknown = torch.stack(ignored).any(dim=0) if ignored else None
+    if parts[0].object_ids is not None:
+        return Objects(masks, labels, unknown, torch.arange(1, len(labels) + 1))
+    present = labels.unique()
+    rows = [masks[labels == label].any(dim=0) for label in present]
+    return Objects(torch.stack(rows) if rows else masks, present, unknown)
+
+
+def find_instances(
+    values: NDArray[Any], labels: Mapping[str, Sequence[int]] | None, *, ids: bool, ignore_label: int | None = None
+) -> Objects:
+    """Split mask values (H, W) into one row for each instance.
+
+    Args:
+        values: Integer mask values; 0 is background.
+        labels: Values of each named group, whose 8-connected pieces are the instances; None where values name no classes.
+        ids: Without ``labels``: whether each value is an instance, all of label 1; else the pieces of what is not 0 are.
+        ignore_label: Value of pixels that nobody annotated.
+
+    Example:
+        >>> touching = np.array([[4, 4, 9, 9]])
+        >>> [len(find_instances(touching, None, ids=ids).labels) for ids in (True, False)]
+        [2, 1]
+    """
+    if labels is None and ids:
+        shown = find_objects(values, None, ignore_label=ignore_label)
+        return Objects(shown.masks, torch.ones_like(shown.labels), shown.ignored, shown.labels)
+    known = np.where(values == ignore_label, 0, values)
+    shown = find_objects(values, labels or {"object": np.unique(known[known != 0]).tolist()}, ignore_label=ignore_label)
+    return cut_into_pieces(shown)
+
+
+def cut_into_pieces(shown: Objects) -> Objects:
+    """Return one row for each 8-connected piece of each row, numbered 1, 2, ... over the image."""
+    pieces = [connected_pieces(mask) for mask in shown.masks]
+    if not pieces:
+        return Objects(shown.masks, shown.labels, shown.ignored, shown.labels)
+    counts = torch.tensor([len(rows) for rows in pieces])
+    numbers = torch.arange(1, int(counts.sum()) + 1)
+    return Objects(torch.cat(pieces), shown.labels.repeat_interleave(counts), shown.ignored, numbers)

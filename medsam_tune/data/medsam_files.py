@@ -13,7 +13,7 @@ from medsam_tune.data.formats.base import check_same_grid
 from medsam_tune.data.formats.npy import NpyFormat
 from medsam_tune.data.formats.npz import NpzFormat
 from medsam_tune.data.intensity import Intensity
-from medsam_tune.data.labels import Objects, check_labels, find_objects, name_labels, name_values
+from medsam_tune.data.labels import ONE_LABEL, Objects, check_labels, name_labels, name_values
 from medsam_tune.data.paired import PairedFiles, Pairs
 from medsam_tune.data.pairing import by_name, pair_files
 from medsam_tune.data.scan import existing_folder, scan_folder
@@ -90,9 +90,9 @@ class MedsamNpy(PairedFiles):
         case_pattern: str = CASE_PATTERN,
     ) -> None:
         check_labels(labels)
-        super().__init__(compile_case_pattern(case_pattern), labels)
+        super().__init__(compile_case_pattern(case_pattern))
         self.format = NpyFormat()
-        self.images, self.masks = images, masks
+        self.images, self.masks, self.labels = images, masks, labels
 
     def find_pairs(self, root: Path, *, require_masks: bool) -> Pairs:
         """Scan both folders and pair their files."""
@@ -103,26 +103,34 @@ class MedsamNpy(PairedFiles):
             found = scan_folder(existing_folder(root, self.masks, "masks"), self.format.endings)
             masks = by_name(found.files, lambda path: self.format.name_of(path, mask_folder))
         hint = f"image '{self.images}/a.npy' needs mask '{self.masks}/a.npy'"
-        return pair_files(images, masks, root=root, require_masks=require_masks, hint=hint)
+        pairs = pair_files(images, masks, root=root, require_masks=require_masks, hint=hint)
+        return [(name, image, () if mask is None else (mask,)) for name, image, mask in pairs]
 
-    def check_pair(self, image: Path, mask: Path | None) -> None:
+    def check_pair(self, image: Path, masks: tuple[Path, ...]) -> None:
         """Compare the shapes that the headers of an image and its mask state."""
         header = self.format.read_header(image)
-        if mask is not None:
+        for mask in masks:
             check_same_grid(header, self.format.read_header(mask))
 
     def read_image(self, path: Path) -> Tensor:
         """Read (H, W) or (H, W, 3) in 0..255."""
         return torch.from_numpy(np.ascontiguousarray(self.format.read_image(path)[0], np.float32))
 
-    def read_objects(self, path: Path, size: tuple[int, int]) -> Objects:
+    def label_groups(self) -> dict[str, list[int]] | None:
+        """Return the label ids of each named label."""
+        return self.labels
+
+    def read_objects(self, masks: tuple[Path, ...], size: tuple[int, int]) -> Objects:
         """Read the label ids."""
-        return find_objects(self.format.read_labels(path)[0], self.labels, ignore_label=self.ignore_label)
+        (path,) = masks
+        return self.objects_of(self.format.read_labels(path)[0], self.labels)
 
     def label_names(self) -> dict[int, str]:
         """Return the recipe's names; without them read every mask once and call each id found ``label <id>``."""
         if self.labels is not None:
             return name_labels(self.labels)
+        if self.target == "per_instance":
+            return dict(ONE_LABEL)
         return name_values([np.unique(self.format.read_labels(mask)) for mask in self.mask_files()], self.ignore_label)
 
     def describe(self) -> dict[str, object]:

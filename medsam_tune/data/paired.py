@@ -1,9 +1,10 @@
-"""What sources of single images have in common: an image file, perhaps a mask file, and a case for each."""
+"""What sources of single images have in common: an image file, its mask files if there are any, and a case for each."""
 
 from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -14,8 +15,8 @@ from medsam_tune.data.labels import Objects, check_ignore_label, name_labels, no
 from medsam_tune.errors import DataError, data_error
 from medsam_tune.types import Sample
 
-Pairs = list[tuple[str, Path, Path | None]]
-"""(name, image file, mask file or None), sorted by name."""
+Pairs = list[tuple[str, Path, tuple[Path, ...]]]
+"""(name, image file, its mask files), sorted by name; no mask file where nobody drew one."""
 
 
 class PairedFiles(SegmentationSource):
@@ -23,11 +24,13 @@ class PairedFiles(SegmentationSource):
 
     Args:
         case_pattern: Searched in an image's name; its first group is the case. Without it every image is a case of its own.
-        labels: Name to mask values.
     """
 
-    def __init__(self, case_pattern: re.Pattern[str] | None, labels: dict[str, list[int]] | None) -> None:
-        self.case_pattern, self.labels = case_pattern, labels
+    labels: Mapping[str, Sequence[int | str]] | None
+    """Name to mask values, as the recipe says; None where it says nothing."""
+
+    def __init__(self, case_pattern: re.Pattern[str] | None) -> None:
+        self.case_pattern = case_pattern
         self._pairs: Pairs = []
         self._cases: tuple[str, ...] = ()
 
@@ -39,7 +42,7 @@ class PairedFiles(SegmentationSource):
             DataError: If a folder is missing or names do not pair.
         """
 
-    def check_pair(self, image: Path, mask: Path | None) -> None:
+    def check_pair(self, image: Path, masks: tuple[Path, ...]) -> None:
         """Check what the headers of a pair tell without reading pixels; nothing by default.
 
         Raises:
@@ -51,8 +54,8 @@ class PairedFiles(SegmentationSource):
         """Read an image as (H, W) or (H, W, 3) float32 in 0..255."""
 
     @abstractmethod
-    def read_objects(self, path: Path, size: tuple[int, int]) -> Objects:
-        """Read the objects of a mask file whose image has ``size`` (H, W)."""
+    def read_objects(self, masks: tuple[Path, ...], size: tuple[int, int]) -> Objects:
+        """Read the objects of the mask files, at least one, of an image of ``size`` (H, W)."""
 
     def spacing_mm(self, path: Path) -> tuple[float, float]:
         """Return the (row, column) spacing that an image file states; (1, 1) where it states none."""
@@ -67,7 +70,7 @@ class PairedFiles(SegmentationSource):
         check_ignore_label(self.ignore_label, self.labels)
         pairs = self.find_pairs(root, require_masks=require_masks)
         cases = [self._case_of(name, path) for name, path, _ in pairs]
-        faults = [self._fault_of(image, mask) for _, image, mask in pairs]
+        faults = [self._fault_of(image, masks) for _, image, masks in pairs]
         # What is sound is shown all the same, so that its content can be looked at and all faults be listed together.
         self._pairs = [pair for pair, fault in zip(pairs, faults, strict=True) if fault is None]
         self._cases = tuple(case for case, fault in zip(cases, faults, strict=True) if fault is None)
@@ -78,11 +81,11 @@ class PairedFiles(SegmentationSource):
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        name, image_path, mask_path = self._pairs[index]
+        name, image_path, masks = self._pairs[index]
         image = self.read_image(image_path)
         image = image.expand(3, -1, -1) if image.ndim == 2 else image.permute(2, 0, 1)
         size = (int(image.shape[-2]), int(image.shape[-1]))
-        shown = no_objects(size) if mask_path is None else self.read_objects(mask_path, size)
+        shown = self.read_objects(masks, size) if masks else no_objects(size)
         return Sample(
             image.contiguous(),
             shown.masks,
@@ -93,6 +96,7 @@ class PairedFiles(SegmentationSource):
             index=index,
             volume_id=name,
             ignored=shown.ignored,
+            object_ids=shown.object_ids,
         )
 
     def case_ids(self) -> tuple[str, ...]:
@@ -105,15 +109,19 @@ class PairedFiles(SegmentationSource):
 
     def named_labels(self) -> dict[int, str]:
         """Return the names that the recipe gives its labels."""
-        return {} if self.labels is None else name_labels(self.labels)
+        return name_labels(self.label_groups() or {})
 
     def label_values(self) -> dict[int, list[int]]:
         """Return the mask values of each label that the recipe names."""
-        return dict(enumerate((self.labels or {}).values(), start=1))
+        return dict(enumerate((self.label_groups() or {}).values(), start=1))
+
+    @abstractmethod
+    def label_groups(self) -> dict[str, list[int]] | None:
+        """Return the mask values of each named label, or None where the recipe names none."""
 
     def mask_files(self) -> list[Path]:
         """Return the mask files there are."""
-        return [mask for _, _, mask in self._pairs if mask is not None]
+        return [mask for _, _, masks in self._pairs for mask in masks]
 
     def voxel_size(self, index: int) -> VoxelSize | None:
         """Return the spacing that the image's file states; 1 mm both ways stands for a file that states none."""
@@ -121,9 +129,9 @@ class PairedFiles(SegmentationSource):
         return None if spacing == (1.0, 1.0) else VoxelSize(*spacing)
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """Return the item's image file and mask file."""
-        _, image, mask = self._pairs[index]
-        return (image,) if mask is None else (image, mask)
+        """Return the item's image file and mask files."""
+        _, image, masks = self._pairs[index]
+        return (image, *masks)
 
     def describe(self) -> dict[str, object]:
         """Return rules and counts; a subclass adds its own."""
@@ -134,9 +142,9 @@ class PairedFiles(SegmentationSource):
             "case_pattern": self.case_pattern.pattern if self.case_pattern else None,
         }
 
-    def _fault_of(self, image: Path, mask: Path | None) -> str | None:
+    def _fault_of(self, image: Path, masks: tuple[Path, ...]) -> str | None:
         try:
-            self.check_pair(image, mask)
+            self.check_pair(image, masks)
         except DataError as error:
             return str(error)
         return None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from medsam_tune.errors import DataError
+
+Masks = TypeVar("Masks")
 
 _SHOWN = 5
 
@@ -32,13 +35,13 @@ def by_name(files: Iterable[Path], name_of: Callable[[Path], str]) -> dict[str, 
 
 
 def pair_files(
-    images: Mapping[str, Path], masks: Mapping[str, Path], *, root: Path, require_masks: bool, hint: str
-) -> list[tuple[str, Path, Path | None]]:
+    images: Mapping[str, Path], masks: Mapping[str, Masks], *, root: Path, require_masks: bool, hint: str
+) -> list[tuple[str, Path, Masks | None]]:
     """Pair images and masks of equal name, sorted by name: (name, image, mask or None).
 
     Args:
         images: Image files by name.
-        masks: Mask files by the name of their image.
+        masks: A mask file, or all of an image's, by the name of the image.
         root: For the message.
         require_masks: False accepts an image without a mask.
         hint: How names pair in this layout, for the message.

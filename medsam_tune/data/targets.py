@@ -1,4 +1,4 @@
-"""What one object is: all labels together, each label present, each label of the list, or each connected piece."""
+"""What one object is: all labels together, each label present, each label of the list, or each instance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def apply_target(sample: Sample, target: Target, *, classes: Sequence[int] = ())
         sample: One mask a label.
         target: ``binary``: exactly one row, the union, labelled 1, empty where nothing is shown; ``per_label``: one row for
             each label present; ``per_class``: exactly one row for each of ``classes``, in their order, empty where the class
-            is not shown; ``per_instance``: one row for each 8-connected piece of each label.
+            is not shown; ``per_instance``: one row for each instance that the source tells apart, or, where its rows are
+            labels, for each 8-connected piece of each.
         classes: Every label of the source, for ``per_class`` alone.
 
     Raises:
@@ -35,9 +36,8 @@ def apply_target(sample: Sample, target: Target, *, classes: Sequence[int] = ())
     """
     if target == "binary":
         return replace(sample, masks=sample.masks.any(dim=0, keepdim=True), labels=torch.ones(1, dtype=torch.int64))
-    if target == "per_label":
-        present = sample.masks.any(dim=2).any(dim=1)
-        return replace(sample, masks=sample.masks[present], labels=sample.labels[present])
+    if target == "per_label" or (target == "per_instance" and sample.object_ids is not None):
+        return sample.rows(sample.masks.any(dim=2).any(dim=1))
     if target == "per_class":
         return _one_row_a_class(sample, classes)
     pieces = [(connected_pieces(mask), label) for mask, label in zip(sample.masks, sample.labels, strict=True)]

@@ -15,7 +15,15 @@ from torch import Tensor
 from medsam_tune.data.base import Purpose, SegmentationSource, VoxelSize
 from medsam_tune.data.formats import Format, VolumeHeader, check_same_grid
 from medsam_tune.data.intensity import AS_STORED, Intensity, apply_intensity_8bit, default_intensity
-from medsam_tune.data.labels import check_ignore_label, check_labels, find_objects, name_labels, name_values, no_objects
+from medsam_tune.data.labels import (
+    ONE_LABEL,
+    check_ignore_label,
+    check_labels,
+    holds_ids,
+    name_labels,
+    name_values,
+    no_objects,
+)
 from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
 from medsam_tune.data.recent import RecentArrays
 from medsam_tune.data.scan import existing_folder, scan_folder
@@ -76,6 +84,7 @@ class VolumeSource(SegmentationSource):
         self.slices, self.train_slices, self.predict_slices = slices, train_slices or slices, predict_slices
         self._cases: dict[str, VolumeCase] = {}
         self._items: list[tuple[str, int]] = []
+        self._numbered: dict[str, bool] = {}
         self._volumes: RecentArrays[str] = RecentArrays(max_items=4, max_bytes=2 * 1024**3)
         self._cuts: RecentArrays[tuple[str, int]] = RecentArrays(max_items=100_000, max_bytes=256 * 1024**2)
 
@@ -120,7 +129,7 @@ class VolumeSource(SegmentationSource):
         grey, *values = self._cuts.get((case_id, position), lambda: self._cut(case, position))
         shown = no_objects(grey.shape[:2])
         if values:
-            shown = find_objects(values[0], self.labels, ignore_label=self.ignore_label)
+            shown = self.objects_of(values[0], self.labels, ids=self._numbered.get(case_id))
         return Sample(
             _channels_first(grey),
             shown.masks,
@@ -132,6 +141,7 @@ class VolumeSource(SegmentationSource):
             volume_id=case_id,
             slice_index=position,
             ignored=shown.ignored,
+            object_ids=shown.object_ids,
         )
 
     def case_ids(self) -> tuple[str, ...]:
@@ -154,6 +164,8 @@ class VolumeSource(SegmentationSource):
         """Return the recipe's names; without them read every mask once and call each value found ``label <value>``."""
         if self.labels is not None:
             return name_labels(self.labels)
+        if self.target == "per_instance":
+            return dict(ONE_LABEL)
         masks = [case.masks for case in self._cases.values() if case.masks is not None]
         return name_values([np.unique(self.format.read_labels(path)) for path in masks], self.ignore_label)
 
@@ -269,6 +281,9 @@ class VolumeSource(SegmentationSource):
         default = AS_STORED if self.format.holds_grey_levels else default_intensity(values)
         levels = apply_intensity_8bit(values, self.intensity or default, path)
         stored = (levels,) if case.masks is None else (levels, self.format.read_labels(case.masks))
+        if case.masks is not None and self.target == "per_instance":
+            # Of the whole volume: a slice that one instance crosses twice shows one value too.
+            self._numbered[case.case_id] = holds_ids(stored[1], ignore_label=self.ignore_label)
         return tuple(case.image.to_ras(values) for values in stored)
 
     def _axis(self, case: VolumeCase) -> Axis:

@@ -159,11 +159,48 @@ def read_mask_values(path: Path) -> NDArray[np.int32]:
     values = read_pixels(path)
     if values.ndim == 3:
         if (values != values[..., :1]).any():
-            raise DataError(f"{path}: is a colour image; a mask holds one value a pixel. Save it as a single-channel PNG.")
+            raise DataError(
+                f"{path}: is a colour image, a mask holds one value a pixel. It shows {show_colours(values)}. Name them in "
+                "data.colours: {lumen: [255, 0, 0]}, or save the mask as a single-channel PNG."
+            )
         values = values[..., 0]
     if not np.issubdtype(values.dtype, np.integer):
         raise DataError(f"{path}: stores {values.dtype}; a mask holds integers. Save it as an 8 or 16-bit PNG.")
     return exact_labels(values, path)
+
+
+def read_colours(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return a mask's colours (H, W, 3), a palette's where there is one, and where it is fully transparent (H, W).
+
+    Raises:
+        DataError: If the file cannot be read, or stores more than 8 bits a channel.
+    """
+    with opened(path) as image:
+        if _is_deep_colour(image) or image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            raise DataError(f"{path}: stores more than 8 bits a channel, so no colours. Remove data.colours, or convert it.")
+        values = np.asarray(image.convert("RGBA"))
+    return values[..., :3], values[..., 3] == 0
+
+
+def colour_counts(colours: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the K colours of (..., 3) as 0xRRGGBB, the place (P,) of each pixel's among them, and their pixels (K,)."""
+    codes = colours.reshape(-1, 3).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    found, where, pixels = np.unique(codes, return_inverse=True, return_counts=True)
+    return found, where.reshape(-1), pixels
+
+
+def show_colours(colours: NDArray[np.uint8], *, count: int = 5) -> str:
+    """Return the colours of (H, W, 3), most pixels first, for a message: ``[255, 0, 0] on 12 pixels, ...``."""
+    found, _, pixels = colour_counts(colours)
+    order = np.argsort(-pixels, kind="stable")
+    shown = [f"[{found[k] >> 16}, {found[k] >> 8 & 255}, {found[k] & 255}] on {pixels[k]} pixels" for k in order[:count]]
+    return ", ".join(shown) + (f" and {len(found) - count} more" if len(found) > count else "")
+
+
+def is_lossy(path: Path) -> bool:
+    """Tell whether a file is compressed with losses."""
+    with opened(path) as image:
+        return image.format == "JPEG"
 
 
 def _plain(image: Image.Image, path: Path) -> NDArray[Any]:
