@@ -51,7 +51,7 @@ def test_grey_mask_stored_as_rgb_is_accepted_and_a_colour_mask_is_refused(tmp_pa
     Image.fromarray(np.dstack([GREY] * 3)).save(tmp_path / "grey.png")
     Image.fromarray(COLOUR).save(tmp_path / "colour.png")
     assert np.array_equal(read_mask_values(tmp_path / "grey.png"), GREY)
-    with pytest.raises(DataError, match=r"colour\.png: is a colour image; .* single-channel PNG"):
+    with pytest.raises(DataError, match=r"colour\.png: is a colour image, .* single-channel PNG"):
         read_mask_values(tmp_path / "colour.png")
 
 
