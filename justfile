@@ -27,8 +27,12 @@ format:
 types:
     mypy
 
+# Build the documentation as a site into build/site; a dead link fails
+docs:
+    NO_MKDOCS_2_WARNING=1 mkdocs build
+
 # All that a change has to pass
-check: lint types test
+check: lint types test docs
 
 # What a new user does, in a fresh environment
 ci:

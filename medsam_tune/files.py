@@ -122,7 +122,7 @@ class atomic_file:
     Raises:
         MedsamTuneError: Of type ``error``, with the path and the remedy; the temporary file is removed.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "a.txt"
         >>> with atomic_file(path) as file:

@@ -103,7 +103,7 @@ def image_to_input(image: Tensor, rule: InputRule) -> tuple[Tensor, Frame]:
 def resample(image: Tensor, size: tuple[int, int], resampling: Resampling) -> Tensor:
     """Resize an image (C, H, W) in 0..255 to ``size`` (h, w); of its own size it stays as it is.
 
-    Example:
+    Examples:
         >>> resample(torch.tensor([[[0.0, 3.0, 8.0]]]), (1, 2), Resampling("area"))
         tensor([[[1.0000, 6.3333]]])
     """
@@ -121,7 +121,7 @@ def resample(image: Tensor, size: tuple[int, int], resampling: Resampling) -> Te
 def areas_covered(n: int, to: int) -> Tensor:
     """Return (to, n) float64: how much of input pixel j output pixel i covers, when n pixels in a row become ``to``.
 
-    Example:
+    Examples:
         >>> areas_covered(3, 2)
         tensor([[1.0000, 0.5000, 0.0000],
                 [0.0000, 0.5000, 1.0000]], dtype=torch.float64)
@@ -178,7 +178,7 @@ def _nearest(length: int, to: int) -> Tensor:
 def pixel_to_input(pixel: Tensor, frame: Frame) -> tuple[int, int]:
     """Return the (y, x) of the input pixel that holds the centre of an original pixel (y, x).
 
-    Example:
+    Examples:
         >>> pixel_to_input(torch.tensor([50, 101]), Frame(original_size=(200, 200), input_size=(10, 10)))
         (2, 5)
     """
@@ -212,7 +212,7 @@ def resize_region(region: Tensor, size: tuple[int, int]) -> Tensor:
 
     A map that nearest neighbour misses whole (an image of one row, an object of one pixel) is set wherever it reaches.
 
-    Example:
+    Examples:
         >>> resize_region(torch.eye(4, dtype=torch.bool)[None, None] & (torch.arange(4) == 1), (2, 2))[0, 0].int().tolist()
         [[1, 0], [0, 0]]
     """
@@ -268,7 +268,7 @@ def points_to_input(points: Tensor, frame: Frame) -> Tensor:
     A point names a pixel and means its centre, as SAM's prompt encoder takes it: x' = (x + 0.5) s - 0.5 under a scale s. Stock
     SAM multiplies by s, which pulls a click to the upper left where an image is enlarged; without a resize the two agree.
 
-    Example:
+    Examples:
         >>> points_to_input(torch.tensor([[0.0, 3.0]]), Frame(original_size=(4, 4), input_size=(16, 16)))
         tensor([[ 1.5000, 13.5000]])
     """
@@ -286,7 +286,7 @@ def boxes_to_input(boxes: Tensor, frame: Frame) -> Tensor:
     Corners are the first and the last column and row, both inside: x1' = x1 s and x2' = (x2 + 1) s - 1 under a scale s. So the
     moved box of an object is, to half a pixel, the box of the moved object. A box that shrinks below one pixel becomes a point.
 
-    Example:
+    Examples:
         >>> boxes_to_input(torch.tensor([12.0, 12.0, 22.0, 22.0]), Frame(original_size=(64, 64), input_size=(256, 256)))
         tensor([48., 48., 91., 91.])
     """

@@ -119,7 +119,7 @@ class EncoderAnatomy:
         Raises:
             ValueError: If the layer makes none of these.
 
-        Example:
+        Examples:
             >>> from medsam_tune.backbone import SamBackbone
             >>> SamBackbone("random_tiny").anatomy().encoder.rows("image_encoder.blocks.0.attn.qkv", "k")[:3]
             tensor([32, 33, 34])

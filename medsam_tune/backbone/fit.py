@@ -23,7 +23,7 @@ def misfits(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, sev
     Returns:
         One line such as ``2 missing (a, b); 1 with NaN or infinity (c)``; empty if all fits.
 
-    Example:
+    Examples:
         >>> import torch
         >>> misfits({"a": torch.tensor([1.0, float("nan")])}, {"a": torch.zeros(2)})
         '1 with NaN or infinity (a)'

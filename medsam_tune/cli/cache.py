@@ -79,7 +79,7 @@ def clear(name: str | None, *, everything: bool) -> int:
 def format_bytes(size: int) -> str:
     """Write a number of bytes for people.
 
-    Example:
+    Examples:
         >>> format_bytes(2_500_000)
         '2.5 MB'
     """

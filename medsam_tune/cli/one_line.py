@@ -111,7 +111,7 @@ def plain_message(error: MedsamTuneError) -> str:
 def describe(error: Exception) -> str:
     """Say in one line what an unforeseen error was about, where it was met, and what may help.
 
-    Example:
+    Examples:
         >>> describe(ValueError("width is odd"))
         'ValueError: width is odd (elsewhere). Please report it with that file, unless a class of your own is at fault.'
     """

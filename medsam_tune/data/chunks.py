@@ -23,7 +23,7 @@ def make_chunks(places: Sequence[tuple[object, int]], length: int) -> list[tuple
     Returns:
         Positions in ``places``: each once, volumes in the order in which they appear.
 
-    Example:
+    Examples:
         >>> make_chunks([("a", 4), ("a", 2), ("b", 0), ("a", 3)], 2)
         [(1, 3), (0,), (2,)]
     """
@@ -47,7 +47,7 @@ def check_chunk(length: int, places: Sequence[tuple[str, int]]) -> None:
 def numbered_places(places: Sequence[tuple[str, int]]) -> list[tuple[int, int]]:
     """Replace the names of volumes by their numbers, in the order of the sorted names.
 
-    Example:
+    Examples:
         >>> numbered_places([("b", 4), ("a", 2), ("b", 5)])
         [(1, 4), (0, 2), (1, 5)]
     """

@@ -71,7 +71,7 @@ def to_grey_levels(values: NDArray[Any], low: float, high: float) -> NDArray[np.
 
     The limits come from the rule, never from the values after clipping, so one stored value gives one grey level.
 
-    Example:
+    Examples:
         >>> to_grey_levels(np.array([-10.0, 0.0, 50.0, 100.0]), 0.0, 100.0).tolist()
         [0.0, 0.0, 127.5, 255.0]
     """
@@ -88,7 +88,7 @@ def percentile_limits(values: NDArray[Any], percentiles: tuple[float, float]) ->
     angiography), that value is the background, and the limits are widened to the percentiles of all others. So only a constant
     image has equal limits.
 
-    Example:
+    Examples:
         >>> percentile_limits(np.array([0] * 999 + [70]), (0.5, 99.5))
         (0.0, 70.0)
     """

@@ -110,7 +110,7 @@ def find_objects(
         labels: Values of each named group, or None: each value is its own label.
         ignore_label: Value of pixels that nobody annotated: neither object nor background.
 
-    Example:
+    Examples:
         >>> find_objects(np.array([[0, 2], [1, 2]]), {"both": [1, 2], "second": [2]}).masks.sum(dim=(1, 2)).tolist()
         [3, 2]
     """

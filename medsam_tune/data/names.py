@@ -18,7 +18,7 @@ def file_name(name: str) -> str:
     part, so a path from the root too) and characters that no file name should have are written as ``%`` and two digits, and
     what is too long is cut and ends in a checksum. Two names never give one file.
 
-    Example:
+    Examples:
         >>> [file_name(name) for name in ("p01/slice 3", "../../x", "/etc/x", "50%_dose", "a%2Fb")]
         ['p01/slice 3', '%2E%2E/%2E%2E/x', '%00/etc/x', '50%_dose', 'a%252Fb']
     """
@@ -28,7 +28,7 @@ def file_name(name: str) -> str:
 def flat_file_name(name: str) -> str:
     """Return ``file_name`` as one part: ``/`` becomes ``__``, and underscores that could be taken for it become ``%5F``.
 
-    Example:
+    Examples:
         >>> flat_file_name("p01/slice 3"), flat_file_name("p01__slice 3")
         ('p01__slice 3', 'p01_%5Fslice 3')
     """

@@ -88,7 +88,7 @@ def likely_patients(cases: Iterable[str]) -> LikelyPatients | None:
 
     A stem without a digit is taken for the name of the data set (``hippocampus_015``), and so is one that all names share.
 
-    Example:
+    Examples:
         >>> likely_patients(["patient001_frame01", "patient001_frame12", "patient002_frame01"]).pattern
         '^(.+)_frame\\d+$'
         >>> likely_patients(["hippocampus_015", "hippocampus_016"]) is None

@@ -51,7 +51,7 @@ class SliceRule:
     def positions(self, n_slices: int) -> list[int]:
         """Return the chosen positions of an axis with ``n_slices`` slices, ascending; at least one.
 
-        Example:
+        Examples:
             >>> SliceRule(count=3).positions(12)
             [2, 6, 10]
             >>> SliceRule(step=4, range=(0.25, 1.0)).positions(12)

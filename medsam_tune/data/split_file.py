@@ -59,7 +59,7 @@ def split_differences(
         patients: The patient of each case now; None leaves patients out.
         files: The checksum of each case's files now, from ``check_cases``; cases that have none on one side are not compared.
 
-    Example:
+    Examples:
         >>> split_differences(Splits(("a",), ("b",), ("c",)), ["a", "c", "d"]).message()
         '1 cases are gone (b); 1 cases are new (d)'
     """

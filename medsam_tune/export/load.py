@@ -47,7 +47,7 @@ def load_export(
         CheckpointError: If a file is missing, corrupt or of another version, or the weights do not fit.
         RecipeError: If the described model cannot be built, or names a class that it may not.
 
-    Example:
+    Examples:
         >>> predictor = load_export("runs/autosam/2026-01-31_12-00-00/export")  # doctest: +SKIP
         >>> mask = predictor.segment(image)  # doctest: +SKIP
     """
@@ -73,7 +73,7 @@ def load_adapter(
         CheckpointError: If there is no adapter, or as for ``load_export``.
         RecipeError: As for ``load_export``.
 
-    Example:
+    Examples:
         >>> predictor = load_adapter("runs/lora/2026-01-31_12-00-00/export")  # doctest: +SKIP
         >>> mask = predictor.segment(image, box=(10, 10, 80, 90))  # doctest: +SKIP
     """

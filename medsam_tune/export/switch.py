@@ -42,7 +42,7 @@ class AdapterSwitch:
     Raises:
         CheckpointError: If the folder cannot be loaded, or its method rewrites the frozen weights.
 
-    Example:
+    Examples:
         >>> adapters = AdapterSwitch("liver", "runs/liver/export")  # doctest: +SKIP
         >>> adapters.add("lung", "runs/lung/export")  # doctest: +SKIP
         >>> mask = adapters.use("lung").segment(image, box=box)  # doctest: +SKIP

@@ -46,7 +46,7 @@ def render_priors(found: AutomaticMasks) -> Tensor:
     Returns:
         (2, H, W) float32: segmentation prior, boundary prior.
 
-    Example:
+    Examples:
         >>> square = torch.zeros(1, 4, 4, dtype=torch.bool)
         >>> square[0, :2, :2] = True
         >>> render_priors(AutomaticMasks(square, torch.ones(1), torch.tensor([0.9])))[1].int()

@@ -108,7 +108,7 @@ def boxes_around(points: Tensor, size: tuple[int, int], fractions: Sequence[floa
         size: (H, W) of the image.
         fractions: F box sizes as fractions of the image's sides.
 
-    Example:
+    Examples:
         >>> boxes_around(torch.tensor([[2.0, 5.0]]), (10, 20), [0.5])
         tensor([[0.0000, 2.5000, 6.0000, 6.5000]])
     """

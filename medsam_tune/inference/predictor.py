@@ -36,7 +36,7 @@ class Predictor:
         intensity: How stored values become 0..255 where ``set_image`` is not told: a rule, or the (low, high) that become 0
             and 255. ``uint8`` images are taken as they are either way.
 
-    Example:
+    Examples:
         >>> from medsam_tune import Predictor, SamBackbone
         >>> predictor = Predictor(SamBackbone("random_tiny"))
         >>> predictor.set_image(np.zeros((40, 30), dtype=np.uint8))

@@ -59,7 +59,7 @@ def number_labels(objects: Iterable[DrawnObject]) -> dict[str, int]:
 
     Empty where no object has a label.
 
-    Example:
+    Examples:
         >>> number_labels([DrawnObject("a", label="tumour"), DrawnObject("a", label="liver")])
         {'liver': 1, 'tumour': 2}
         >>> number_labels([DrawnObject("a", label="7")])

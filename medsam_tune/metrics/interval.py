@@ -59,7 +59,7 @@ def mean_interval(
     Raises:
         ValueError: If a value is NaN or infinite.
 
-    Example:
+    Examples:
         >>> mean_interval([0.7, 0.8, 0.9], level=0.5)
         Interval(low=0.7528..., high=0.8471..., method='t')
 

@@ -31,7 +31,7 @@ def overlap_counts(prediction: Tensor, masks: Tensor) -> Tensor:
     Raises:
         ValueError: If the shapes differ or a tensor is not bool.
 
-    Example:
+    Examples:
         >>> truth = torch.tensor([[[True, True], [False, False]]])
         >>> overlap_counts(truth.mT, truth)
         tensor([[1, 1, 1]])
@@ -135,7 +135,7 @@ class OverlapMetric(Metric):
     Args:
         gather: Join the rows of all processes; False where one process scores alone while the others do something else.
 
-    Example:
+    Examples:
         >>> metric = OverlapMetric()
         >>> one = torch.tensor([0])
         >>> metric.update(one, one, torch.tensor([1]), one, torch.tensor([[2, 1, 1]]))

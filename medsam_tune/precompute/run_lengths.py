@@ -16,7 +16,7 @@ def encode_masks(masks: Tensor) -> tuple[Tensor, Tensor]:
         The run lengths of all masks in a row (R,) int64, and how many belong to each mask (K,) int64. The runs of a mask sum
         to H times W; the first is 0 where its first pixel is set.
 
-    Example:
+    Examples:
         >>> encode_masks(torch.tensor([[[0, 1], [1, 1]]], dtype=torch.bool))
         (tensor([1, 3]), tensor([2]))
     """

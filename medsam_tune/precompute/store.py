@@ -35,7 +35,7 @@ class Store:
     Raises:
         DataError: If the folder cannot be made or read, or a file in it holds values of other origin.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> store = Store(Path(tempfile.mkdtemp()), "0123456789abcdef")
         >>> store.write({"0123456789abcdef-a": torch.ones(2, 3)})

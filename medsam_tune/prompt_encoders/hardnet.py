@@ -94,7 +94,7 @@ def plan_block(in_channels: int, *, growth: int, multiplier: float, n_layers: in
     Layer l reads the nodes l - 2^i for every 2^i that divides l, nearest first, and is growth * multiplier^n wide, rounded to
     an even number, where 2^n is the largest power of two that divides l.
 
-    Example:
+    Examples:
         >>> plan_block(96, growth=24, multiplier=1.7, n_layers=4)[3]
         LayerPlan(links=(3, 2, 0), in_channels=160, out_channels=70)
     """

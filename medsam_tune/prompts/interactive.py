@@ -117,7 +117,7 @@ def click_on_error(
         rule: Where in the error the clicks lie.
         rng: Of this object and round.
 
-    Example:
+    Examples:
         >>> missed = np.eye(3, dtype=bool)
         >>> click_on_error(~missed & missed, missed, missed | True, count=1, rule="centre", rng=np.random.default_rng(1))
         [(1, 1, 1)]

@@ -61,7 +61,7 @@ class MaskPrompt(PromptSampler):
 def shift(mask: Tensor, dx: int, dy: int) -> Tensor:
     """Move a mask (1, S, S) by whole pixels right and down; what comes in is False.
 
-    Example:
+    Examples:
         >>> shift(torch.tensor([[[True, False], [False, False]]]), 1, 0).int().tolist()
         [[[0, 1], [0, 0]]]
     """

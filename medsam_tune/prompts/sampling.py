@@ -85,7 +85,7 @@ def object_generators(batch: SegmentationBatch, *, purpose: str) -> Iterator[np.
 def object_rows(image_index: Tensor) -> list[int]:
     """Return the position of each of N objects among the objects of its own image.
 
-    Example:
+    Examples:
         >>> object_rows(torch.tensor([0, 0, 1, 0]))
         [0, 1, 0, 2]
     """
@@ -119,7 +119,7 @@ def visible_masks(batch: SegmentationBatch) -> Tensor:
 def whole_image_boxes(frames: Sequence[Frame], device: torch.device | None = None) -> Tensor:
     """Return (B, 4) float32 XYXY pixels of the input frame: the valid area of each image, padding excluded.
 
-    Example:
+    Examples:
         >>> whole_image_boxes([Frame(original_size=(20, 40), input_size=(32, 64))])
         tensor([[ 0.,  0., 63., 31.]])
     """
@@ -173,7 +173,7 @@ def point_inside(mask: Mask, rule: PointRule, rng: np.random.Generator) -> tuple
     Raises:
         ValueError: If the mask is empty.
 
-    Example:
+    Examples:
         >>> point_inside(np.ones((3, 5), bool), "mass", np.random.default_rng(0))
         (2, 1)
     """

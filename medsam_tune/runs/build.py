@@ -29,7 +29,7 @@ def build(recipe: Path, words: Sequence[str]) -> MedsamCLI:
 def override_words(overrides: Overrides) -> list[str]:
     """Return overrides as the words of a command line.
 
-    Example:
+    Examples:
         >>> override_words({"rank": 8, "data.patient": None, "model.backbone.trainable": ["mask_decoder"]})
         ['--rank=8', '--data.patient=null', '--model.backbone.trainable=["mask_decoder"]']
     """

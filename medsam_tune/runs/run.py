@@ -45,7 +45,7 @@ class Run:
         folder: Where everything lies that the run leaves behind.
         scored: Where the figures of the last ``test`` of this object lie.
 
-    Example:
+    Examples:
         >>> run = Run.from_recipe("lora", {"rank": 8, "epochs": 2}).fit().test().export()  # doctest: +SKIP
         >>> mask = run.predictor().segment(image, box=(10, 10, 80, 90))  # doctest: +SKIP
         >>> Run.open(run.folder).summary["test"]["dice"]["mean"]  # doctest: +SKIP

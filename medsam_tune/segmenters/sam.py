@@ -36,7 +36,7 @@ class SamSegmenter(Segmenter):
         RecipeError: If there is no backbone, the parts contradict each other, or, once all is attached, other parameters of
             the backbone learn than the recipe names and the tuner owns.
 
-    Example:
+    Examples:
         >>> from medsam_tune import BoxPrompt, SamBackbone, SamParts
         >>> segmenter = SamSegmenter(SamParts(SamBackbone("random_tiny"), BoxPrompt()))
         >>> segmenter.asks_user()

@@ -48,7 +48,7 @@ class SemanticSegmenter(SamSegmenter):
     Raises:
         RecipeError: If no class or one class twice is named, or the parts do not fit each other.
 
-    Example:
+    Examples:
         >>> from medsam_tune.backbone import SamBackbone
         >>> segmenter = SemanticSegmenter(SamParts(SamBackbone("random_tiny")), ["wall", "lumen"])
         >>> segmenter.backbone.mask_decoder.num_mask_tokens
@@ -153,7 +153,7 @@ def class_margins(class_logits: Tensor) -> Tensor:
     Returns:
         (B, 1 + K, h, w); where two classes share the largest score both have 0, so neither wins.
 
-    Example:
+    Examples:
         >>> class_margins(torch.tensor([1.0, 4.0, 2.0]).view(1, 3, 1, 1)).flatten().tolist()
         [-3.0, 2.0, -2.0]
     """

@@ -175,7 +175,7 @@ def _only_fusion(parts: SamParts) -> InputFusion | None:
 def mean_probability_logits(raw: Tensor, augmented: Tensor) -> Tensor:
     """Return the logit of the mean of two probabilities, from their logits; exact where both saturate.
 
-    Example:
+    Examples:
         >>> mean_probability_logits(torch.tensor([3.0, 200.0]), torch.tensor([-3.0, 200.0]))
         tensor([  0., 200.])
     """

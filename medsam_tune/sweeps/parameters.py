@@ -44,7 +44,7 @@ def read_parameters(block: object) -> dict[str, Parameter]:
     Raises:
         RecipeError: If W&B or this package cannot run it; the message begins with the key.
 
-    Example:
+    Examples:
         >>> read_parameters({"model": {"parameters": {"loss": {"values": ["a", None]}}}})["model.loss"].values
         ('a', None)
     """
@@ -57,7 +57,7 @@ def read_parameters(block: object) -> dict[str, Parameter]:
 def spell(value: object) -> str:
     """Write a value as it stands in ``--key=value``: null for None, lists and mappings in YAML's flow style.
 
-    Example:
+    Examples:
         >>> [spell(value) for value in (None, True, 1e-05, [8, None], "word")]
         ['null', 'True', '1e-05', '[8, null]', 'word']
     """

@@ -91,7 +91,7 @@ def expand_command(command: Sequence[str], values: Mapping[str, object]) -> list
         command: Such as ``["${env}", "medsam-tune", "run", "recipes/lora.yaml", "${args}"]``.
         values: Value of each dotted key.
 
-    Example:
+    Examples:
         >>> expand_command(["${env}", "medsam-tune", "run", "msa", "${args}"], {"model.tuner.rank": 4})
         ['medsam-tune', 'run', 'msa', '--model.tuner.rank=4']
     """

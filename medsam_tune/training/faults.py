@@ -32,7 +32,7 @@ def one_fault(text: str, *, recipe: str = "recipe", known_keys: Iterable[str] = 
         recipe: The file that was read, for a fault in its syntax.
         known_keys: Dotted keys of a recipe, to suggest one for a mistyped key.
 
-    Example:
+    Examples:
         >>> one_fault("unrecognized arguments: --modle.loss=x", known_keys=["model.loss", "data.root"])
         'modle.loss: no such key. Did you mean model?'
     """

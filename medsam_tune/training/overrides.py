@@ -22,7 +22,7 @@ def normalise_overrides(words: Sequence[str]) -> list[str]:
     Raises:
         RecipeError: If a word is neither an override nor the value of the option before it.
 
-    Example:
+    Examples:
         >>> normalise_overrides(["model.lr=0.1", "++trainer.devices=2", "--data.root", "my images"])
         ['--model.lr=0.1', '--trainer.devices=2', '--data.root=my images']
     """

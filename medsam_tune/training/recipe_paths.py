@@ -16,7 +16,7 @@ _HOME = re.compile(r"((?:--)?[\w.-]+=)?(~(?:/.*)?)", re.DOTALL)
 def expand_word(word: str) -> str:
     """Return a word of a command line with its ``~`` replaced; a shell leaves the one in ``--key=~/x`` alone.
 
-    Example:
+    Examples:
         >>> expand_word("--data.root=a~b")
         '--data.root=a~b'
         >>> expand_word("--run.folder=~/runs").endswith("~/runs")
@@ -53,7 +53,7 @@ def _expanded(value: Any) -> Any:  # noqa: ANN401 - anything that YAML holds
 def without_folder(command: str, root: str) -> str:
     """Return a command or a value with ``DIR`` in place of the data folder: its name may name a patient, and reports travel.
 
-    Example:
+    Examples:
         >>> without_folder("medsam-tune run lora.yaml --data.root=/data/DOE --data.split.file=/data/DOE/s.json", "/data/DOE")
         'medsam-tune run lora.yaml --data.root=DIR --data.split.file=DIR/s.json'
     """

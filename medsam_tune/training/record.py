@@ -95,7 +95,7 @@ class RecordRun(Callback):
 def without_data_folder(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return recipe values in which ``DIR`` stands for the data's own folder: its name may be a patient's, loggers are shared.
 
-    Example:
+    Examples:
         >>> without_data_folder({"data.root": "/data/DOE", "data.split.file": "/data/DOE/s.json", "seed": 0})
         {'data.root': 'DIR', 'data.split.file': 'DIR/s.json', 'seed': 0}
         >>> without_data_folder({"data.root": "images", "data.source.mask_suffix": "_images"})["data.source.mask_suffix"]
@@ -127,7 +127,7 @@ def record_continuation(folder: RunFolder, command: str, config: str) -> Path:
 def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Return nested values under the dotted keys that one types; a class stands under the key that names it.
 
-    Example:
+    Examples:
         >>> flat({"model": {"tuner": {"class_path": "LoRA", "init_args": {"rank": 4}}}, "seed": 0})
         {'model.tuner': 'LoRA', 'model.tuner.rank': 4, 'seed': 0}
     """

@@ -61,7 +61,7 @@ def without_sample_settings(recipe: Path, words: Sequence[str]) -> tuple[list[st
 def reset_words(defaults: Mapping[str, Any]) -> list[str]:
     """Write settings of the source as words of a command line.
 
-    Example:
+    Examples:
         >>> reset_words({"axis": "axial", "labels": None})
         ['--data.source.axis=axial', '--data.source.labels=null']
     """

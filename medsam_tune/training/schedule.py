@@ -170,7 +170,7 @@ def _stop(trainer: pl.Trainer) -> None:
 def learning_rate_factor(step: int, schedule: str, *, warmup_steps: int, total_steps: float) -> float:
     """Return the factor of the peak learning rate at ``step``.
 
-    Example:
+    Examples:
         >>> learning_rate_factor(50, "cosine", warmup_steps=0, total_steps=100)
         0.5
         >>> learning_rate_factor(4, "constant", warmup_steps=10, total_steps=100)

@@ -45,7 +45,7 @@ def expand_short_keys(
     Raises:
         RecipeError: If no key ends so, or several do; the message names them.
 
-    Example:
+    Examples:
         >>> expand_short_keys(["--rank=4"], whole={"model"}, keys_of=lambda words: ["model.tuner.init_args.rank"])
         ['--model.tuner.init_args.rank=4']
     """
@@ -70,7 +70,7 @@ def expand_short_keys(
 def expand_class_names(words: Sequence[str]) -> list[str]:
     """Return a command line in which our classes, such as ``--model.tuner=SsfTuner``, are named by their dotted path.
 
-    Example:
+    Examples:
         >>> expand_class_names(["--model.loss=BceDiceLoss", "--data.root=Mine", "--model.x=torch.nn.ReLU"])
         ['--model.loss=medsam_tune.losses.BceDiceLoss', '--data.root=Mine', '--model.x=torch.nn.ReLU']
     """

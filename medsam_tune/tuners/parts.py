@@ -74,7 +74,7 @@ def layer_names(
     Raises:
         RecipeError: If a part is unknown or holds no such layer here, or ``blocks`` is given and no part has blocks.
 
-    Example:
+    Examples:
         >>> from medsam_tune.backbone import SamBackbone
         >>> layer_names(SamBackbone("random_tiny"), ["image_encoder.attention"], blocks=(1, 1))
         ['image_encoder.blocks.1.attn.qkv', 'image_encoder.blocks.1.attn.proj']

@@ -54,7 +54,7 @@ class PeftTuner(InsertingTuner):
     Raises:
         RecipeError: If the method cannot work on a SAM; the message says why.
 
-    Example:
+    Examples:
         >>> from medsam_tune.backbone import SamBackbone
         >>> backbone = SamBackbone("random_tiny")
         >>> PeftTuner(peft.LoraConfig(r=4), ["image_encoder.attention.qkv"], blocks=[1, 1]).attach(backbone)

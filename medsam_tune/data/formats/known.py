@@ -17,7 +17,7 @@ FORMATS: tuple[Format, ...] = (NiftiFormat(), NpzFormat(), NpyFormat(), RasterFo
 def format_of(path: Path, formats: Iterable[Format] = FORMATS) -> Format | None:
     """Return the format of a file by its longest ending, the first of several, or None where none knows it.
 
-    Example:
+    Examples:
         >>> type(format_of(Path("a.nii.gz"))).__name__, format_of(Path("a.gz"))
         ('NiftiFormat', None)
     """

@@ -38,7 +38,7 @@ def exact_labels(values: NDArray[Any], path: object) -> NDArray[np.int32]:
         DataError: If they are no real numbers, a value is no whole number from 0 to 2**31 - 1, or the file's type is too coarse
             for a value that it holds.
 
-    Example:
+    Examples:
         >>> exact_labels(np.array([0.0, 16777216.0]), "a.nii").tolist()
         [0, 16777216]
     """

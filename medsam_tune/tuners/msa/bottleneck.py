@@ -103,7 +103,7 @@ def bottleneck_width(channels: int, *, ratio: float, rank: int | None) -> int:
     Raises:
         RecipeError: If the settings are none, or the ratio leaves less than one channel.
 
-    Example:
+    Examples:
         >>> bottleneck_width(768, ratio=0.25, rank=None), bottleneck_width(768, ratio=0.25, rank=8)
         (192, 8)
     """
