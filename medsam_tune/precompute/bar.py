@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -16,7 +17,7 @@ _SILENT_SECONDS = 2.0
 
 
 class DelayedBar:
-    """A progress bar on standard error that appears only when the work takes longer than two seconds.
+    """A progress bar on a terminal's standard error that appears only when the work takes longer than two seconds.
 
     Args:
         shown: False never shows it.
@@ -25,7 +26,7 @@ class DelayedBar:
     def __init__(self, *, shown: bool) -> None:
         self._start = time.monotonic()
         self._started = False
-        self._progress = _make_progress() if shown else None
+        self._progress = _make_progress() if shown and sys.stderr.isatty() else None
 
     def __enter__(self) -> DelayedBar:
         return self
@@ -55,4 +56,4 @@ def _make_progress() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    return Progress(*columns, console=Console(stderr=True), transient=True)

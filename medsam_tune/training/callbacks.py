@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from functools import partial
@@ -14,7 +15,6 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.errors import CheckpointError
 from medsam_tune.training.console import say
 from medsam_tune.training.loggers import RunCsvLogger
@@ -69,20 +69,15 @@ def _random_state() -> dict[str, Any]:
     return state
 
 
-class TrainableTable(Callback):
-    """Say what is trained before training starts."""
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        module = tuned(pl_module)
-        say(trainable_report(module.segmenter).table())
-        if list(module.task.parameters()):
-            say(f"{type(module.task).__name__}\n{trainable_report(module.task).table()}")
-
-
 class TrainingRows(Callback):
-    """Log the training losses: each row is written before the checkpoint that counts its step, so that no kill loses one."""
+    """Log the training losses: each row is written before the checkpoint that counts its step, so that no kill loses one.
+
+    Attributes:
+        loss: The mean training loss of the epoch that ended last.
+    """
 
     def __init__(self) -> None:
+        self.loss = math.nan
         self._steps = 0
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -120,6 +115,7 @@ class TrainingRows(Callback):
         values = means.means(partial(_over_processes, trainer))
         means.reset()
         pl_module.log_dict(values, logger=False)
+        self.loss = float(values["train/loss"]) if "train/loss" in values else math.nan
         _log(trainer, values)
 
 

@@ -18,13 +18,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from medsam_tune.data.datamodule import SegmentationDataModule
 from medsam_tune.errors import RecipeError, own_error
-from medsam_tune.training.callbacks import RandomState, ResumeHint, StageClock, TrainableTable, TrainingRows
-from medsam_tune.training.checkpoint import AtomicCheckpointIO
+from medsam_tune.training.callbacks import StageClock
 from medsam_tune.training.console import quieten, say
 from medsam_tune.training.example_length import plan_length, stated
 from medsam_tune.training.faults import one_fault
 from medsam_tune.training.limits import check_numbers, check_recipe_files, check_stages, config_files
-from medsam_tune.training.loggers import run_loggers
 from medsam_tune.training.module import TuningModule
 from medsam_tune.training.origin import (
     UNTUNED,
@@ -33,11 +31,9 @@ from medsam_tune.training.origin import (
     run_with_split,
     warn_of_trained_cases,
 )
-from medsam_tune.training.overlays import WandbOverlays
-from medsam_tune.training.precompute_stage import PrecomputeStage, check_cacheable
-from medsam_tune.training.predictions import PredictionFiles
+from medsam_tune.training.precompute_stage import check_cacheable
 from medsam_tune.training.recipe_paths import resolve_paths
-from medsam_tune.training.record import RecordRun, continue_wandb
+from medsam_tune.training.record import continue_wandb
 from medsam_tune.training.run_folder import (
     RunFolder,
     is_rank_zero,
@@ -49,12 +45,11 @@ from medsam_tune.training.run_folder import (
     share_run_folder,
 )
 from medsam_tune.training.sample_settings import without_sample_settings
-from medsam_tune.training.saving import checkpoint_callbacks
-from medsam_tune.training.schedule import EndOfTraining
 from medsam_tune.training.settings import RunSettings
 from medsam_tune.training.short_keys import expand_class_names, expand_short_keys
-from medsam_tune.training.signals import SIGTERM_STATUS, Interruptions, slurm_job
+from medsam_tune.training.signals import SIGTERM_STATUS, slurm_job
 from medsam_tune.training.test_results import TestResults
+from medsam_tune.training.trainer_config import trainer_config
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _OPTIONS = {"config", "c", "help", "print_config", "ckpt_path", "weights_only", "verbose", "return_predictions", "untuned"}
@@ -195,7 +190,7 @@ class MedsamCLI(LightningCLI):
         continued = self.folder is not None
         if self.folder is None:
             self.folder = RunFolder(make_run_folder(Path(section.run.folder), self.recipe))
-        config = self._trainer_config(continued=continued)
+        config = trainer_config(self, self._get(self.config_init, "trainer"), continued=continued)
         try:
             trainer = pl.Trainer(**config)
             if self.subcommand in (None, "fit"):
@@ -218,25 +213,6 @@ class MedsamCLI(LightningCLI):
         if self.checkpoint is None or self.subcommand not in _SCORED or split.file is not None:
             return None if self.folder is None else self.folder.path
         return run_with_split(self.checkpoint, self.words, split).path
-
-    def _trainer_config(self, *, continued: bool) -> dict[str, Any]:
-        """Return the trainer's arguments: the recipe's, with our loggers and callbacks added."""
-        config = dict(self._get(self.config_init, "trainer"))
-        if config["max_epochs"] is None and (config["max_steps"] != -1 or config["max_time"] is not None):
-            config["max_epochs"] = -1
-        if (batches := config["overfit_batches"]) > 0:
-            # Lightning would put a sampler of its own in place of ours, which cannot be resumed.
-            config |= {"overfit_batches": 0.0, "limit_train_batches": batches, "limit_val_batches": batches}
-            self.datamodule.fixed_order = True
-        config |= {
-            "max_steps": -1,  # EndOfTraining has it
-            "logger": run_loggers(self.run_folder.path, _as_list(config.get("logger"))),
-            "callbacks": [*(_as_list(config.get("callbacks")) or []), *self._callbacks(continued=continued)],
-            "plugins": [*(_as_list(config.get("plugins")) or []), AtomicCheckpointIO()],
-            "default_root_dir": str(self.run_folder.path),
-            "use_distributed_sampler": False,
-        }
-        return config
 
     @contextmanager
     def stage(self) -> Iterator[None]:
@@ -287,26 +263,6 @@ class MedsamCLI(LightningCLI):
         settings: RunSettings = self._get(self.config_init, "run")
         return settings
 
-    def _callbacks(self, *, continued: bool) -> list[pl.Callback]:
-        folder = self.run_folder
-        self.results.folder, self.results.clock = folder, self.clock
-        interruptions = Interruptions()
-        return [
-            *checkpoint_callbacks(folder.checkpoints, self.settings, interruptions, self.model.task),
-            EndOfTraining(self._get(self.config_init, "trainer").max_steps),
-            interruptions,
-            RandomState(),
-            TrainingRows(),
-            TrainableTable(),
-            PrecomputeStage(self.clock),
-            self.clock,
-            RecordRun(self, continued=continued),
-            self.results,
-            WandbOverlays(),
-            PredictionFiles(folder.path / "predictions"),
-            ResumeHint(folder.checkpoints, self.command),
-        ]
-
     @property
     def run_folder(self) -> RunFolder:
         """Return the run's folder.
@@ -345,11 +301,3 @@ def main(argv: list[str]) -> int:
 
 def _seed_number(seed: bool | int) -> int:
     return 0 if isinstance(seed, bool) else seed
-
-
-def _as_list(value: Any) -> list[Any] | None:  # noqa: ANN401 - trainer keys take one or many of several classes
-    if value is None or value is True:
-        return None
-    if value is False:
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -11,27 +11,38 @@ from rich.console import Console
 from medsam_tune.errors import DataWarning
 
 _usual_format = warnings.formatwarning
-_console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True)
+"""Standard output; a bar must be drawn on it too, so that lines appear above the bar and not in it."""
+
+_LABEL_WIDTH = 10
 
 
 @rank_zero_only
 def say(text: str) -> None:
     """Show one message (plain text, may hold several lines) on rank 0."""
-    _console.print(text, markup=False)
+    console.print(text, markup=False)
 
 
-class _NotAnAdvertisement(logging.Filter):
-    """Drop Lightning's tip to install litlogger: that package would take the ``lightning`` command away from ours."""
+def labelled(label: str, text: str) -> str:
+    """Return a line of the beginning or the end of a run.
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        return "litlogger" not in record.getMessage()
+    Example:
+        >>> labelled("Device", "cpu")
+        'Device      cpu'
+    """
+    return f"{label:<{_LABEL_WIDTH}}  {text}"
 
 
-class _NotAboutReading(logging.Filter):
-    """Drop Lightning's word that ``weights_only`` is False: it saves the optimizer too, but reads as if pickles were loaded."""
+def span(seconds: float) -> str:
+    """Write a time for people, as minutes and seconds, with hours where there are any.
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        return "`weights_only` was not set" not in record.getMessage()
+    Example:
+        >>> span(8.4), span(3723)
+        ('0:08', '1:02:03')
+    """
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
 def _format_warning(
@@ -44,11 +55,14 @@ def _format_warning(
 
 
 def quieten() -> None:
-    """Silence the messages of Lightning that ask for nothing a user of recipes could or should do; show our own plainly."""
+    """Silence the messages of Lightning that ask for nothing a user of recipes could or should do; show our own plainly.
+
+    What it tells of devices, seeds, checkpoints and ends of training, and its advertisements, are messages of level INFO; a run
+    says the same once in its own words.
+    """
     warnings.formatwarning = _format_warning
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(_NotAnAdvertisement())
-    logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector").addFilter(_NotAboutReading())
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         r".*isinstance\(treespec, LeafSpec\).*",
         r"Found \d+ module\(s\) in eval mode.*",  # frozen modules stay in eval mode by design
@@ -57,6 +71,7 @@ def quieten() -> None:
         r"The dirpath has changed from.*",  # a checkpoint tested from another folder
         r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",  # other run settings
         r"Checkpoint directory .* exists and is not empty.*",  # a continued run
+        r"GPU available but not used.*",  # the first lines name the device
         r"`loftq_config` specified but will be ignored.*",  # the parser writes out this default of peft's LoraConfig
     ):
         warnings.filterwarnings("ignore", message=message)

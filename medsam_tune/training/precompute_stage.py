@@ -21,7 +21,7 @@ from medsam_tune.inference.prior_network import build_prior_network, prior_origi
 from medsam_tune.precompute import EmbeddingPrecompute, Filled, PriorCounts, PriorPrecompute, Store, count_masks, open_store
 from medsam_tune.precompute.base import Item, Precompute
 from medsam_tune.precompute.fill import fill, lookup
-from medsam_tune.training.console import say
+from medsam_tune.training.console import labelled, say, span
 from medsam_tune.training.module import tuned
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class PrecomputeStage(Callback):
             store, filled = self._fill(trainer, data, priors, prior_items(data, stages))
             data.use_priors(lookup(store, priors, filled.keys))
             if trainer.is_global_zero:
-                say(f"Priors: {count_masks(store, filled.keys.values())}")
+                say(labelled("Priors", str(count_masks(store, filled.keys.values()))))
             self.clock.stop("priors")
         if data.cache_embeddings:
             segmenter = tuned(pl_module).segmenter
@@ -72,6 +72,8 @@ class PrecomputeStage(Callback):
             embeddings = embedding_precompute(segmenter, data, device=device)
             store, filled = self._fill(trainer, data, embeddings, data.cache_items(stages))
             data.use_embeddings(lookup(store, embeddings, filled.keys))
+            if trainer.is_global_zero:
+                say(labelled("Embeddings", f"{len(filled.keys)} cached, {filled.made} of them now ({span(filled.seconds)})"))
             self.clock.stop("cache")
 
     @staticmethod

@@ -1,4 +1,5 @@
 import logging
+import sys
 
 import pytest
 import torch
@@ -165,13 +166,15 @@ def test_computing_keeps_no_graph_and_gradients_flow_through_what_is_looked_up(t
     assert convolution.weight.grad is None
 
 
-def test_the_bar_appears_only_when_it_takes_long_and_only_on_rank_0(tmp_path, capsys, monkeypatch):
+def test_the_bar_appears_only_when_it_takes_long_on_a_terminal_of_rank_0(tmp_path, capsys, monkeypatch):
     fill_with(tmp_path / "quick", Encoder())
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(bar, "_SILENT_SECONDS", -1.0)
     fill_with(tmp_path / "one", Encoder(), rank=1, world=2)
     fill_with(tmp_path / "none", Encoder(), progress=False)
+    fill_with(tmp_path / "nobody watches", Encoder())
     assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     fill_with(tmp_path / "slow", Encoder())
     shown = capsys.readouterr()
     assert shown.out == ""
