@@ -10,7 +10,7 @@ import numpy as np
 from medsam_tune.metrics.interval import mean_interval
 from medsam_tune.metrics.overlap import CaseScores
 
-Verdict = Literal["better", "not shown to be better", "worse"]
+Verdict = Literal["better", "not shown to be better", "worse", "not compared"]
 _FAIR = {
     "same_prompts": "under the same prompts",
     "no_prompt": "without a prompt",
@@ -44,23 +44,22 @@ def verdict_sentence(difference: Mapping[str, Any], against: str) -> str:
     """Say what ``paired_difference`` found.
 
     Args:
-        difference: What it returned.
+        difference: What it returned, with at least one pair.
         against: What was compared with, in words, such as ``under the same prompts``.
 
     Returns:
-        One sentence; empty where there is nothing to compare.
+        One sentence.
     """
-    if difference["verdict"] is None:
-        return ""
-    ends = difference["ci95"]
-    shown = "" if ends is None else f", 95 % interval {ends[0]:+.3f} to {ends[1]:+.3f}"
-    cases = f"{difference['n_cases']} case{'s' if difference['n_cases'] > 1 else ''}"
-    found = f"Dice {difference['mean']:+.3f} (paired over {cases}{shown})"
-    return f"{difference['verdict'].capitalize()} than the untuned network {against}: {found}."
+    ends, cases = difference["ci95"], difference["n_cases"]
+    if ends is None:
+        how = "on the one test case; one case has no interval, so nothing can be shown with it"
+    else:
+        how = f"(paired over {cases} cases, 95 % interval {ends[0]:+.3f} to {ends[1]:+.3f})"
+    return f"{difference['verdict'].capitalize()} than the untuned network {against}: Dice {difference['mean']:+.3f} {how}."
 
 
-def verdict_of(baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return what a run may say of itself: ``against`` which baseline, the ``verdict``, and the ``text``.
+def verdict_of(baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a run may say of itself: the ``verdict``, the ``text``, ``against`` which baseline, and the ``difference``.
 
     Args:
         baselines: Summaries of the untuned network by name, each with its ``tuned_minus_this``. The comparison is with the
@@ -68,17 +67,28 @@ def verdict_of(baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | N
             most released networks find nothing) and the box of the whole image, neither of which says where the object is.
 
     Returns:
-        None where nothing can be compared.
+        As above; ``not compared`` where no case pairs the two.
     """
     alike = [name for name in _FAIR if name in baselines and baselines[name]["tuned_minus_this"]["verdict"] is not None]
     if not alike:
-        return None
+        return not_compared("no test case has a Dice of both, since truth and predictions are empty")
     if alike[0] != "same_prompts":
         alike.sort(key=lambda name: float(baselines[name]["tuned_minus_this"]["mean"]))
     against = alike[0]
     difference = baselines[against]["tuned_minus_this"]
+    figures = {name: difference[name] for name in ("mean", "ci95", "ci95_method", "n_cases")}
     text = verdict_sentence(difference, _FAIR[against])
-    return {"against": against, "verdict": difference["verdict"], "text": text}
+    return {"verdict": difference["verdict"], "text": text, "against": against, "difference": figures}
+
+
+def not_compared(why: str) -> dict[str, Any]:
+    """Return the verdict of a run that has nothing to be compared with.
+
+    Args:
+        why: The rest of the sentence, such as ``run.baselines is false``.
+    """
+    verdict: Verdict = "not compared"
+    return {"verdict": verdict, "text": f"Not compared with an untuned network: {why}.", "against": None, "difference": None}
 
 
 def _verdict(ends: tuple[float, float] | None) -> Verdict:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from medsam_tune.training.console import labelled
+from medsam_tune.training.opening import counted
+
 
 def closing(summary: dict[str, Any], folder: Path, report: Path | None) -> str:
     """Return the last lines of a run.
@@ -14,23 +17,21 @@ def closing(summary: dict[str, Any], folder: Path, report: Path | None) -> str:
         folder: The run folder.
         report: The report's page, or None.
     """
-    lines = ["", _result(summary)]
-    if verdict := summary.get("verdict"):
-        # What a reader must not overlook stands before the figure.
-        lines.insert(2 if verdict["verdict"] == "better" else 1, verdict["text"])
+    # What a reader must not overlook stands before the figures.
+    lines = ["", *([verdict["text"]] if (verdict := summary.get("verdict")) else []), _result(summary)]
     for name, values in (summary.get("baselines") or {}).items():
         lines.append(f"  untuned, {name.replace('_', ' ')}: {_figure(values)}")
     for name, values in (summary.get("inference") or {}).get("test", {}).items():
         lines.append(f"  inference {name.replace('_', ' ')}: {_figure(values)}")
-    lines.append(f"Run folder  {folder}")
+    lines.append(labelled("Run folder", str(folder)))
     if report is not None:
-        lines.append(f"Report      {report}")
+        lines.append(labelled("Report", str(report)))
     return "\n".join(lines)
 
 
 def _result(summary: dict[str, Any]) -> str:
     if "test" in summary:
-        return f"Test Dice {_figure(summary['test'])} over {summary['test']['n_cases']} cases"
+        return f"Test Dice {_figure(summary['test'])} over {counted(summary['test']['n_cases'], 'case')}"
     return "Best " + ", ".join(f"{name} {value:.4g}" for name, value in summary["validation"].items())
 
 
@@ -38,5 +39,6 @@ def _figure(values: dict[str, Any]) -> str:
     dice = values["dice"]
     if dice["mean"] is None:
         return "undefined (no case has an object or a prediction)"
-    interval = "" if dice["ci95"] is None else f" (95 % interval {dice['ci95'][0]:.3f} to {dice['ci95'][1]:.3f})"
+    ends = dice["ci95"]
+    interval = " (one case has no interval)" if ends is None else f" (95 % interval {ends[0]:.3f} to {ends[1]:.3f})"
     return f"{dice['mean']:.4f}{interval}"

@@ -12,7 +12,7 @@ import torch
 
 from medsam_tune.data.split_file import read_splits
 from medsam_tune.errors import CheckpointError, RecipeError
-from medsam_tune.evaluation.comparison import verdict_of
+from medsam_tune.evaluation.comparison import not_compared, verdict_of
 from medsam_tune.export.description import DESCRIPTION_FILE
 from medsam_tune.export.load import Checkpoint, load_export, not_at_hand
 from medsam_tune.files import read_json
@@ -318,7 +318,14 @@ def _score_others(cli: MedsamCLI) -> None:
     cli.clock.start("baselines")
     baselines = score_baselines(cli)
     cli.clock.stop("baselines")
-    cli.results.write(baselines=baselines, verdict=verdict_of(baselines or {}), **_inference(cli))
+    verdict = not_compared(_why_not_compared(cli)) if baselines is None else verdict_of(baselines)
+    cli.results.write(baselines=baselines, verdict=verdict, **_inference(cli))
+
+
+def _why_not_compared(cli: MedsamCLI) -> str:
+    if not cli.settings.baselines:
+        return "run.baselines is false"
+    return "this network was trained from scratch, so there is none"
 
 
 def _inference(cli: MedsamCLI) -> dict[str, Any]:

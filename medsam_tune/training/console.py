@@ -71,6 +71,7 @@ def quieten() -> None:
         r"The dirpath has changed from.*",  # a checkpoint tested from another folder
         r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",  # other run settings
         r"Checkpoint directory .* exists and is not empty.*",  # a continued run
+        r"It is recommended to use `self\.log\(.*sync_dist=True.*",  # what is logged are means over all processes already
         r"GPU available but not used.*",  # the first lines name the device
         r"`loftq_config` specified but will be ignored.*",  # the parser writes out this default of peft's LoraConfig
     ):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from medsam_tune.evaluation.comparison import paired_difference, verdict_of, verdict_sentence
+from medsam_tune.evaluation.comparison import not_compared, paired_difference, verdict_of, verdict_sentence
 from medsam_tune.metrics.overlap import OverlapMetric
 
 
@@ -52,7 +52,6 @@ def test_cases_without_a_value_in_one_of_them_are_left_out():
 def test_nothing_to_pair_gives_no_verdict():
     difference = paired_difference(scores((0, 0, 0)), scores((0, 0, 0)))
     assert (difference["mean"], difference["verdict"]) == (None, None)
-    assert verdict_sentence(difference, "under the same prompts") == ""
 
 
 def test_sentence_tells_difference_interval_and_cases():
@@ -63,7 +62,7 @@ def test_sentence_tells_difference_interval_and_cases():
     )
     one = verdict_sentence(paired_difference(scores((4, 1, 1)), scores((1, 4, 4))), "under the same prompts")
     assert one.startswith("Not shown to be better than the untuned")
-    assert one.endswith("Dice +0.600 (paired over 1 case).")
+    assert one.endswith("Dice +0.600 on the one test case; one case has no interval, so nothing can be shown with it.")
 
 
 BETTER, WORSE = paired_difference(TUNED, UNTUNED), paired_difference(UNTUNED, TUNED)
@@ -86,6 +85,18 @@ def test_network_without_prompts_is_held_against_the_better_of_those_that_know_a
     assert verdict(oracle_box=WORSE, whole_image_box=BETTER)["against"] == "whole_image_box"
 
 
-def test_exact_box_alone_or_nothing_to_pair_gives_no_verdict():
-    assert verdict(oracle_box=BETTER) is None
-    assert verdict(same_prompts=paired_difference(scores((0, 0, 0)), scores((0, 0, 0)))) is None
+def test_verdict_brings_the_difference_that_it_rests_on():
+    found = verdict(same_prompts=BETTER)
+    assert found["difference"] == {name: BETTER[name] for name in ("mean", "ci95", "ci95_method", "n_cases")}
+
+
+def test_nothing_to_compare_with_is_a_verdict_too():
+    without = (
+        verdict(),
+        verdict(same_prompts=paired_difference(scores((0, 0, 0)), scores((0, 0, 0)))),
+        verdict(oracle_box=BETTER),
+    )
+    for found in without:
+        assert (found["verdict"], found["against"], found["difference"]) == ("not compared", None, None)
+        assert found["text"].startswith("Not compared with an untuned network: no test case has a Dice of both")
+    assert not_compared("run.baselines is false")["text"] == "Not compared with an untuned network: run.baselines is false."

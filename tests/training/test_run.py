@@ -110,13 +110,30 @@ def test_report_needs_nothing_from_outside(finished):
     assert "load_export" in html
 
 
-@pytest.mark.parametrize(("verdict", "first"), [("better", "Test Dice"), ("worse", "Worse than"), (None, "Test Dice")])
-def test_what_the_console_says_begins_with_bad_news(finished, verdict, first):
+@pytest.mark.parametrize("verdict", ["better", "not shown to be better", "worse", "not compared"])
+def test_what_the_console_says_begins_with_the_verdict(finished, verdict):
     summary = json.loads(finished[1].summary.read_text())
-    summary["verdict"] = verdict and {"verdict": verdict, "text": f"{verdict.capitalize()} than the untuned network"}
+    summary["verdict"] = {"verdict": verdict, "text": f"{verdict.capitalize()} than the untuned network"}
     said = closing(summary, finished[1].path, None).splitlines()
-    assert said[1].startswith(first)
-    assert verdict is None or f"{verdict.capitalize()} than the untuned network" in said[1:3]
+    assert said[1] == summary["verdict"]["text"]
+    assert said[2].startswith("Test Dice 0.")
+    assert said[2].endswith(" over 3 cases")
+
+
+def test_summary_console_and_report_begin_with_the_same_verdict(finished):
+    summary, page = json.loads(finished[1].summary.read_text()), (finished[1].report / "index.html").read_text()
+    text = summary["verdict"]["text"]
+    assert closing(summary, finished[1].path, None).splitlines()[1] == text
+    body = re.sub(r"<[^>]+>", " ", page.partition("<body")[2])
+    assert 0 < body.index(text) < body.index("test Dice")
+    assert summary["verdict"]["difference"]["n_cases"] == TEST_CASES
+
+
+def test_run_without_baselines_says_that_it_was_not_compared(workplace, capsys):
+    assert run("--trainer.max_epochs=1", "--run.baselines=false", "--run.report=false") == 0
+    text = "Not compared with an untuned network: run.baselines is false."
+    assert json.loads(only_run().summary.read_text())["verdict"]["text"] == text
+    assert f"\n{text}\nTest Dice" in capsys.readouterr().out
 
 
 def test_export_reloads_in_one_line_and_segments_as_the_module_did(in_workplace, tmp_path):
