@@ -55,14 +55,16 @@ def main(arguments: list[str]) -> int:
 def _splits(source: SegmentationSource, options: argparse.Namespace) -> Splits:
     """Split by patient, under the names that the cases have in the prepared folder."""
     from medsam_tune.data.names import flat_file_name
-    from medsam_tune.data.patients import patients_of
+    from medsam_tune.data.patients import patient_rule, patients_of
     from medsam_tune.data.split_choice import choose_splits
     from medsam_tune.data.splits import SplitSettings
 
-    found = patients_of(dict(zip(source.case_ids(), source.patient_ids(), strict=True)), options.patient)
+    named = dict(zip(source.case_ids(), source.patient_ids(), strict=True))
+    rule = patient_rule(named, options.patient)
+    found = patients_of(named, rule)
     patients = {flat_file_name(case): patient for case, patient in found.items()}
     settings = SplitSettings(options.seed, options.val_fraction, options.test_fraction)
-    given = None if options.patient is None else patients
+    given = None if rule is None else patients
     return choose_splits(settings, patients, patients=given, files={}, run_folder=None)
 
 

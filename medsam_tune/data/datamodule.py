@@ -24,7 +24,7 @@ from medsam_tune.data.dataset import (
     Views,
 )
 from medsam_tune.data.loader import ResumableLoader
-from medsam_tune.data.patients import patients_of
+from medsam_tune.data.patients import patient_rule, patients_of
 from medsam_tune.data.sample import data_folder
 from medsam_tune.data.sampler import EpochSampler
 from medsam_tune.data.setting_checks import check_counts, check_views
@@ -140,7 +140,8 @@ class SegmentationDataModule(LightningDataModule):
         self._case_names = tuple(sorted(set(self.source.case_ids())))
         named = dict(zip(self.source.case_ids(), self.source.patient_ids(), strict=True))
         # New images are not split, so their patients need not be known.
-        self._patients = patients_of(named, self.patient if split else None)
+        rule = patient_rule(named, self.patient) if split else None
+        self._patients = patients_of(named, rule)
         self._classes = self._find_classes()
         everything = list(range(len(self.source)))
         self._datasets = {"predict": self._build(input_rule, self.source.select(everything, "predict"), training=False)}
@@ -148,7 +149,7 @@ class SegmentationDataModule(LightningDataModule):
             self._splits = choose_splits(
                 self.split,
                 self._case_names,
-                patients=None if self.patient is None else self._patients,
+                patients=None if rule is None else self._patients,
                 files=self._checksums,
                 run_folder=run_folder,
             )

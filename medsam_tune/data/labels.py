@@ -101,7 +101,7 @@ def name_values(parts: Sequence[NDArray[Any]], ignore_label: int | None) -> dict
 def find_objects(
     values: NDArray[Any], labels: Mapping[str, Sequence[int]] | None, *, ignore_label: int | None = None
 ) -> Objects:
-    """Split mask values (H, W) into one row for each label present.
+    """Split mask values (H, W), or (H, W, L) in layers that overlap, into one row for each label present.
 
     Groups may share values (whole tumour and its core), then their rows overlap. Values that no group names are background.
 
@@ -114,15 +114,16 @@ def find_objects(
         >>> find_objects(np.array([[0, 2], [1, 2]]), {"both": [1, 2], "second": [2]}).masks.sum(dim=(1, 2)).tolist()
         [3, 2]
     """
-    ignored = None if ignore_label is None else torch.from_numpy(values == ignore_label)
+    layers = values[..., None] if values.ndim == 2 else values
+    ignored = None if ignore_label is None else torch.from_numpy((layers == ignore_label).any(axis=-1))
     if labels is None:
         groups = [(int(value), [int(value)]) for value in np.unique(values) if value not in (0, ignore_label)]
     else:
         groups = list(enumerate((list(group) for group in labels.values()), start=1))
-    rows = [(label, np.isin(values, group)) for label, group in groups]
+    rows = [(label, np.isin(layers, group).any(axis=-1)) for label, group in groups]
     present = [(label, row) for label, row in rows if row.any()]
     if not present:
-        return no_objects(values.shape, ignored)
+        return no_objects(values.shape[:2], ignored)
     masks = torch.from_numpy(np.stack([row for _, row in present]))
     return Objects(masks, torch.tensor([label for label, _ in present], dtype=torch.int64), ignored)
 

@@ -1,8 +1,8 @@
 """Which patient a case belongs to: a split never cuts a patient.
 
 ``data.patient`` is ``header`` (the files name their patient), the path of a ``.csv`` file with the columns ``case`` and
-``patient``, or a regular expression whose first group, searched in the case's name, is the patient. Without it every case is a
-patient of its own.
+``patient``, or a regular expression whose first group, searched in the case's name, is the patient. Without it the files' own
+patients count where every case names one, as in DICOM; else every case is a patient of its own.
 """
 
 from __future__ import annotations
@@ -81,6 +81,16 @@ def patients_of(cases: Mapping[str, str | None], rule: str | None) -> dict[str, 
     if missing:
         raise DataError(f"data.patient: {len(missing)} cases have no patient ({first_names(missing)}): {remedy}.")
     return {case: patient for case, patient in found.items() if patient}
+
+
+def patient_rule(cases: Mapping[str, str | None], rule: str | None) -> str | None:
+    """Return ``data.patient``, or ``header`` where it is not set and the files of every case name their patient.
+
+    Args:
+        cases: As for ``patients_of``.
+        rule: ``data.patient``.
+    """
+    return HEADER if rule is None and cases and all(cases.values()) else rule
 
 
 def likely_patients(cases: Iterable[str]) -> LikelyPatients | None:

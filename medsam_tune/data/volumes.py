@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medsam_tune.data.base import Purpose, SegmentationSource, VoxelSize
-from medsam_tune.data.formats import Format, VolumeHeader, check_same_grid
+from medsam_tune.data.formats import Format, VolumeHeader
 from medsam_tune.data.intensity import AS_STORED, Intensity, apply_intensity_8bit, default_intensity
+from medsam_tune.data.label_names import check_names, values_in_file
 from medsam_tune.data.labels import (
     ONE_LABEL,
     check_ignore_label,
@@ -26,7 +27,7 @@ from medsam_tune.data.labels import (
 )
 from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
 from medsam_tune.data.recent import RecentArrays
-from medsam_tune.data.scan import existing_folder, scan_folder
+from medsam_tune.data.scan import existing_folder
 from medsam_tune.data.slices import ALL_SLICES, AXIS_NUMBER, Axis, SliceRule, put_slice, slice_spacing, take_slice
 from medsam_tune.errors import DataError, RecipeError, data_error
 from medsam_tune.types import Sample
@@ -37,11 +38,12 @@ NNUNET_CHANNEL = "_0000"
 
 @dataclass(frozen=True)
 class VolumeCase:
-    """Hold one case: its image file, and the file of its masks where there is one."""
+    """Hold one case: its image, the file of its masks where there is one, and what that file calls its values."""
 
     case_id: str
     image: VolumeHeader
     masks: Path | None
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 class VolumeSource(SegmentationSource):
@@ -56,12 +58,14 @@ class VolumeSource(SegmentationSource):
         images: Folder of the volumes, below the root.
         masks: Folder of the label maps; unused where the format keeps them in the image's file.
         axis: The patient axis along which slices are cut.
-        labels: Name to label values; other values are background. Without it every value above 0 is a label of its own.
+        labels: Name to label values, or to the names that the files give them; all others are background. Without it every
+            value above 0 is a label of its own.
         intensity: How stored values become 0..255. Default: 8 bit as stored, all others by the percentiles 0.5 and 99.5 of the
             whole volume.
         slices: Which slices are evaluated (and trained on, unless ``train_slices`` says otherwise).
         train_slices: Which slices are trained on.
         predict_slices: Which slices of new volumes are predicted.
+        mask_format: Reads the masks, where they are files of another format than the images; their voxels must match.
     """
 
     def __init__(
@@ -70,16 +74,18 @@ class VolumeSource(SegmentationSource):
         images: str = "images",
         masks: str = "labels",
         axis: Axis = "axial",
-        labels: dict[str, list[int]] | None = None,
+        labels: dict[str, list[int]] | dict[str, list[int | str]] | None = None,
         intensity: Intensity | None = None,
         slices: SliceRule = ALL_SLICES,
         train_slices: SliceRule | None = None,
         predict_slices: SliceRule = ALL_SLICES,
+        mask_format: Format | None = None,
     ) -> None:
         check_labels(labels)
         if axis not in AXIS_NUMBER:
             raise RecipeError(f"data.source.axis: expected one of {list(AXIS_NUMBER)}, got {axis!r}.")
         self.format, self.images, self.masks, self.axis = format, images, masks, axis
+        self.mask_format = mask_format or format
         self.labels, self.intensity = labels, intensity
         self.slices, self.train_slices, self.predict_slices = slices, train_slices or slices, predict_slices
         self._cases: dict[str, VolumeCase] = {}
@@ -107,6 +113,8 @@ class VolumeSource(SegmentationSource):
         self._show(cases)
         if faults:
             raise data_error(f"{root}: {len(faults)} cases cannot be used", faults)
+        if require_masks:
+            check_names(self.labels, {name: case.names for name, case in cases.items()}, self.ignore_label)
 
     def open_images(self, images: Mapping[str, Path]) -> None:
         """Show image files that need not lie in one folder, by name and without masks, in place of ``open``.
@@ -129,7 +137,8 @@ class VolumeSource(SegmentationSource):
         grey, *values = self._cuts.get((case_id, position), lambda: self._cut(case, position))
         shown = no_objects(grey.shape[:2])
         if values:
-            shown = self.objects_of(values[0], self.labels, ids=self._numbered.get(case_id))
+            labels = None if self.labels is None else values_in_file(self.labels, case.names)
+            shown = self.objects_of(values[0], labels, ids=self._numbered.get(case_id))
         return Sample(
             _channels_first(grey),
             shown.masks,
@@ -158,16 +167,21 @@ class VolumeSource(SegmentationSource):
 
     def label_values(self) -> dict[int, list[int]]:
         """Return the mask values of each label that the recipe names."""
-        return dict(enumerate((self.labels or {}).values(), start=1))
+        groups = {name: [value for value in group if isinstance(value, int)] for name, group in (self.labels or {}).items()}
+        return dict(enumerate(groups.values(), start=1))
 
     def label_names(self) -> dict[int, str]:
-        """Return the recipe's names; without them read every mask once and call each value found ``label <value>``."""
+        """Return the recipe's names, or the files'; without either read every mask once and call values ``label <value>``."""
         if self.labels is not None:
             return name_labels(self.labels)
         if self.target == "per_instance":
             return dict(ONE_LABEL)
-        masks = [case.masks for case in self._cases.values() if case.masks is not None]
-        return name_values([np.unique(self.format.read_labels(path)) for path in masks], self.ignore_label)
+        cases = [case for case in self._cases.values() if case.masks is not None]
+        named = {value: name for case in cases for value, name in sorted(case.names.items()) if value != self.ignore_label}
+        if cases and all(case.names for case in cases):
+            return named
+        read = [self.mask_format.read_labels_on(case.masks, case.image) for case in cases if case.masks is not None]
+        return {**name_values(read, self.ignore_label), **named}
 
     def describe(self) -> dict[str, object]:
         """Return rules and counts."""
@@ -211,7 +225,8 @@ class VolumeSource(SegmentationSource):
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the slice's image file and mask file."""
         case = self._cases[self._items[index][0]]
-        return (case.image.path,) if case.masks in (None, case.image.path) else (case.image.path, case.masks)
+        masks = () if case.masks is None or case.masks in case.image.files else (case.masks,)
+        return (*case.image.files, *masks)
 
     def check_case(self, indices: Sequence[int]) -> None:
         """Read a volume and its masks once, whatever the number of slices."""
@@ -242,7 +257,7 @@ class VolumeSource(SegmentationSource):
 
     def _pairs(self, root: Path, *, require_masks: bool) -> list[tuple[str, Path, Path | None]]:
         folder = existing_folder(root, self.images, "images")
-        images = scan_folder(folder, self.format.endings)
+        images = self.format.find(folder)
         named = by_name(images.files, lambda path: self._case_name(path, folder))
         if self.format.holds_labels:
             if not named:
@@ -251,11 +266,11 @@ class VolumeSource(SegmentationSource):
         masks: dict[str, Path] = {}
         if require_masks or (root / self.masks).is_dir():
             mask_folder = existing_folder(root, self.masks, "masks")
-            found = scan_folder(mask_folder, self.format.endings)
-            masks = by_name(found.files, lambda path: self.format.name_of(path, mask_folder))
+            found = self.mask_format.find_labels(mask_folder)
+            masks = by_name(found.files, self.mask_format.image_names(found.files, mask_folder, named).__getitem__)
             refuse_other_pairs(images.others, found.others, _bare_name, endings=self.format.endings)
         ending = self.format.endings[0]
-        hint = f"image 'a{ending}' or 'a{NNUNET_CHANNEL}{ending}' needs mask 'a{ending}'"
+        hint = f"image 'a{ending}' or 'a{NNUNET_CHANNEL}{ending}' needs mask 'a{self.mask_format.endings[0]}'"
         return pair_files(named, masks, root=root, require_masks=require_masks, hint=hint)
 
     def _case_name(self, path: Path, folder: Path) -> str:
@@ -264,12 +279,11 @@ class VolumeSource(SegmentationSource):
 
     def _open_case(self, name: str, image: Path, mask: Path | None, *, require_masks: bool) -> VolumeCase:
         header = self.format.read_header(image)
-        mask_header = None if mask is None else self.format.read_label_header(mask)
-        if mask_header is None and require_masks:
-            raise DataError(f"{image}: holds no masks. Add them or remove the file.")
-        if mask_header is not None:
-            check_same_grid(header, mask_header)
-        return VolumeCase(name, header, None if mask_header is None else mask)
+        if mask is None or not self.mask_format.check_labels(mask, header):
+            if require_masks:
+                raise DataError(f"{image}: holds no masks. Add them or remove the file.")
+            return VolumeCase(name, header, None)
+        return VolumeCase(name, header, mask, self.mask_format.read_label_names(mask))
 
     def _cut(self, case: VolumeCase, position: int) -> tuple[NDArray[Any], ...]:
         volumes = self._volumes.get(case.case_id, lambda: self._read(case))
@@ -280,11 +294,13 @@ class VolumeSource(SegmentationSource):
         values = self.format.read_image(path)
         default = AS_STORED if self.format.holds_grey_levels else default_intensity(values)
         levels = apply_intensity_8bit(values, self.intensity or default, path)
-        stored = (levels,) if case.masks is None else (levels, self.format.read_labels(case.masks))
-        if case.masks is not None and self.target == "per_instance":
+        if case.masks is None:
+            return (case.image.to_ras(levels),)
+        masks = self.mask_format.read_labels_on(case.masks, case.image)
+        if self.target == "per_instance":
             # Of the whole volume: a slice that one instance crosses twice shows one value too.
-            self._numbered[case.case_id] = holds_ids(stored[1], ignore_label=self.ignore_label)
-        return tuple(case.image.to_ras(values) for values in stored)
+            self._numbered[case.case_id] = holds_ids(masks, ignore_label=self.ignore_label)
+        return case.image.to_ras(levels), case.image.to_ras(masks)
 
     def _axis(self, case: VolumeCase) -> Axis:
         return self.axis if case.image.is_volume else "axial"

@@ -10,11 +10,10 @@ import nibabel
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pydicom.uid import generate_uid
 
-from medsam_tune.data.formats import Format, NiftiFormat, NpyFormat, NpzFormat, RasterFormat
-
-NAME = "DOE^JANE"
-"""Stands in every text that a file of the format can hold."""
+from medsam_tune.data.formats import DicomFormat, Format, NiftiFormat, NpyFormat, NpzFormat, RasterFormat
+from tests.dicom_files import NAME, write_series
 
 OBLIQUE = np.array([[0, 0.1, 2.0, 5], [-1.5, 0.1, 0, 7], [0.1, 0.5, 0, -3], [0, 0, 0, 1]])
 
@@ -28,12 +27,14 @@ class FormatCase:
         format: The format.
         shape: Of the image that ``write`` is given.
         write: Writes an image, and labels into the same file or the second one, with ``NAME`` in every text field.
+        any_number: Whether labels may have any number, or must be numbered from 1 without gaps.
     """
 
     name: str
     format: Format
     shape: tuple[int, ...]
     write: Callable[[Path, np.ndarray, np.ndarray], tuple[Path, Path]]
+    any_number: bool = True
 
 
 def _write_nifti(folder: Path, image: np.ndarray, labels: np.ndarray) -> tuple[Path, Path]:
@@ -69,9 +70,16 @@ def _write_png(folder: Path, image: np.ndarray, labels: np.ndarray) -> tuple[Pat
     return folder / "image.png", folder / "labels.png"
 
 
+def _write_dicom(folder: Path, image: np.ndarray, labels: np.ndarray) -> tuple[Path, Path]:
+    series = write_series(folder / "image.dcm", image, SeriesInstanceUID=generate_uid())
+    masks = DicomFormat(patient="copied").write_labels(folder / "labels", labels, DicomFormat().read_header(series))
+    return series, masks
+
+
 FORMATS = [
     FormatCase("nifti", NiftiFormat(), (5, 6, 4), _write_nifti),
     FormatCase("npz", NpzFormat(), (3, 5, 6), _write_npz),
     FormatCase("npy", NpyFormat(), (5, 6), _write_npy),
     FormatCase("raster", RasterFormat(), (5, 6), _write_png),
+    FormatCase("dicom", DicomFormat(), (3, 5, 6), _write_dicom, any_number=False),
 ]

@@ -9,7 +9,7 @@ import torch
 
 from medsam_tune.data import ImageFolder, MedsamNpy, MedsamNpz, NiftiVolumes, VolumeSource
 from medsam_tune.data.checks import check_cases
-from medsam_tune.data.formats import RasterFormat
+from medsam_tune.data.formats import DicomFormat, RasterFormat
 from medsam_tune.errors import DataError
 from tests.conformance.format_cases import FORMATS
 
@@ -20,6 +20,7 @@ SOURCES = {
     "NiftiVolumes": (lambda: NiftiVolumes(axis="coronal"), "nifti", "images", "labels"),
     "MedsamNpz": (MedsamNpz, "npz", ".", "."),
     "MedsamNpy": (MedsamNpy, "npy", "imgs", "gts"),
+    "DICOM": (lambda: VolumeSource(DicomFormat()), "dicom", "images", "labels"),
     "VolumeSource": (lambda: VolumeSource(RasterFormat(), masks="masks"), "raster", "images", "masks"),
 }
 NAMES = ("p1-0", "p1-1", "p2-0", "p3-0")

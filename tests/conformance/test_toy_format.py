@@ -51,7 +51,7 @@ class TextVolumes(Format):
     def read_labels(self, path: Path) -> np.ndarray:
         return np.array(self._content(path)["voxels"], np.int32)
 
-    def write_labels(self, stem: Path, labels: np.ndarray, header: VolumeHeader) -> Path:
+    def write_labels(self, stem: Path, labels: np.ndarray, header: VolumeHeader, names: dict | None = None) -> Path:
         path = stem.with_name(f"{stem.name}.voxels")
         write_json(path, {"voxels": labels.tolist(), "size_mm": header.voxel_mm})
         return path

@@ -1,6 +1,7 @@
 """File formats, one a file: each reads its kind of file and writes masks as such files."""
 
 from medsam_tune.data.formats.base import Format, VolumeHeader, check_same_grid
+from medsam_tune.data.formats.dicom import DicomFormat
 from medsam_tune.data.formats.known import FORMATS, format_of
 from medsam_tune.data.formats.nifti import NiftiFormat
 from medsam_tune.data.formats.npy import NpyFormat
@@ -9,6 +10,7 @@ from medsam_tune.data.formats.raster import RasterFormat
 
 __all__ = [
     "FORMATS",
+    "DicomFormat",
     "Format",
     "NiftiFormat",
     "NpyFormat",

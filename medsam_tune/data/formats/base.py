@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam_tune.data.scan import Scan, scan_folder
 from medsam_tune.errors import DataError
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
@@ -35,6 +37,11 @@ class VolumeHeader:
     is_volume: bool = True
     patient_id: str | None = None
     states_spacing: bool = True
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that the image is read from; more than one where ``path`` is a folder."""
+        return (self.path,)
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
@@ -87,7 +94,8 @@ class Format(ABC):
     """Read one kind of file, and write masks as such files.
 
     Values come in the order in which the file stores them; the header's affine says where that is. A format knows nothing of
-    cases, slices, grey windows or label names.
+    cases, slices or grey windows. A file of masks may be of another format than its image: that the voxels match is
+    enough.
 
     Attributes:
         endings: Lower-case endings of the files, with the dot; the first is the one that is written.
@@ -129,24 +137,60 @@ class Format(ABC):
     def read_labels(self, path: Path) -> NDArray[np.int32]:
         """Read the masks' values exactly, as stored: the header's ``stored_shape``.
 
+        Where objects overlap, a last axis holds layers: an object is wherever one of them has its value.
+
         Raises:
             DataError: If the file cannot be read, or a value is no whole number from 0 to 2**31 - 1.
         """
 
+    def check_labels(self, path: Path, image: VolumeHeader) -> bool:
+        """Compare the place of a file's masks with an image's, from headers alone; tell whether there are masks.
+
+        Raises:
+            DataError: If the file cannot be read, or its voxels are not the image's.
+        """
+        header = self.read_label_header(path)
+        if header is not None:
+            check_same_grid(image, header)
+        return header is not None
+
+    def read_labels_on(self, path: Path, image: VolumeHeader) -> NDArray[np.int32]:
+        """Read masks in the order of an image's voxels, never resampled.
+
+        Raises:
+            DataError: As ``check_labels`` and ``read_labels``.
+        """
+        header = self.read_label_header(path)
+        if header is None:
+            raise DataError(f"{path}: holds no masks. Add them or remove the file.")
+        check_same_grid(image, header)
+        return reorder(self.read_labels(path), header, image)
+
+    def read_label_names(self, path: Path) -> dict[int, str]:
+        """Return the names that a file gives its labels; by default none.
+
+        Raises:
+            DataError: If the file cannot be read.
+        """
+        return {}
+
     @abstractmethod
-    def write_labels(self, stem: Path, labels: NDArray[Any], header: VolumeHeader) -> Path:
+    def write_labels(
+        self, stem: Path, labels: NDArray[Any], header: VolumeHeader, names: Mapping[int, str] | None = None
+    ) -> Path:
         """Write masks onto the voxels of a source image: its geometry and nothing else of it, no text of any kind.
 
         Args:
             stem: The file to write, without ending.
-            labels: Whole numbers in the source file's own order.
+            labels: Whole numbers in the source image's own order, whatever its format.
             header: The source image's.
+            names: What the labels are called, for formats that store it.
 
         Returns:
             The file.
 
         Raises:
-            DataError: If the file cannot be written.
+            DataError: If the file cannot be written, or cannot hold such an image's masks.
         """
 
     def written_as(self, stem: Path) -> Path:
@@ -164,6 +208,35 @@ class Format(ABC):
             DataError: If the file has none, or they do not lie on its voxels.
         """
         raise DataError(f"{path}: holds no boxes. Give them in a file of their own.")
+
+    def find(self, folder: Path) -> Scan:
+        """Find the images below a folder; an image may be a folder itself, such as a series of files.
+
+        Raises:
+            DataError: If a folder or file cannot be read.
+        """
+        return scan_folder(folder, self.endings)
+
+    def find_labels(self, folder: Path) -> Scan:
+        """Find the files of masks below a folder, by default all files of the format.
+
+        Raises:
+            DataError: If a folder or file cannot be read.
+        """
+        return scan_folder(folder, self.endings)
+
+    def image_names(self, masks: Sequence[Path], folder: Path, images: Mapping[str, Path]) -> dict[Path, str]:
+        """Return the name of the image that each file of masks belongs to: the file's own name, unless it tells more.
+
+        Args:
+            masks: The files of the masks.
+            folder: The folder of all masks.
+            images: The images by name.
+
+        Raises:
+            DataError: If a file cannot be read.
+        """
+        return {path: self.name_of(path, folder) for path in masks}
 
     def name_of(self, path: Path, folder: Path) -> str:
         """Return the name of a file: its path below ``folder`` without the ending."""
@@ -195,12 +268,13 @@ def image_header(path: Path, size: tuple[int, int], spacing_mm: tuple[float, flo
 
 
 def check_same_grid(image: VolumeHeader, mask: VolumeHeader) -> None:
-    """Refuse a mask that does not lie on its image's voxels.
+    """Refuse a mask that does not lie on its image's voxels; the order in which either is stored does not count.
 
     Raises:
         DataError: If shape, spacing or affine differ; the message has both values.
     """
-    if mask.stored_shape != image.stored_shape:
+    lengths, affine = _turned(image, mask)
+    if lengths != image.stored_shape:
         raise DataError(
             f"{mask.path}: mask shape {_shown_shape(mask)} differs from image shape {_shown_shape(image)}. "
             "Resample the mask or remove the case."
@@ -212,12 +286,47 @@ def check_same_grid(image: VolumeHeader, mask: VolumeHeader) -> None:
         )
     # A hundredth of a voxel at the far corner is rounding in the header, not another position.
     corners = np.array([[0, 0, 0, 1], [*image.stored_shape, 1]], np.float64)
-    shift = float(np.abs((corners @ (mask.affine - image.affine).T)[:, :3]).max())
+    shift = float(np.abs((corners @ (affine - image.affine).T)[:, :3]).max())
     if shift > 0.01 * min(image.voxel_mm):
         raise DataError(
             f"{mask.path}: mask affine differs from the image's by {shift:.3g} mm. "
             "Resample the mask onto the image, or copy the image's header if you know that the voxels match."
         )
+
+
+def reorder(values: NDArray[Any], source: VolumeHeader, target: VolumeHeader) -> NDArray[Any]:
+    """Turn values stored in one order into that of another header of the same voxels; a last axis of layers stays.
+
+    Args:
+        values: In the order of ``source``.
+        source: Their header.
+        target: A header that ``check_same_grid`` accepts.
+    """
+    from nibabel.orientations import apply_orientation
+
+    turned: NDArray[Any] = apply_orientation(values, _order_onto(target, source))
+    return turned
+
+
+def _order_onto(image: VolumeHeader, mask: VolumeHeader) -> NDArray[Any]:
+    """Return, for each stored axis of the mask, the stored axis of the image it runs along and its direction."""
+    from nibabel.orientations import io_orientation
+
+    _ = image.shape, mask.shape  # an affine without orientation is refused here
+    directions = [header.affine[:3, :3] / np.linalg.norm(header.affine[:3, :3], axis=0) for header in (image, mask)]
+    relative = np.eye(4)
+    relative[:3, :3] = np.linalg.solve(*directions)
+    order: NDArray[Any] = io_orientation(relative)
+    return order
+
+
+def _turned(image: VolumeHeader, mask: VolumeHeader) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """Return shape and affine of the mask in the order of the image's axes."""
+    from nibabel.orientations import inv_ornt_aff
+
+    order = _order_onto(image, mask)
+    lengths = tuple(mask.stored_shape[int(axis)] for axis in np.argsort(order[:, 0]))
+    return lengths, mask.affine @ inv_ornt_aff(order, mask.stored_shape)
 
 
 def _shown_shape(header: VolumeHeader) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -69,7 +69,9 @@ class NiftiFormat(Format):
         """Read the label values; integers are never turned into floating point."""
         return exact_labels(_read_values(path), path)
 
-    def write_labels(self, stem: Path, labels: NDArray[Any], header: VolumeHeader) -> Path:
+    def write_labels(
+        self, stem: Path, labels: NDArray[Any], header: VolumeHeader, names: Mapping[int, str] | None = None
+    ) -> Path:
         """Write ``<stem>.nii.gz``: the source's transforms, voxel size and unit, and a header that is new otherwise."""
         import nibabel
 

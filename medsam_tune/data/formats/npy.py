@@ -7,6 +7,7 @@ Layout: bowang-lab/MedSAM @ d71e8a1, ``pre_CT_MR.py`` and ``pre_grey_rgb.py``: i
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ class NpyFormat(Format):
         """Read label ids (1, H, W)."""
         return exact_labels(_read(path), path)[None]
 
-    def write_labels(self, stem: Path, labels: NDArray[Any], header: VolumeHeader) -> Path:
+    def write_labels(
+        self, stem: Path, labels: NDArray[Any], header: VolumeHeader, names: Mapping[int, str] | None = None
+    ) -> Path:
         """Write ``<stem>.npy`` of (H, W)."""
         content = io.BytesIO()
         np.save(content, labels[0], allow_pickle=False)

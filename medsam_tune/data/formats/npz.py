@@ -20,6 +20,7 @@ import math
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,9 @@ class NpzFormat(Format):
         values = exact_labels(read_key(path, "gts"), f"{path}: gts")
         return values[None] if values.ndim == 2 else values
 
-    def write_labels(self, stem: Path, labels: NDArray[Any], header: VolumeHeader) -> Path:
+    def write_labels(
+        self, stem: Path, labels: NDArray[Any], header: VolumeHeader, names: Mapping[int, str] | None = None
+    ) -> Path:
         """Write ``<stem>.npz`` with ``segs`` and, for a volume, the source's ``spacing``."""
         arrays: dict[str, NDArray[Any]] = {"segs": labels if header.is_volume else labels[0]}
         if header.is_volume:

@@ -6,7 +6,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,9 @@ class RasterFormat(Format):
         """Read (1, H, W) label values."""
         return exact_labels(read_mask_values(path), path)[None]
 
-    def write_labels(self, stem: Path, labels: NDArray[Any], header: VolumeHeader) -> Path:
+    def write_labels(
+        self, stem: Path, labels: NDArray[Any], header: VolumeHeader, names: Mapping[int, str] | None = None
+    ) -> Path:
         """Write ``<stem>.png`` with the source's spacing."""
         column, row, _ = header.voxel_mm
         return write_png(stem.with_name(f"{stem.name}.png"), labels[0], spacing_mm=(row, column))

@@ -1,0 +1,5 @@
+"""DICOM: series of slices in, segmentation objects in and out."""
+
+from medsam_tune.data.formats.dicom.format import DicomFormat
+
+__all__ = ["DicomFormat"]

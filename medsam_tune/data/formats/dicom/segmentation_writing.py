@@ -1,0 +1,109 @@
+"""Masks as a DICOM segmentation that refers to the slices of its series."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam_tune.data.formats.dicom.reading import readable
+from medsam_tune.data.formats.dicom.slices import Slice
+from medsam_tune.data.formats.dicom.sources import (
+    MAKER,
+    Patient,
+    maker_version,
+    segment_codes,
+    segment_names,
+    source_datasets,
+)
+from medsam_tune.errors import DataError
+from medsam_tune.files import write_bytes
+
+# Far from the numbers that scanners give, so that a list of series shows it last.
+_SERIES_NUMBER = 9000
+
+
+def write_segmentation(
+    path: Path, labels: NDArray[Any], slices: Sequence[Slice], names: Mapping[int, str] | None, patient: Patient
+) -> Path:
+    """Write a binary segmentation with one segment a label.
+
+    Args:
+        path: The file.
+        labels: (D, H, W) whole numbers.
+        slices: Of the series, in the order of ``labels``.
+        names: What the labels are called.
+        patient: Whether name, id and dates of the source are copied.
+
+    Raises:
+        DataError: If the series cannot be read any more, or the file cannot be written.
+    """
+    import highdicom
+    from highdicom.seg import Segmentation
+
+    called = segment_names(labels, names, path)
+    if slices[0].lies_in_space and not slices[0].series.frame_of_reference:
+        raise DataError(
+            f"{slices[0].path}: states no FrameOfReferenceUID, without which a DICOM object cannot say where it lies. "
+            "Write NIfTI instead."
+        )
+    files = list(dict.fromkeys(each.path for each in slices))
+    place = slices[0].path
+    sources = source_datasets(files, patient)
+    with readable(place):
+        made = Segmentation(
+            source_images=sources,
+            pixel_array=_by_source(labels, slices),
+            segmentation_type="BINARY",
+            segment_descriptions=[_describe(number, name) for number, name in called.items()],
+            series_instance_uid=highdicom.UID(),
+            series_number=_SERIES_NUMBER,
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            manufacturer=MAKER,
+            manufacturer_model_name=MAKER,
+            software_versions=maker_version(),
+            device_serial_number="0",
+            content_label="SEGMENTATION",
+            content_description="Masks predicted by a tuned model",
+        )
+        made.SeriesDescription = "Segmentation"
+        if len(slices) == 1:
+            # highdicom makes a distance of 1 mm up where there is no second slice.
+            for measures in made.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence", []):
+                measures.pop("SpacingBetweenSlices", None)
+        packed = io.BytesIO()
+        made.save_as(packed)
+    return write_bytes(path, packed.getvalue())
+
+
+def _by_source(labels: NDArray[Any], slices: Sequence[Slice]) -> NDArray[Any]:
+    """Return the planes in the order of the files, or of the frames of one file."""
+    kind = np.uint8 if labels.max(initial=0) <= np.iinfo(np.uint8).max else np.uint16
+    planes = np.empty(labels.shape, kind)
+    for number, (each, plane) in enumerate(zip(slices, labels, strict=True)):
+        planes[each.frame if each.frames > 1 else number] = plane
+    return planes
+
+
+def _describe(number: int, name: str) -> Any:  # noqa: ANN401
+    import highdicom
+    from highdicom.seg import SegmentDescription
+    from pydicom.sr.codedict import codes
+
+    category, kind = segment_codes(name)
+    return SegmentDescription(
+        segment_number=number,
+        # DICOM's LO takes 64 characters.
+        segment_label=name[:64],
+        segmented_property_category=category,
+        segmented_property_type=kind,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name=MAKER, family=codes.DCM.ArtificialIntelligence, version=maker_version()
+        ),
+    )
