@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medsam_tune.cli import LIGHTNING_COMMANDS, OWN_COMMANDS, RUN_COMMANDS, of_run
+from medsam_tune.cli import LIGHTNING_COMMANDS, OWN_COMMANDS, RUN_COMMANDS, of_run, predict
 from medsam_tune.cli import cache as cache_command
 from medsam_tune.cli import recipes as recipes_command
 from medsam_tune.cli import weights as weights_command
@@ -104,9 +104,11 @@ def test_every_command_shown_exists(words):
     command, *rest = words
     assert command in {*OWN_COMMANDS, *LIGHTNING_COMMANDS}
     if of_a_run(words):
-        parsed, overrides = of_run.parser_of(command).parse_known_args(rest)
-        normalise_overrides(overrides)
-        assert parsed.run.startswith(("RUN", "runs/"))
+        parser = predict.parser() if command == "predict" else of_run.parser_of(command)
+        parsed, overrides = parser.parse_known_args(rest)
+        normalise_overrides([] if command == "predict" else overrides)
+        assert command == "predict" or parsed.run.startswith(("RUN", "runs/"))
+        assert command != "predict" or not overrides
     if command in _ACTIONS and rest and rest != ["..."]:
         _ACTIONS[command]._parser().parse_args(rest)
 

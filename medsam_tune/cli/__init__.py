@@ -32,7 +32,7 @@ LIGHTNING_COMMANDS = {
     "fit": "train; LightningCLI with --config RECIPE, --print_config, --ckpt_path and every dotted key",
     "validate": "score a run on its validation cases, `validate RUN`; or a checkpoint, with --config RECIPE",
     "test": "score a run on its test cases, `test RUN`; or a checkpoint, with --config RECIPE",
-    "predict": "write masks of new images, `predict RUN INPUT -o OUT`; or of a recipe's data, with --config RECIPE",
+    "predict": "write masks of new images, `predict MODEL INPUT -o OUT`; or of a recipe's data, with --config RECIPE",
 }
 RUN_COMMANDS = ("validate", "test", "predict", "resume")
 
@@ -71,7 +71,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     _find_users_classes()
     if command in RUN_COMMANDS and not any(word.startswith(("--config", "-c")) for word in arguments[1:]):
-        return int(import_module("medsam_tune.cli.of_run").main(arguments))
+        module, words = ("predict", arguments[1:]) if command == "predict" else ("of_run", arguments)
+        return int(import_module(f"medsam_tune.cli.{module}").main(words))
     if command in OWN_COMMANDS:
         return int(import_module(f"medsam_tune.cli.{command}").main(arguments[1:]))
     if command in LIGHTNING_COMMANDS:

@@ -1,254 +1,199 @@
-"""Ask a model about files: single images and whole volumes, each answered in its own format on its own voxels."""
+"""Ask a model about one file: every slice of a volume, or a single image, answered on the file's own voxels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
-from medsam_tune.data.formats import Format, NiftiFormat, NpzFormat, RasterFormat
-from medsam_tune.data.formats.raster import read_pixels
-from medsam_tune.data.intensity import Intensity, default_intensity
-from medsam_tune.data.pairing import first_names
-from medsam_tune.data.scan import scan_folder
-from medsam_tune.data.slices import Axis
-from medsam_tune.data.volumes import VolumeSource
-from medsam_tune.errors import DataError, MedsamTuneError, RecipeError
+from medsam_tune.data.intensity import AS_STORED
+from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.inference.case_figures import CaseFigure, case_figure
+from medsam_tune.inference.label_values import Meaning, class_values, meaning_of, meaning_of_whole, whole_value
+from medsam_tune.inference.new_files import NewFile
+from medsam_tune.inference.new_images import image_tensor
 from medsam_tune.inference.predictor import Predictor
-from medsam_tune.inference.prompt_files import DrawnObject, number_labels
-from medsam_tune.inference.writers import MaskWriter, PngWriter, VolumeWriter
+from medsam_tune.inference.prompt_files import DrawnObject
+from medsam_tune.inference.sliced_file import SlicedFile
+from medsam_tune.inference.trained_data import TrainedData
+from medsam_tune.inference.uncertainty import uncertainty_of
+from medsam_tune.types import AutomaticMasks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMATS: tuple[Format, ...] = (NiftiFormat(), NpzFormat(), RasterFormat())
+# Objects of one decoder pass; each holds a few megabytes, and its mask at the image's size as float32.
+_OBJECTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class ReadingRule:
-    """State how files are read, as those of the training were.
+class Asking:
+    """Hold what is the same for every file.
 
     Attributes:
-        axis: Along which volumes are cut.
-        intensity: How stored values become 0..255; None: 8 bit as stored, all others by percentiles.
-        of_volumes: Whether the rule was made for volumes: then an 8-bit image is taken as it is.
+        predictor: The model.
+        data: What it was trained on.
+        values: The value of each label that was drawn; empty where objects have no label.
+        find_priors: Finds the automatic masks of an image (3, H, W) in 0..255, for a model that fuses them.
+        uncertainty: Ask with moved prompts too, and measure how far the answers differ.
     """
-
-    axis: Axis = "axial"
-    intensity: Intensity | None = None
-    of_volumes: bool = False
-
-    @classmethod
-    def of(cls, data: Mapping[str, Any]) -> ReadingRule:
-        """Return the rule of an export's description of its data.
-
-        Raises:
-            DataError: If the description is damaged.
-        """
-        try:
-            rule = data.get("intensity")
-            intensity = Intensity(**_with_pairs(rule)) if isinstance(rule, Mapping) else None
-            # Refuses an axis that is none.
-            axis = VolumeSource(FORMATS[0], axis=cast(Axis, data.get("axis", "axial"))).axis
-        except (TypeError, RecipeError) as error:
-            raise DataError(f"export.json: its data have no rule that can be read ({error}). Export the run again.") from error
-        return cls(axis, intensity, "format" in data)
-
-
-@dataclass(frozen=True)
-class NewFile:
-    """Hold one file that is asked about: its path, its name in the output, and who reads it."""
-
-    path: Path
-    name: str
-    format: Format
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Hold what became of one file: the mask that was written, or why there is none."""
-
-    file: NewFile
-    written: Path | None = None
-    fault: str = ""
-
-
-@dataclass(frozen=True)
-class _Asking:
-    """Hold what is the same for every file: the model, where masks go, how files are read, the number of each label."""
 
     predictor: Predictor
-    out: Path
-    rule: ReadingRule
-    numbers: Mapping[str, int]
+    data: TrainedData
+    values: Mapping[str, int] = field(default_factory=dict)
+    find_priors: Callable[[Tensor], AutomaticMasks] | None = None
+    uncertainty: bool = False
 
 
-def find_files(place: Path, *, without: Path | None = None) -> list[NewFile]:
-    """Return the images and volumes at a place: one file, or a folder with all below it.
+@dataclass(frozen=True)
+class Answer:
+    """Hold what a model said about a file.
 
-    A folder that has ``images`` below it, as for training, is read there.
+    Attributes:
+        slices: The file, as it was shown.
+        volume: Values of the labels in the file's own order; 0 is background.
+        figures: What was measured, one row a label.
+        legend: What each value means.
+    """
+
+    slices: SlicedFile
+    volume: NDArray[Any]
+    figures: Sequence[CaseFigure]
+    legend: Mapping[int, Meaning]
+
+
+@dataclass
+class _Object:
+    """Hold the answer to one question about one slice: its label's value, its mask (H, W), and the network's own scores."""
+
+    value: int
+    mask: NDArray[np.bool_]
+    predicted_iou: float | None = None
+    uncertainty: float | None = None
+
+
+def check_asked(predictor: Predictor, *, prompted: bool, untuned: bool = False, uncertainty: bool = False) -> None:
+    """Refuse a model that needs what it is not given, before any file is read.
 
     Args:
-        place: The file or folder.
-        without: A folder that does not count, such as that of the answers.
-
-    Raises:
-        DataError: If nothing is there, or two files would have one name.
-    """
-    folder = place.parent if place.is_file() else place / "images" if (place / "images").is_dir() else place
-    if not place.exists():
-        raise DataError(f"{place}: no such file or folder. Give an image, a volume, or a folder of them.")
-    endings = tuple(ending for each in FORMATS for ending in each.endings)
-    found = [place] if place.is_file() else scan_folder(folder, endings).files
-    kept = [path for path in found if without is None or not path.resolve().is_relative_to(without.resolve())]
-    files = [NewFile(path, read.name_of(path, folder), read) for path in kept if (read := _format_of(path)) is not None]
-    if not files:
-        raise DataError(f"{place}: holds no file with one of the endings {', '.join(endings)}. Give images or volumes.")
-    names = [(type(file.format), file.name) for file in files]
-    twice = sorted({name for kind, name in names if names.count((kind, name)) > 1})
-    if twice:
-        raise DataError(f"{place}: {first_names(twice)}: several files of that name would have one mask file. Rename them.")
-    return files
-
-
-def match_prompts(files: Sequence[NewFile], drawn: Iterable[DrawnObject], source: Path) -> dict[Path, list[DrawnObject]]:
-    """Return what was drawn for each file; a name is that of the file, its path below the folder, with or without ending.
-
-    Raises:
-        DataError: If a name belongs to no file, or to several.
-    """
-    places: dict[str, set[Path]] = {}
-    for file in files:
-        below = file.path.as_posix()[-len(file.name) - _ending_length(file) :]
-        for name in (below, file.name, file.path.name, Path(file.name).name, str(file.path)):
-            places.setdefault(name, set()).add(file.path)
-    found: dict[Path, list[DrawnObject]] = {}
-    unknown: list[str] = []
-    for each in drawn:
-        paths = places.get(each.image, set())
-        if len(paths) == 1:
-            found.setdefault(next(iter(paths)), []).append(each)
-        else:
-            unknown.append(each.image)
-    if unknown:
-        raise DataError(
-            f"{source}: {len(set(unknown))} names belong to no file, or to several: {first_names(sorted(set(unknown)))}. "
-            "Write the file's path below the input folder."
-        )
-    return found
-
-
-def check_asked(predictor: Predictor, *, prompted: bool) -> None:
-    """Refuse a model that needs what it is not given, before any file is read.
+        predictor: The model.
+        prompted: Whether there are prompts.
+        untuned: Whether it is a released network, which nobody taught to find anything by itself.
+        uncertainty: Whether prompts are to be moved.
 
     Raises:
         RecipeError: Saying what to give.
     """
     segmenter = predictor.segmenter
-    if segmenter.reads_priors():
-        raise RecipeError(
-            "model.fusion: reads automatic masks of each image, which this command does not make. "
-            "Use `medsam-tune predict --config RUN/config.yaml --ckpt_path=RUN/checkpoints/best.ckpt --data.root=DIR`."
-        )
+    asked = "SAM was trained with prompts" if untuned else f"the model was asked with {segmenter.asks_user()} in training"
     if prompted and not segmenter.takes_prompts():
         raise RecipeError(f"--boxes, --points: {type(segmenter).__name__} takes no prompt. Leave them out.")
-    if not prompted and segmenter.asks_user() is not None:
+    if not prompted and (untuned or segmenter.asks_user() is not None):
         raise RecipeError(
-            f"--boxes: is not given, and the model was asked with {segmenter.asks_user()} in training, which reads true masks. "
-            "Give --boxes FILE or --points FILE for the new images."
+            f"--boxes: is not given, and {asked}, which new images do not have. Give --boxes FILE, --points FILE or "
+            "--every-object-of MASKS for them."
         )
+    if uncertainty and not prompted:
+        raise RecipeError("--uncertainty: moves prompts and looks at how the answers differ, but none are given. Leave it out.")
 
 
-def names_of_numbers(predictor: Predictor, prompts: Mapping[Path, Sequence[DrawnObject]] | None) -> dict[int, str]:
-    """Return what each number of a written mask is called; empty where there is one kind of object."""
-    if classes := predictor.segmenter.classes():
-        return dict(enumerate(classes, start=1))
-    numbers = number_labels(each for drawn in (prompts or {}).values() for each in drawn)
-    return {number: name for name, number in numbers.items()}
+def answer_file(asking: Asking, file: NewFile, drawn: Sequence[DrawnObject] | None) -> Answer:
+    """Ask about every slice of a file.
 
-
-def predict_files(
-    predictor: Predictor,
-    files: Iterable[NewFile],
-    out: Path,
-    rule: ReadingRule,
-    prompts: Mapping[Path, Sequence[DrawnObject]] | None = None,
-) -> Iterator[Outcome]:
-    """Ask about each file and write its mask below ``out``; a file that cannot be used is an outcome, not an end.
-
-    Objects are 255 in an image and 1 in a volume; classes and labelled objects have their numbers, and where two objects
-    overlap the later one counts. Of a prompted model, slices for which nothing was drawn stay empty.
+    Where two objects overlap the later one counts. Of a prompted model, slices for which nothing was drawn stay empty.
 
     Args:
-        predictor: The model.
-        files: From ``find_files``.
-        out: The folder of the masks.
-        rule: How files are read.
-        prompts: From ``match_prompts``; None asks without prompts.
+        asking: The model.
+        file: The file.
+        drawn: What was drawn on it; None asks without prompts.
+
+    Raises:
+        DataError: If the file cannot be read, or a prompt names a slice that it does not have.
+        ValueError: If a prompt does not fit the image.
     """
-    asking = _Asking(predictor, out, rule, number_labels(each for drawn in (prompts or {}).values() for each in drawn))
-    for file in files:
-        drawn = None if prompts is None else prompts.get(file.path, [])
-        if drawn == []:
-            yield Outcome(file, fault=f"{file.path}: nothing was drawn for it. Add it to the file of the prompts.")
-            continue
-        try:
-            ask = _predict_image if isinstance(file.format, RasterFormat) else _predict_volume
-            yield Outcome(file, ask(asking, file, drawn))
-        except (MedsamTuneError, ValueError) as error:
-            said = str(error)
-            yield Outcome(file, fault=said if said.startswith(str(file.path)) else f"{file.path}: {said}")
-
-
-def _predict_image(asking: _Asking, file: NewFile, drawn: Sequence[DrawnObject] | None) -> Path:
-    values = read_pixels(file.path)
-    as_it_is = asking.rule.intensity is None or (asking.rule.of_volumes and values.dtype == np.uint8)
-    asking.predictor.set_image(values, intensity=default_intensity(values) if as_it_is else asking.rule.intensity)
-    header = file.format.read_header(file.path)
-    column_mm, row_mm, _ = header.voxel_mm
-    writer: MaskWriter = PngWriter(asking.out)
-    writer.add(file.name, file.name, _mask(asking, drawn), spacing_mm=(row_mm, column_mm))
-    return writer.finish()[0]
-
-
-def _predict_volume(asking: _Asking, file: NewFile, drawn: Sequence[DrawnObject] | None) -> Path:
-    source = VolumeSource(file.format, axis=asking.rule.axis, intensity=asking.rule.intensity)
-    source.open_images({file.name: file.path})
-    _check_slices(file, drawn or (), len(source))
-    writer = VolumeWriter(asking.out, source)
-    for index, image_id in enumerate(source.image_ids()):
-        here = None if drawn is None else [each for each in drawn if each.slice in (None, index)]
+    slices = SlicedFile(file, asking.data)
+    legend = _legend(asking, is_volume=slices.header.is_volume)
+    _check_slices(file, drawn or (), len(slices))
+    masks: dict[int, NDArray[Any]] = {}
+    said: dict[int, list[_Object]] = defaultdict(list)
+    for position in range(len(slices)):
+        here = None if drawn is None else [each for each in drawn if each.slice in (None, position)]
         if here == []:
             continue
-        asking.predictor.set_image(source[index].image.permute(1, 2, 0).numpy().astype(np.uint8))
-        writer.add(image_id, file.name, _mask(asking, here))
-    return writer.finish()[0]
+        objects = list(_objects(asking, slices, position, here, legend))
+        masks[position] = _numbered(objects)
+        for each in objects:
+            said[each.value].append(each)
+    if not masks:
+        # Somebody looked, and there was nothing to ask: an empty mask says so.
+        masks[0] = np.zeros(slices.levels(0).shape[:2], np.uint8)
+    volume = slices.assemble(masks)
+    rows = [_figure(value, meaning, volume, slices, said[value]) for value, meaning in legend.items()]
+    shown = [row for row in rows if row.pixels or row.value in said or asking.predictor.segmenter.classes()]
+    return Answer(slices, volume, shown or rows[:1], {row.value: legend[row.value] for row in shown or rows[:1]})
 
 
-def _mask(asking: _Asking, drawn: Sequence[DrawnObject] | None) -> NDArray[Any]:
-    """Return (H, W): bool of one object, or whole numbers where classes or labels tell several apart."""
-    predictor, numbers = asking.predictor, asking.numbers
-    if classes := predictor.segmenter.classes():
-        return _numbered(_class_masks(predictor, drawn), range(1, len(classes) + 1))
+def _legend(asking: Asking, *, is_volume: bool) -> dict[int, Meaning]:
+    groups, classes = asking.data.labels, asking.predictor.segmenter.classes()
+    if classes:
+        return {value: meaning_of(name, groups) for name, value in class_values(classes, groups).items()}
+    if asking.values:
+        return {value: meaning_of(name or "object", groups) for name, value in asking.values.items()}
+    return {whole_value(groups, is_volume=is_volume): meaning_of_whole(groups)}
+
+
+def _objects(
+    asking: Asking,
+    slices: SlicedFile,
+    position: int,
+    drawn: Sequence[DrawnObject] | None,
+    legend: Mapping[int, Meaning],
+) -> Iterator[_Object]:
+    """Ask about one slice; a model with classes answers all of them at once."""
+    levels, predictor = slices.levels(position), asking.predictor
+    priors = None if asking.find_priors is None else asking.find_priors(image_tensor(levels, intensity=AS_STORED))
+    predictor.set_image(levels, intensity=AS_STORED, priors=priors)
+    if predictor.segmenter.classes():
+        masks = predictor.predict(**_class_prompt(drawn))[0]
+        yield from (_Object(value, mask.astype(bool)) for value, mask in zip(legend, masks, strict=True))
+        return
+    whole = next(iter(legend))
     if drawn is None:
-        whole: NDArray[Any] = predictor.predict()[0][0]
-        return whole
-    masks = [_object_mask(predictor, each) for each in drawn]
-    return _numbered(masks, [numbers[each.label] for each in drawn]) if numbers else np.any(masks, axis=0)
+        masks, ious, _ = predictor.predict()
+        yield _Object(whole, masks[0].astype(bool), None if ious is None else float(ious[0]))
+        return
+    name = f"{slices.file.name} {position}"
+    for each, mask, iou in _drawn_masks(predictor, drawn):
+        moved = uncertainty_of(predictor, each, mask.shape, name=name) if asking.uncertainty else None
+        yield _Object(asking.values.get(each.label, whole), mask, iou, moved)
 
 
-def _class_masks(predictor: Predictor, drawn: Sequence[DrawnObject] | None) -> NDArray[Any]:
-    if drawn is not None and len(drawn) > 1:
+def _class_prompt(drawn: Sequence[DrawnObject] | None) -> dict[str, Any]:
+    if drawn is None:
+        return {}
+    if len(drawn) > 1:
         raise ValueError(f"a model with classes is asked once an image, got {len(drawn)} prompts. Keep one.")
-    return predictor.predict(**({} if drawn is None else _arguments(drawn[0])))[0]
+    return _arguments(drawn[0])
 
 
-def _object_mask(predictor: Predictor, drawn: DrawnObject) -> NDArray[Any]:
-    mask: NDArray[Any] = predictor.predict(**_arguments(drawn))[0][0]
-    return mask
+def _drawn_masks(
+    predictor: Predictor, drawn: Sequence[DrawnObject]
+) -> Iterator[tuple[DrawnObject, NDArray[np.bool_], float | None]]:
+    """Yield the mask and the predicted IoU of each object: boxes several at a time, points one object at a time."""
+    if all(each.box is not None for each in drawn):
+        for start in range(0, len(drawn), _OBJECTS_AT_ONCE):
+            part = drawn[start : start + _OBJECTS_AT_ONCE]
+            masks, ious, _ = predictor.predict_many(boxes=[each.box for each in part])
+            for row, each in enumerate(part):
+                yield each, masks[row, 0].astype(bool), None if ious is None else float(ious[row, 0])
+        return
+    for each in drawn:
+        masks, ious, _ = predictor.predict(**_arguments(each))
+        yield each, masks[0].astype(bool), None if ious is None else float(ious[0])
 
 
 def _arguments(drawn: DrawnObject) -> dict[str, Any]:
@@ -257,29 +202,20 @@ def _arguments(drawn: DrawnObject) -> dict[str, Any]:
     return {"point_coords": [point[:2] for point in drawn.points], "point_labels": [point[2] for point in drawn.points]}
 
 
-def _numbered(masks: Iterable[NDArray[Any]], numbers: Iterable[int]) -> NDArray[Any]:
-    values: NDArray[Any] | None = None
-    for mask, number in zip(masks, numbers, strict=True):
-        values = np.zeros(mask.shape, np.int32) if values is None else values
-        values[mask.astype(bool)] = number
-    if values is None:
-        raise ValueError("there is nothing to number.")
-    return values
+def _numbered(objects: Sequence[_Object]) -> NDArray[Any]:
+    values = np.zeros(objects[0].mask.shape, np.uint16)
+    for each in objects:
+        values[each.mask] = each.value
+    return values if values.max() > np.iinfo(np.uint8).max else values.astype(np.uint8)
 
 
-def _check_slices(file: NewFile, drawn: Iterable[DrawnObject], length: int) -> None:
+def _figure(value: int, meaning: Meaning, volume: NDArray[Any], slices: SlicedFile, said: Sequence[_Object]) -> CaseFigure:
+    shown = [(int(each.mask.sum()), each.predicted_iou, each.uncertainty) for each in said]
+    n_pixels = int((volume == value).sum())
+    return case_figure(slices.file.name, meaning.name, value, n_pixels=n_pixels, header=slices.header, said=shown)
+
+
+def _check_slices(file: NewFile, drawn: Sequence[DrawnObject], length: int) -> None:
     beyond = sorted({each.slice for each in drawn if each.slice is not None and not 0 <= each.slice < length})
     if beyond:
         raise DataError(f"{file.path}: has the slices 0 to {length - 1}, the prompts name {beyond}. Correct the column slice.")
-
-
-def _format_of(path: Path) -> Format | None:
-    return next((each for each in FORMATS if path.name.lower().endswith(each.endings)), None)
-
-
-def _ending_length(file: NewFile) -> int:
-    return max(len(ending) for ending in file.format.endings if file.path.name.lower().endswith(ending))
-
-
-def _with_pairs(rule: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in rule.items()}

@@ -14,7 +14,6 @@ from medsam_tune.files import read_json
 
 Kind = Literal["boxes", "points"]
 _COLUMNS: dict[Kind, tuple[str, ...]] = {"boxes": ("image", "x1", "y1", "x2", "y2"), "points": ("image", "x", "y")}
-_LARGEST = 65535
 
 
 @dataclass(frozen=True)
@@ -52,25 +51,6 @@ def read_prompts(path: Path, kind: Kind) -> list[DrawnObject]:
     if kind == "boxes":
         return [_box(path, number, row) for number, row in enumerate(rows, start=1)]
     return _joined(_point(path, number, row) for number, row in enumerate(rows, start=1))
-
-
-def number_labels(objects: Iterable[DrawnObject]) -> dict[str, int]:
-    """Return the value of each label in a mask: whole numbers count as they are, names by their order.
-
-    Empty where no object has a label.
-
-    Examples:
-        >>> number_labels([DrawnObject("a", label="tumour"), DrawnObject("a", label="liver")])
-        {'liver': 1, 'tumour': 2}
-        >>> number_labels([DrawnObject("a", label="7")])
-        {'7': 7}
-    """
-    names = sorted({drawn.label for drawn in objects})
-    if names in ([], [""]):
-        return {}
-    if all(name.isdecimal() and 0 < int(name) <= _LARGEST for name in names):
-        return {name: int(name) for name in names}
-    return {name: number for number, name in enumerate(names, start=1)}
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:

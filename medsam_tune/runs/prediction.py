@@ -1,92 +1,230 @@
-"""Ask the model of a run, or of an export that somebody sent, about files."""
+"""Ask a model about files and leave masks, a table, a legend and pictures in a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
+from torch import Tensor
 
-from medsam_tune.export.description import DESCRIPTION_FILE, read_description
-from medsam_tune.export.load import load_export
-from medsam_tune.files import write_json
-from medsam_tune.inference.file_prediction import (
-    NewFile,
-    Outcome,
-    ReadingRule,
-    check_asked,
-    find_files,
-    match_prompts,
-    names_of_numbers,
-    predict_files,
-)
-from medsam_tune.inference.prompt_files import DrawnObject, Kind, read_prompts
-from medsam_tune.runs.run import Run
+from medsam_tune import __version__
+from medsam_tune.data.names import file_name
+from medsam_tune.data.pairing import first_names
+from medsam_tune.errors import DataError, MedsamTuneError, RecipeError
+from medsam_tune.evaluation.answer_overlay import draw_answer
+from medsam_tune.files import sha256_of, write_bytes, write_json
+from medsam_tune.inference.answer_records import AnswerRecord, AnswerRecords, question_of
+from medsam_tune.inference.automatic import AutomaticMaskGenerator
+from medsam_tune.inference.case_figures import write_case_figures
+from medsam_tune.inference.file_boxes import boxes_of_file, bring_boxes
+from medsam_tune.inference.file_prediction import Asking, answer_file, check_asked
+from medsam_tune.inference.label_values import Meaning, drawn_values
+from medsam_tune.inference.mask_prompts import Prompts, prompts_of_masks
+from medsam_tune.inference.new_files import NewFile, check_place, find_files, match_prompts
+from medsam_tune.inference.prior_network import build_prior_network
+from medsam_tune.inference.prompt_files import DrawnObject, read_prompts
+from medsam_tune.runs.asked_model import AskedModel
+from medsam_tune.types import AutomaticMasks
 
-if TYPE_CHECKING:
-    from medsam_tune.inference.predictor import Predictor
-
-LEGEND = "labels.json"
+LEGEND, TABLE, OVERLAYS = "labels.json", "cases.csv", "overlays"
+PromptKind = Literal["boxes", "points", "masks"]
 
 
 @dataclass(frozen=True)
-class PredictionJob:
-    """Hold a model and the files it is asked about, all checked.
+class Wanted:
+    """State what is wanted beside the masks.
 
     Attributes:
-        predictor: The model, on the GPU where there is one.
-        files: What is asked about.
-        out: The folder of the masks.
-        rule: How the files are read.
-        prompts: What was drawn on each file; None asks without.
+        overlays: Pictures of the masks on the images.
+        uncertainty: How far the answers to moved prompts differ.
+        overwrite: Ask again about files that were answered, and write over whatever stands in a mask's place.
     """
 
-    predictor: Predictor
-    files: Sequence[NewFile]
-    out: Path
-    rule: ReadingRule
-    prompts: Mapping[Path, Sequence[DrawnObject]] | None
-
-    def outcomes(self) -> Iterator[Outcome]:
-        """Predict file after file, and say last which number is which."""
-        yield from predict_files(self.predictor, self.files, self.out, self.rule, self.prompts)
-        if names := names_of_numbers(self.predictor, self.prompts):
-            write_json(self.out / LEGEND, {str(number): {"name": name} for number, name in names.items()})
+    overlays: bool = False
+    uncertainty: bool = False
+    overwrite: bool = False
 
 
-def prepare(
-    folder: Path,
-    place: Path,
-    out: Path,
-    drawn: tuple[Path, Kind] | None = None,
-    *,
-    checkpoint: str | None = None,
-    trusted: bool = False,
-) -> PredictionJob:
-    """Load a model, find the files and read the prompts, before anything is written.
+@dataclass(frozen=True)
+class Outcome:
+    """Hold what became of one file: its mask, whether it stood there already, or why there is none."""
+
+    file: NewFile
+    written: Path | None = None
+    stood: bool = False
+    fault: str = ""
+
+
+class PredictionJob:
+    """Hold a model and the files it is asked about, all checked before anything is written.
 
     Args:
-        folder: A run, or an export folder.
+        model: The model; it moves to the GPU where there is one.
         place: An image, a volume, or a folder.
         out: The folder of the masks.
-        drawn: A file of prompts and what it holds, ``boxes`` or ``points``; None asks without prompts.
-        checkpoint: Where the base weights lie if they are a file of your own.
-        trusted: Import classes from outside ``medsam_tune`` that the folder names; that runs their code.
+        drawn: A file of boxes or points, or the place of masks whose objects are asked for, and which of these it is. None asks
+            without prompts, or with the boxes that the files themselves bring along where the model needs some.
+        wanted: What is wanted beside the masks.
+
+    Attributes:
+        files: What is asked about.
 
     Raises:
-        MedsamTuneError: If one of them cannot be used, or the model needs prompts that are not given.
+        MedsamTuneError: If something cannot be used, or the model needs prompts that are not given.
     """
-    files = find_files(place, without=out)
-    prompts = None if drawn is None else match_prompts(files, read_prompts(*drawn), drawn[0])
-    if (folder / DESCRIPTION_FILE).is_file():
-        predictor, export = load_export(folder, checkpoint=checkpoint, trusted=trusted), folder
-    else:
-        run = Run.open(folder, trusted=trusted)
-        predictor, export = run.predictor(checkpoint=checkpoint, trusted=trusted), folder / "export"
-    check_asked(predictor, prompted=prompts is not None)
-    if torch.cuda.is_available():
-        predictor.segmenter.to("cuda")
-    rule = ReadingRule.of(read_description(export).get("data", {}))
-    return PredictionJob(predictor, files, out, rule, prompts)
+
+    def __init__(
+        self,
+        model: AskedModel,
+        place: Path,
+        out: Path,
+        drawn: tuple[Path, PromptKind] | None = None,
+        wanted: Wanted = Wanted(),
+    ) -> None:
+        check_place(place, out)
+        self.model, self.out, self.wanted = model, out, wanted
+        self.files = find_files(place, model.formats)
+        self._records = AnswerRecords(out)
+        self._prompts, values = self._find_prompts(drawn)
+        check_asked(
+            model.predictor,
+            prompted=self._prompts is not None,
+            untuned=model.is_untuned,
+            uncertainty=wanted.uncertainty,
+        )
+        if torch.cuda.is_available():
+            model.predictor.segmenter.to("cuda")
+        self._asking = Asking(model.predictor, model.data, values, uncertainty=wanted.uncertainty)
+        self._check_outputs()
+        names = {file.name for file in self.files}
+        kept = [each for each in self._records.all() if not (wanted.overwrite and each.case in names)]
+        self._legend = {value: meaning for each in kept for value, meaning in each.legend.items()}
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Answer file after file; a file that cannot be used is an outcome, not an end. Table and legend come last."""
+        if self.model.predictor.segmenter.reads_priors():
+            self._asking = replace(self._asking, find_priors=_prior_finder(self.model))
+        try:
+            for file in self.files:
+                try:
+                    yield self._outcome(file)
+                except (MedsamTuneError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
+                    said = str(error)
+                    yield Outcome(file, fault=said if said.startswith(str(file.path)) else f"{file.path}: {said}")
+        finally:
+            self._write_tables()
+
+    def _outcome(self, file: NewFile) -> Outcome:
+        drawn = None if self._prompts is None else self._prompts(file)
+        values = self._asking.values or drawn_values((each.label for each in drawn or ()), self.model.data.labels)
+        question = self._question(file, drawn, values)
+        known = None if self.wanted.overwrite else self._records.find(file.name)
+        if known is not None and known.answers(self.model.identity, question) and known.stands(self.out):
+            return Outcome(file, file.written(self.out), stood=True)
+        self._check_free(file, known)
+        answer = answer_file(replace(self._asking, values=values), file, drawn)
+        self._check_legend(answer.legend)
+        written = [file.format.write_labels(self.out / file_name(file.name), answer.volume, answer.slices.header)]
+        if self.wanted.overlays:
+            written.append(write_bytes(self._overlay(file), draw_answer(answer)))
+        checksums = {path.relative_to(self.out).as_posix(): sha256_of(path) for path in written}
+        self._records.keep(AnswerRecord(file.name, self.model.identity, question, checksums, answer.figures, answer.legend))
+        return Outcome(file, written[0])
+
+    def _question(self, file: NewFile, drawn: Sequence[DrawnObject] | None, values: Mapping[str, int]) -> str:
+        asked = None if drawn is None else [asdict(each) for each in drawn]
+        wanted = (self.wanted.overlays, self.wanted.uncertainty)
+        return question_of(__version__, sha256_of(file.path), asked, dict(values), wanted)
+
+    def _overlay(self, file: NewFile) -> Path:
+        return self.out / OVERLAYS / f"{file_name(file.name)}.png"
+
+    def _find_prompts(self, drawn: tuple[Path, PromptKind] | None) -> tuple[Prompts | None, dict[str, int]]:
+        """Return what is drawn on each file, and the value of each label where all are known beforehand."""
+        data = self.model.data
+        if drawn is None:
+            needed = self.model.is_untuned or self.model.predictor.segmenter.asks_user() is not None
+            return (partial(boxes_of_file, data=data), {}) if needed and bring_boxes(self.files) else (None, {})
+        place, kind = drawn
+        if kind == "masks":
+            return prompts_of_masks(self.files, place, data, self.model.formats), {}
+        objects = read_prompts(place, kind)
+        found = match_prompts(self.files, objects, place)
+        return partial(_drawn_on, found=found), drawn_values((each.label for each in objects), data.labels)
+
+    def _check_outputs(self) -> None:
+        """Refuse what would lose something, before any work.
+
+        Raises:
+            RecipeError: If a mask would stand where an input or a picture does, or beside masks of another model.
+        """
+        masks = {file.written(self.out).resolve(): file for file in self.files}
+        inputs = {file.path.resolve() for file in self.files}
+        if lost := sorted(str(file.path) for path, file in masks.items() if path in inputs):
+            raise RecipeError(f"-o: the masks would stand in the place of {first_names(lost)}. Give another folder.")
+        pictures = {self._overlay(file).resolve() for file in self.files} if self.wanted.overlays else set()
+        if both := sorted(file.name for path, file in masks.items() if path in pictures):
+            raise RecipeError(f"--overlays: picture and mask of {first_names(both)} would be one file. Rename that folder.")
+        others = [] if self.wanted.overwrite else [each for each in self._records.all() if each.model != self.model.identity]
+        if others:
+            raise RecipeError(
+                f"-o: {self.out} holds {len(others)} masks of another model. Give each model a folder of its own, or say "
+                "--overwrite."
+            )
+
+    def _check_free(self, file: NewFile, known: AnswerRecord | None) -> None:
+        """Refuse to write over a mask that is not the answer to this very question.
+
+        Raises:
+            DataError: Saying what stands there.
+        """
+        path = file.written(self.out)
+        if self.wanted.overwrite or not path.exists():
+            return
+        if known is None:
+            what = "was not written by this command"
+        elif known.stands(self.out):
+            what = "answers another question: the input, its prompts or the options have changed"
+        else:
+            what = "was changed since it was written"
+        raise DataError(f"{path}: stands there and {what}. Move it away, give another folder, or say --overwrite.")
+
+    def _check_legend(self, legend: Mapping[int, Meaning]) -> None:
+        """Refuse a number that means something else in another mask of the folder."""
+        for value, meaning in legend.items():
+            there = self._legend.setdefault(value, meaning)
+            if there != meaning:
+                raise DataError(
+                    f"{self.out / LEGEND}: {value} is {there.name} in other masks there, here it is {meaning.name}. "
+                    "Give another folder."
+                )
+
+    def _write_tables(self) -> None:
+        records = sorted(self._records.all(), key=lambda record: record.case)
+        if not records:
+            return
+        write_case_figures(self.out / TABLE, [figure for record in records for figure in record.figures])
+        legend = {value: meaning for record in records for value, meaning in record.legend.items()}
+        write_json(self.out / LEGEND, {str(value): legend[value].as_json() for value in sorted(legend)})
+
+
+def _drawn_on(file: NewFile, found: Mapping[Path, Sequence[DrawnObject]]) -> Sequence[DrawnObject]:
+    if file.path not in found:
+        raise DataError(f"{file.path}: nothing was drawn for it. Add it to the file of the prompts.")
+    return found[file.path]
+
+
+def _prior_finder(model: AskedModel) -> Callable[[Tensor], AutomaticMasks]:
+    """Return what finds the automatic masks of an image as the training did.
+
+    Raises:
+        RecipeError: If nobody knows how they were found.
+    """
+    if model.data.priors is None:
+        raise RecipeError(f"{model.name}: fuses automatic masks, but its data name no priors. Export the run again.")
+    network = build_prior_network(model.data.priors).to(next(model.predictor.segmenter.parameters()).device)
+    return AutomaticMaskGenerator(network, model.data.priors).generate

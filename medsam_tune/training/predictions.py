@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from medsam_tune.errors import RecipeError
 from medsam_tune.evaluation.predict import predict_masks
 from medsam_tune.files import write_json
+from medsam_tune.inference.label_values import class_values, meaning_of
 from medsam_tune.inference.writers import MaskWriter, mask_writer
 from medsam_tune.training.console import say
 from medsam_tune.training.module import tuned
@@ -27,9 +29,9 @@ LEGEND = "labels.json"
 
 
 class PredictionFiles(Callback):
-    """Write every predicted mask; the objects of an image are joined, its classes are numbered 1, 2, ... in their order.
+    """Write every predicted mask; the objects of an image are joined, its classes have the values of the source's own masks.
 
-    Beside numbered classes ``labels.json`` says which number is which, and which values the source's own masks have for it.
+    Beside classes ``labels.json`` says which value is which. They are numbered 1, 2, ... where their values are not their own.
 
     Args:
         folder: Where the files go.
@@ -39,6 +41,7 @@ class PredictionFiles(Callback):
         self.folder = folder
         self._writer: MaskWriter | None = None
         self._has_classes = False
+        self._values: dict[str, int] = {}
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size > 1:
@@ -51,6 +54,7 @@ class PredictionFiles(Callback):
             )
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self._writer = mask_writer(data.source, self.folder)
+        self._values = class_values(segmenter.classes(), _groups(data))
 
     def on_predict_batch_end(
         self,
@@ -64,9 +68,8 @@ class PredictionFiles(Callback):
         if self._writer is None:
             return
         self._has_classes = outputs.class_logits is not None
-        join = _numbered if self._has_classes else _union
         for row, masks in enumerate(predict_masks(outputs, batch, tuned(pl_module).side_px)):
-            mask = join(masks).cpu().numpy()
+            mask = (_valued(masks, self._values.values()) if self._has_classes else _union(masks)).cpu().numpy()
             self._writer.add(batch.image_ids[row], batch.case_ids[row], mask, spacing_mm=batch.spacing_mm[row])
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -74,23 +77,22 @@ class PredictionFiles(Callback):
             say(f"{len(self._writer.finish())} files in {self.folder}")
         if self._has_classes:
             data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
-            write_json(self.folder / LEGEND, _legend(data))
+            groups = _groups(data)
+            legend = {str(value): meaning_of(name, groups).as_json() for name, value in self._values.items()}
+            write_json(self.folder / LEGEND, legend)
 
 
-def _legend(data: SegmentationDataModule) -> dict[str, dict[str, object]]:
-    """Return number to the class's name and the values that the source's masks have for it."""
+def _groups(data: SegmentationDataModule) -> dict[str, list[int]]:
+    """Return the values that the source's masks have for each class."""
     groups = data.source.label_values()
-    return {
-        str(number): {"name": name, "values": groups.get(label, [label])}
-        for number, (label, name) in enumerate(data.label_names.items(), start=1)
-    }
+    return {name: groups.get(label, [label]) for label, name in data.label_names.items()}
 
 
 def _union(masks: Tensor) -> Tensor:
     return masks.any(dim=0)
 
 
-def _numbered(masks: Tensor) -> Tensor:
+def _valued(masks: Tensor, values: Iterable[int]) -> Tensor:
     """Return (H, W) int32 of disjoint class masks (K, H, W): 0 is background."""
-    numbers = torch.arange(1, len(masks) + 1, device=masks.device, dtype=torch.int32)
+    numbers = torch.tensor(list(values), device=masks.device, dtype=torch.int32)
     return (masks * numbers[:, None, None]).sum(dim=0, dtype=torch.int32)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from medsam_tune.errors import DataError
-from medsam_tune.inference.prompt_files import DrawnObject, number_labels, read_prompts
+from medsam_tune.inference.prompt_files import DrawnObject, read_prompts
 
 
 def write(folder, name, text):
@@ -60,9 +60,3 @@ def test_points_of_one_object_belong_together(tmp_path):
 def test_faulty_files_are_named_with_their_row(tmp_path, name, text, kind, said):
     with pytest.raises(DataError, match=said):
         read_prompts(write(tmp_path, name, text), kind)
-
-
-def test_numbers_stay_names_are_counted_and_nothing_is_one_object():
-    numbers = [number_labels([DrawnObject("a", label=label) for label in labels]) for labels in ("", ["9", "3"], ["b", "1"])]
-    assert numbers == [{}, {"3": 3, "9": 9}, {"1": 1, "b": 2}]
-    assert number_labels([DrawnObject("a")]) == {}

@@ -88,7 +88,7 @@ def test_commands_of_a_run_score_and_draw_without_naming_the_recipe(trained, wor
         said = capsys.readouterr()
         assert said.err.count("error: ") == 1
         assert "broken.png: cannot be read" in said.err
-        assert f"{len(list(out.iterdir()))} masks in {out}" in said.out
+        assert f"{len(list(out.glob('*.png')))} masks in {out}" in said.out
         predictor = medsam_tune.load_export(trained / "export")
         mask = predictor.segment(np.asarray(Image.open("new/c0_0.png")))
         assert np.array_equal(np.asarray(Image.open(out / "c0_0.png")) == 255, mask)

@@ -126,7 +126,7 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_uninterrupted_one(two_classe
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-def test_predicted_files_hold_the_number_of_each_class(finished_classes, tmp_path, monkeypatch):
+def test_predicted_files_hold_the_value_of_each_class(finished_classes, tmp_path, monkeypatch):
     folder, done = finished_classes
     monkeypatch.chdir(folder)
     best = done.checkpoints / "best.ckpt"
@@ -135,10 +135,10 @@ def test_predicted_files_hold_the_number_of_each_class(finished_classes, tmp_pat
     (written,) = tmp_path.glob("*/*/predictions")
     predictor = medsam_tune.load_export(done.export)
     legend = json.loads((written / "labels.json").read_text())
-    assert legend == {"1": {"name": "disc", "values": [255]}, "2": {"name": "ring", "values": [100]}}
+    assert legend == {"255": {"name": "disc", "values": [255]}, "100": {"name": "ring", "values": [100]}}
     for path in written.glob("*.png"):
         masks = predictor.segment_classes(np.asarray(Image.open(folder / "images" / "images" / path.name)))
-        assert np.array_equal(np.asarray(Image.open(path)), masks["disc"] + np.uint8(2) * masks["ring"])
+        assert np.array_equal(np.asarray(Image.open(path)), np.uint8(255) * masks["disc"] + np.uint8(100) * masks["ring"])
 
 
 def test_labels_that_the_network_does_not_emit_are_refused_before_a_folder_is_made(two_classes):

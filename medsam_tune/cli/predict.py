@@ -1,0 +1,88 @@
+"""``medsam-tune predict MODEL INPUT -o OUT``: a mask for each image or volume."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from medsam_tune.cli.options import OptionParser
+from medsam_tune.folders import expand
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from medsam_tune.runs.prediction import Outcome, PredictionJob
+
+_DESCRIPTION = """\
+Write a mask for each image or volume, in its own format and on its own voxels; every slice of a volume.
+
+MODEL is a run's folder, an export folder, or the name of released weights: the untuned network, which needs boxes or points.
+
+Boxes are a CSV or JSON file with image, x1, y1, x2, y2 (the last column and row included) and perhaps label and slice, or a
+COCO file; points have image, x, y and perhaps label (1 object, 0 background), object and slice. Masks of which every object is
+asked for are named as their images. labels.json says what each value of the masks means, cases.csv how large each label is.
+
+Files that cannot be used are listed at the end, with exit status 1; all others are written. The same command again goes on
+where it was cut off."""
+
+
+def main(words: list[str]) -> int:
+    """Run ``predict`` with its words.
+
+    Raises:
+        MedsamTuneError: If the model, the data or the prompts cannot be used.
+    """
+    options = parser().parse_args(words)
+    outcomes = _outcomes(_job(options))
+    faults = [outcome.fault for outcome in outcomes if outcome.fault]
+    stood = sum(outcome.stood for outcome in outcomes)
+    there = f", {stood} of them from before" if stood else ""
+    print(f"{len(outcomes) - len(faults)} masks in {options.out}{there}")
+    for fault in faults:
+        print(f"error: {' '.join(fault.split())}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+def parser() -> OptionParser:
+    """Return what parses the words."""
+    found = OptionParser("medsam-tune predict", _DESCRIPTION)
+    found.add_argument("model", metavar="MODEL", help="a run folder, an export folder, or weights such as lite_medsam")
+    found.add_argument("input", metavar="INPUT", help="an image, a volume, or a folder of them")
+    found.add_argument("-o", "--out", metavar="OUT", required=True, help="the folder of the masks")
+    prompts = found.add_mutually_exclusive_group()
+    prompts.add_argument("--boxes", metavar="FILE", help="boxes of the objects")
+    prompts.add_argument("--points", metavar="FILE", help="points on the objects")
+    prompts.add_argument("--every-object-of", metavar="MASKS", help="ask with the box of every object of these masks")
+    found.add_argument("--overlays", action="store_true", help="pictures of the masks on the images, in OUT/overlays")
+    found.add_argument("--uncertainty", action="store_true", help="how far the answers to moved prompts differ, in cases.csv")
+    found.add_argument("--overwrite", action="store_true", help="ask again, and write over whatever stands in OUT")
+    found.add_argument("--checkpoint", metavar="FILE", help="where the base weights lie if they are a file of your own")
+    found.add_argument("--trust", action="store_true", help="import classes from outside medsam_tune that the run names")
+    return found
+
+
+def _job(options: Namespace) -> PredictionJob:
+    from medsam_tune.runs.asked_model import open_model
+    from medsam_tune.runs.prediction import PredictionJob, PromptKind, Wanted
+
+    named: dict[PromptKind, str | None] = {
+        "boxes": options.boxes,
+        "points": options.points,
+        "masks": options.every_object_of,
+    }
+    drawn = [(expand(place, f"--{kind}"), kind) for kind, place in named.items() if place is not None]
+    return PredictionJob(
+        open_model(options.model, checkpoint=options.checkpoint, trusted=options.trust),
+        expand(options.input, "INPUT"),
+        expand(options.out, "OUT"),
+        drawn[0] if drawn else None,
+        Wanted(options.overlays, options.uncertainty, options.overwrite),
+    )
+
+
+def _outcomes(job: PredictionJob) -> list[Outcome]:
+    """Answer each file behind a bar that counts them."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return list(track(job.outcomes(), "Predicting", total=len(job.files), console=Console(stderr=True), transient=True))

@@ -1,0 +1,80 @@
+"""What a model knows of the data it was trained on, so that new files are read and answered likewise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast, get_args
+
+from medsam_tune.data.formats import NiftiFormat
+from medsam_tune.data.intensity import Intensity
+from medsam_tune.data.slices import Axis
+from medsam_tune.data.targets import Target
+from medsam_tune.data.volumes import VolumeSource
+from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.precompute.prior_settings import PriorSettings
+
+
+@dataclass(frozen=True)
+class TrainedData:
+    """State how the training data were read, and what was asked about them.
+
+    Attributes:
+        axis: Along which volumes are cut.
+        intensity: How stored values become 0..255; None: 8 bit as stored, all others by percentiles.
+        of_volumes: Whether the rule was made for volumes: then an 8-bit image is taken as it is.
+        labels: Name to the values that the masks had for it; empty where the recipe names none.
+        target: What one object was.
+        mask_threshold: The value above which a mask's pixel was object, or None.
+        priors: How automatic masks were found where the model fuses them into the image.
+    """
+
+    axis: Axis = "axial"
+    intensity: Intensity | None = None
+    of_volumes: bool = False
+    labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    target: Target = "per_label"
+    mask_threshold: int | None = None
+    priors: PriorSettings | None = None
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> TrainedData:
+        """Return what an export's description says of its data.
+
+        Raises:
+            DataError: If the description is damaged.
+        """
+        try:
+            rule, labels, priors = data.get("intensity"), data.get("labels"), data.get("priors")
+            return cls(
+                # Refuses an axis that is none.
+                axis=VolumeSource(NiftiFormat(), axis=cast(Axis, data.get("axis", "axial"))).axis,
+                intensity=Intensity(**_with_tuples(rule)) if isinstance(rule, Mapping) else None,
+                of_volumes="format" in data,
+                labels=_label_values(labels) if isinstance(labels, Mapping) else {},
+                target=_target(data.get("target", "per_label")),
+                mask_threshold=_whole(data.get("mask_threshold")),
+                priors=PriorSettings(**_with_tuples(priors)) if isinstance(priors, Mapping) else None,
+            )
+        except (TypeError, ValueError, RecipeError) as error:
+            raise DataError(f"export.json: its data cannot be read ({error}). Export the run again.") from error
+
+
+def _label_values(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {str(name): tuple(int(value) for value in values) for name, values in labels.items()}
+
+
+def _target(value: object) -> Target:
+    if value not in get_args(Target):
+        raise ValueError(f"target is {value!r}, expected one of {', '.join(get_args(Target))}")
+    return cast(Target, value)
+
+
+def _whole(value: object) -> int | None:
+    if value is not None and type(value) is not int:
+        raise ValueError(f"mask_threshold is {value!r}, expected a whole number")
+    return value
+
+
+def _with_tuples(rule: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in rule.items()}

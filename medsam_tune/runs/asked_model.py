@@ -1,0 +1,108 @@
+"""The model that a command names: a run, an export that somebody sent, or released weights, which nobody tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medsam_tune.backbone.weights import WEIGHTS
+from medsam_tune.data.formats import FORMATS, Format
+from medsam_tune.errors import RecipeError
+from medsam_tune.export.description import DESCRIPTION_FILE, read_description
+from medsam_tune.export.load import load_export
+from medsam_tune.export.parts import PartReader
+from medsam_tune.files import sha256_of
+from medsam_tune.folders import expand
+from medsam_tune.inference.trained_data import TrainedData
+from medsam_tune.runs.run import Run
+from medsam_tune.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from medsam_tune.inference.predictor import Predictor
+
+_RANDOM = "random_"
+
+
+@dataclass(frozen=True)
+class AskedModel:
+    """Hold a model and all that its folder says about how to ask it.
+
+    Attributes:
+        name: As it was named.
+        predictor: The network.
+        data: What it was trained on.
+        identity: A checksum that differs where any answer may.
+        formats: Who reads files: those of the package, and before them the one of the run's own recipe.
+        is_untuned: Whether these are released weights.
+    """
+
+    name: str
+    predictor: Predictor
+    data: TrainedData
+    identity: str
+    formats: tuple[Format, ...] = FORMATS
+    is_untuned: bool = False
+
+
+def open_model(name: str, *, checkpoint: str | None = None, trusted: bool = False) -> AskedModel:
+    """Load the model of a run, of an export folder, or the untuned network of released weights.
+
+    Args:
+        name: A folder, or the name of weights; a folder of that name comes first.
+        checkpoint: Where the base weights lie if they are a file of your own.
+        trusted: Import classes from outside ``medsam_tune`` that the folder names; that runs their code.
+
+    Raises:
+        MedsamTuneError: If there is no such model, or it cannot be loaded.
+    """
+    folder = expand(name, "MODEL")
+    if (folder / DESCRIPTION_FILE).is_file():
+        predictor = load_export(folder, checkpoint=checkpoint, trusted=trusted)
+        return _tuned(name, predictor, folder)
+    if RunFolder(folder).config.is_file():
+        run = Run.open(folder, trusted=trusted)
+        predictor = run.predictor(checkpoint=checkpoint, trusted=trusted)
+        return _tuned(name, predictor, folder / "export", _own_formats(run.config, trusted=trusted))
+    if not folder.exists() and (name in WEIGHTS or name.startswith(_RANDOM)):
+        return _untuned(name, checkpoint)
+    raise RecipeError(_no_model(name, folder))
+
+
+def _tuned(name: str, predictor: Predictor, export: Path, own: tuple[Format, ...] = ()) -> AskedModel:
+    data = TrainedData.of(read_description(export).get("data", {}))
+    return AskedModel(name, predictor, data, sha256_of(export / DESCRIPTION_FILE), (*own, *FORMATS))
+
+
+def _untuned(name: str, checkpoint: str | None) -> AskedModel:
+    from medsam_tune.backbone.sam import SamBackbone
+    from medsam_tune.inference.predictor import Predictor
+
+    backbone = SamBackbone(name, checkpoint=checkpoint)
+    return AskedModel(name, Predictor(backbone), TrainedData(), backbone.weights.sha256, is_untuned=True)
+
+
+def _own_formats(config: Mapping[str, Any], *, trusted: bool) -> tuple[Format, ...]:
+    """Return the format that the recipe's source names, if it names one."""
+    source = (config.get("data") or {}).get("source")
+    described = (source.get("init_args") or {}).get("format") if isinstance(source, Mapping) else None
+    if described is None:
+        return ()
+    described = {"class_path": described} if isinstance(described, str) else described
+    return (PartReader(trusted=trusted).part(described, Format, "data.source.format").build(),)  # type: ignore[type-abstract]
+
+
+def _no_model(name: str, folder: Path) -> str:
+    if not folder.exists():
+        return (
+            f"{name}: no such run or export folder, and no weights of that name. Give a folder such as runs/lora/TIME, or "
+            f"one of {', '.join(WEIGHTS)}."
+        )
+    runs = sorted(path.parent.relative_to(folder) for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.yaml"))
+    hint = (
+        f"It holds {len(runs)} runs; name one, such as {folder / runs[-1]}."
+        if runs
+        else "Give a folder such as runs/lora/TIME."
+    )
+    return f"{name}: is no run (no config.yaml) and no export (no {DESCRIPTION_FILE}). {hint}"

@@ -1,0 +1,43 @@
+import pytest
+
+from medsam_tune.data.intensity import Intensity
+from medsam_tune.errors import DataError
+from medsam_tune.inference.trained_data import TrainedData
+from medsam_tune.precompute import PriorSettings
+
+
+def test_what_the_training_did_is_read_from_an_exports_description():
+    data = {
+        "intensity": {"rule": "window", "percentiles": [0.5, 99.5], "window": [-160, 240]},
+        "axis": "coronal",
+        "format": "F",
+        "labels": {"a": [1, 2]},
+        "target": "binary",
+        "priors": {"weights": "random_tiny", "points_per_side": 2, "box_fractions": [0.5]},
+    }
+    assert TrainedData.of(data) == TrainedData(
+        "coronal",
+        Intensity("window", window=(-160, 240)),
+        of_volumes=True,
+        labels={"a": (1, 2)},
+        target="binary",
+        priors=PriorSettings("random_tiny", points_per_side=2, box_fractions=(0.5,)),
+    )
+    assert TrainedData.of({"intensity": "8 bit as stored", "labels": "one"}) == TrainedData()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"intensity": {"rule": "window"}},
+        {"axis": "up"},
+        {"target": "any"},
+        {"labels": {"a": ["x"]}},
+        {"mask_threshold": "high"},
+        {"priors": {"points_per_side": 0}},
+        {"priors": {"unknown": 0}},
+    ],
+)
+def test_a_damaged_description_is_one_error(data):
+    with pytest.raises(DataError, match=r"export\.json: its data cannot be read \(.+\)\. Export the run again\."):
+        TrainedData.of(data)

@@ -1,0 +1,181 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medsam_tune.backbone import SamBackbone
+from medsam_tune.cli import main
+from medsam_tune.data.formats import FORMATS
+from medsam_tune.errors import RecipeError
+from medsam_tune.inference.predictor import Predictor
+from medsam_tune.inference.trained_data import TrainedData
+from medsam_tune.runs.asked_model import AskedModel, open_model
+from medsam_tune.runs.prediction import PredictionJob, Wanted
+from tests.inference.test_writers import write_volume
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return AskedModel("tiny", Predictor(SamBackbone("random_tiny")), TrainedData(), "identity", FORMATS)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Two images, one of them in a sub-folder, and a damaged one."""
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "sub/b.png"):
+        path = tmp_path / "new" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20, 30), dtype=np.uint8)).save(path)
+    (tmp_path / "new" / "c.png").write_bytes(b"no image")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "new"
+
+
+def files_below(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def table(out):
+    return list(csv.DictReader((out / "cases.csv").read_text().splitlines()))
+
+
+def job(model, place, *, drawn=None, **wanted):
+    return PredictionJob(model, place, Path.cwd() / "out", drawn, Wanted(**wanted))
+
+
+def test_a_folder_is_answered_file_by_file_and_a_damaged_one_is_an_outcome(model, place):
+    before, out = files_below(place), place.parent / "out"
+    outcomes = list(job(model, place).outcomes())
+    assert [outcome.written for outcome in outcomes] == [out / "a.png", None, out / "sub/b.png"]
+    assert outcomes[1].fault.startswith(f"{place / 'c.png'}: cannot be read")
+    assert files_below(place) == before
+    rows = table(out)
+    assert [(row["case"], row["label"], row["value"]) for row in rows] == [("a", "object", "255"), ("sub/b", "object", "255")]
+    assert int(rows[0]["pixels"]) == (np.asarray(Image.open(out / "a.png")) == 255).sum()
+    assert json.loads((out / "labels.json").read_text()) == {"255": {"name": "object"}}
+
+
+def test_a_second_call_goes_on_and_changes_nothing(model, place, monkeypatch):
+    out = place.parent / "out"
+    first = list(job(model, place / "a.png").outcomes())
+    mask = files_below(out)["a.png"]
+    with monkeypatch.context() as patch:
+        # Nothing is asked.
+        patch.delattr(Predictor, "predict")
+        (again,) = job(model, place / "a.png").outcomes()
+    assert (again.written, again.stood, first[0].stood) == (out / "a.png", True, False)
+    outcomes = list(job(model, place).outcomes())
+    assert [outcome.stood for outcome in outcomes] == [True, False, False]
+    assert [row["case"] for row in table(out)] == ["a", "sub/b"]
+    assert files_below(out)["a.png"] == mask
+    assert [outcome.stood for outcome in job(model, place, overwrite=True).outcomes()] == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda place, out: Image.new("L", (30, 20)).save(out / "a.png"), "was changed since it was written"),
+        (lambda place, out: Image.new("L", (30, 20)).save(place / "a.png"), "answers another question"),
+        (lambda place, out: (out / ".answered/a.json").write_text("{"), "was not written by this command"),
+    ],
+)
+def test_a_mask_that_is_not_the_answer_is_never_written_over(model, place, change, said):
+    out = place.parent / "out"
+    list(job(model, place).outcomes())
+    change(place, out)
+    before = (out / "a.png").read_bytes()
+    outcome = next(job(model, place).outcomes())
+    assert f"{out / 'a.png'}: stands there and {said}" in outcome.fault
+    assert (out / "a.png").read_bytes() == before
+    assert next(job(model, place, overwrite=True).outcomes()).written == out / "a.png"
+
+
+def test_what_would_lose_something_is_refused_before_any_work(model, place):
+    with pytest.raises(RecipeError, match=r"-o: the masks would stand in the place of .*a\.png"):
+        PredictionJob(model, place / "a.png", place, None, Wanted(overwrite=True))
+    list(job(model, place).outcomes())
+    other = AskedModel("other", model.predictor, model.data, "other", FORMATS)
+    with pytest.raises(RecipeError, match=r"holds 2 masks of another model"):
+        job(other, place)
+    (place / "overlays").mkdir()
+    (place / "a.png").rename(place / "overlays" / "overlays.png")
+    (place / "sub" / "b.png").rename(place / "overlays.png")
+    with pytest.raises(RecipeError, match=r"--overlays: picture and mask of overlays/overlays would be one file"):
+        job(model, place, overlays=True, overwrite=True)
+
+
+def test_a_number_means_one_thing_in_a_folder(model, place):
+    for name, label in (("a", "liver"), ("sub/b", "spleen")):
+        (place.parent / f"{label}.csv").write_text(f"image,x1,y1,x2,y2,label\n{name},1,2,9,9,{label}\n")
+    drawn = [(place.parent / f"{label}.csv", "boxes") for label in ("liver", "spleen")]
+    assert next(job(model, place / "a.png", drawn=drawn[0]).outcomes()).written
+    (place.parent / "spleen.csv").write_text("image,x1,y1,x2,y2,label\nb,1,2,9,9,spleen\n")
+    (outcome,) = job(model, place / "sub/b.png", drawn=drawn[1]).outcomes()
+    assert "labels.json: 1 is liver in other masks there, here it is spleen" in outcome.fault
+
+
+def test_names_never_lead_out_of_the_folder(model, place):
+    (place / "a.png").rename(place / "..%2Fa.png")
+    written = [outcome.written for outcome in job(model, place, overlays=True).outcomes() if outcome.written]
+    assert all(path.is_relative_to(place.parent / "out") for path in written)
+    assert sorted(path.name for path in place.parent.iterdir()) == ["new", "out"]
+
+
+def test_a_cut_off_call_leaves_the_table_of_what_is_done(model, place):
+    outcomes = job(model, place).outcomes()
+    next(outcomes)
+    outcomes.close()
+    assert [row["case"] for row in table(place.parent / "out")] == ["a"]
+
+
+def test_released_weights_are_asked_with_every_object_of_masks_and_say_what_they_found(tmp_path, monkeypatch, capsys):
+    write_volume(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", "random_tiny", "images", "-o", "out"]) == 2
+    assert "--boxes: is not given, and SAM was trained with prompts" in capsys.readouterr().err
+    command = ["predict", "random_tiny", "images", "-o", "out", "--every-object-of=labels", "--uncertainty", "--overlays"]
+    assert main(command) == 0
+    assert "1 masks in out\n" in capsys.readouterr().out
+    (row,) = table(tmp_path / "out")
+    assert (row["case"], row["label"], row["value"], row["area_mm2"]) == ("case_1", "1", "1", "")
+    assert float(row["volume_ml"]) == pytest.approx(int(row["pixels"]) * 1.5 / 1000)
+    assert 0 <= float(row["uncertainty"]) <= 1
+    with Image.open(tmp_path / "out/overlays/case_1.png") as picture:
+        assert picture.size[0] > 300
+    assert main(command) == 0
+    assert "1 masks in out, 1 of them from before" in capsys.readouterr().out
+
+
+def test_npz_files_are_asked_with_the_boxes_they_bring(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 20, 24), dtype=np.uint8)
+    boxes = np.array([[2, 3, 0, 12, 15, 1], [14, 3, 1, 20, 15, 2]])
+    np.savez(tmp_path / "in/a.npz", imgs=pixels, spacing=(0.5, 0.5, 2.0), boxes=boxes)
+    np.savez(tmp_path / "in/b.npz", imgs=pixels)
+    assert main(["predict", "random_tiny", "in", "-o", "out"]) == 1
+    with np.load(tmp_path / "out/a.npz") as found:
+        assert found["segs"].shape == (3, 20, 24)
+        assert found["spacing"].tolist() == [0.5, 0.5, 2.0]
+        assert set(np.unique(found["segs"])) <= {0, 1, 2}
+        assert not (found["segs"][0] == 2).any()
+        assert not (found["segs"][2] == 1).any()
+    assert not (tmp_path / "out/b.npz").exists()
+
+
+def test_models_that_are_none_say_what_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/lora/2026").mkdir(parents=True)
+    (tmp_path / "runs/lora/2026/config.yaml").touch()
+    with pytest.raises(RecipeError, match=r"lite_medsm: no such run or export folder, and no weights of that name"):
+        open_model("lite_medsm")
+    for name in ("runs", "runs/lora"):
+        with pytest.raises(RecipeError, match=r"is no run .* It holds 1 runs; name one, such as runs/lora/2026"):
+            open_model(name)
+    assert open_model("random_tiny").is_untuned
