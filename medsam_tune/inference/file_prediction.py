@@ -187,7 +187,7 @@ def _drawn_masks(
     if all(each.box is not None for each in drawn):
         for start in range(0, len(drawn), _OBJECTS_AT_ONCE):
             part = drawn[start : start + _OBJECTS_AT_ONCE]
-            masks, ious, _ = predictor.predict_many(boxes=[each.box for each in part])
+            masks, ious, _ = predictor.predict_many(boxes=np.array([each.box for each in part], np.float32))
             for row, each in enumerate(part):
                 yield each, masks[row, 0].astype(bool), None if ious is None else float(ious[row, 0])
         return

@@ -90,7 +90,7 @@ def _own_formats(config: Mapping[str, Any], *, trusted: bool) -> tuple[Format, .
     if described is None:
         return ()
     described = {"class_path": described} if isinstance(described, str) else described
-    return (PartReader(trusted=trusted).part(described, Format, "data.source.format").build(),)  # type: ignore[type-abstract]
+    return (PartReader(trusted=trusted).part(described, Format, "data.source.format").build(),)
 
 
 def _no_model(name: str, folder: Path) -> str:
