@@ -28,7 +28,7 @@ def class_values(names: Sequence[str], groups: Mapping[str, Sequence[int]]) -> d
 
     Numbers are taken for all classes as soon as a class has no value, two have the same one, or one is too large.
 
-    Example:
+    Examples:
         >>> class_values(["a", "b"], {"a": [205, 206], "b": [7]})
         {'a': 205, 'b': 7}
         >>> class_values(["a", "b"], {"a": [1]})
@@ -45,7 +45,7 @@ def drawn_values(labels: Iterable[str], groups: Mapping[str, Sequence[int]]) -> 
     Whole numbers count as they are, other names get the smallest values that are free, by their order. Empty where no object
     has a label.
 
-    Example:
+    Examples:
         >>> drawn_values(["tumour", "liver"], {})
         {'liver': 1, 'tumour': 2}
         >>> drawn_values(["7", "tumour"], {"tumour": [4]})

@@ -83,7 +83,7 @@ def moved_points(
 def mean_entropy_bits(logits: Tensor) -> float | None:
     """Return the binary entropy of the mean probability over pixels that any of n answers (n, H, W) calls object.
 
-    Example:
+    Examples:
         >>> mean_entropy_bits(torch.tensor([[[0.0, -9.0]], [[0.0, -9.0]]]) + 1e-9)
         1.0
         >>> mean_entropy_bits(torch.tensor([[[50.0]], [[-50.0]]]))
