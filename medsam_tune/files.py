@@ -62,9 +62,18 @@ def write_bytes(path: Path, content: bytes, *, error: type[MedsamTuneError] = Da
     return path
 
 
-def write_text(path: Path, text: str, *, error: type[MedsamTuneError] = DataError, when_full: str = WHEN_FULL) -> Path:
-    """Write ``text`` as UTF-8; see ``write_bytes``."""
-    return write_bytes(path, text.encode(), error=error, when_full=when_full)
+def write_text(
+    path: Path,
+    text: str,
+    *,
+    error: type[MedsamTuneError] = DataError,
+    when_full: str = WHEN_FULL,
+    private: bool = False,
+) -> Path:
+    """Write ``text`` as UTF-8; see ``write_bytes``. A ``private`` file can be read by its owner alone."""
+    with atomic_file(path, error=error, when_full=when_full, private=private) as file:
+        file.write(text.encode())
+    return path
 
 
 def write_json(path: Path, data: object, *, error: type[MedsamTuneError] = DataError, when_full: str = WHEN_FULL) -> Path:
@@ -118,6 +127,7 @@ class atomic_file:
         path: Missing folders above it are made.
         error: What is raised when it cannot be written.
         when_full: What to do about a full disk, as a sentence.
+        private: Let nobody but the owner read the file.
 
     Raises:
         MedsamTuneError: Of type ``error``, with the path and the remedy; the temporary file is removed.
@@ -131,8 +141,16 @@ class atomic_file:
         b'whole'
     """
 
-    def __init__(self, path: Path, *, error: type[MedsamTuneError] = DataError, when_full: str = WHEN_FULL) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        error: type[MedsamTuneError] = DataError,
+        when_full: str = WHEN_FULL,
+        private: bool = False,
+    ) -> None:
         self.path = Path(path)
+        self._private = private
         self.error = error
         self.when_full = when_full
         self._temporary = self.path.with_name(_temporary_name())
@@ -143,6 +161,8 @@ class atomic_file:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._temporary.open("xb")
+            if self._private:
+                self._temporary.chmod(0o600)
         except OSError as fault:
             raise self.error(write_fault(self.path, fault, self.when_full)) from fault
         return cast("BinaryIO", self)

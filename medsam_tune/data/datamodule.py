@@ -24,7 +24,7 @@ from medsam_tune.data.dataset import (
     Views,
 )
 from medsam_tune.data.loader import ResumableLoader
-from medsam_tune.data.patients import patient_rule, patients_of
+from medsam_tune.data.patients import patient_rule, patients_of, stated_rule
 from medsam_tune.data.sample import data_folder
 from medsam_tune.data.sampler import EpochSampler
 from medsam_tune.data.setting_checks import check_counts, check_views
@@ -203,8 +203,8 @@ class SegmentationDataModule(LightningDataModule):
         return {
             **self.source.describe(),
             # A folder's name may name a patient, and a report travels.
-            "root": self.root if self.root.startswith("sample:") else "a folder, see config.yaml",
-            "patients": "as cases" if self.patient is None else f"by data.patient: {self.patient}",
+            "root": self.root if self.root.startswith("sample:") else "a folder, see local.yaml of the run",
+            "patients": "as cases" if self.patient is None else f"by data.patient: {stated_rule(self.patient)}",
             "target": self.target,
             "splits": {**parts, "how": dict(self.splits.how)},
             "augmentation": asdict(self.augmentation) if self.augmentation else None,

@@ -51,6 +51,16 @@ class LikelyPatients:
         )
 
 
+def stated_rule(rule: str) -> str:
+    """Return ``data.patient`` for a text that travels: where a table lies is left out.
+
+    Examples:
+        >>> stated_rule("/scans/DOE/patients.csv")
+        'a CSV file'
+    """
+    return "a CSV file" if _is_table(rule) else rule
+
+
 def patients_of(cases: Mapping[str, str | None], rule: str | None) -> dict[str, str]:
     """Return the patient of each case.
 
@@ -69,7 +79,7 @@ def patients_of(cases: Mapping[str, str | None], rule: str | None) -> dict[str, 
     if rule == HEADER:
         found: dict[str, str | None] = {case: None if name is None else _hidden(name) for case, name in cases.items()}
         remedy = "their files name none. Set data.patient to a pattern or a CSV file"
-    elif rule.lower().endswith(".csv"):
+    elif _is_table(rule):
         table = _read_table(Path(rule).expanduser())
         found = {case: table.get(case) for case in cases}
         remedy = f"{rule} has no row for them. Add rows of {' and '.join(COLUMNS)}"
@@ -127,6 +137,10 @@ def _compile(rule: str) -> re.Pattern[str]:
     if pattern.groups < 1:
         raise RecipeError(f"data.patient: {rule!r} has no group. Put the patient in brackets: '^([^_]+)_'.")
     return pattern
+
+
+def _is_table(rule: str) -> bool:
+    return rule.lower().endswith(".csv")
 
 
 def _read_table(path: Path) -> dict[str, str]:

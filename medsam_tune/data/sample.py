@@ -9,6 +9,8 @@ from medsam_tune.errors import RecipeError
 from medsam_tune.folders import expand
 
 SAMPLE_PREFIX = "sample:"
+PLACEHOLDER = "DIR"
+"""What stands for ``data.root`` in files that are shared."""
 
 
 def sample_names() -> list[str]:
@@ -31,11 +33,16 @@ def data_folder(root: str) -> Path:
     """Return the folder that ``data.root`` names: a path, or ``sample:<name>`` for a bundled data set.
 
     Raises:
-        RecipeError: If a bundled data set of that name is not there.
+        RecipeError: If a bundled data set of that name is not there, or ``root`` is the placeholder of a shared recipe.
     """
     if root.startswith(SAMPLE_PREFIX):
         return sample_folder(root.removeprefix(SAMPLE_PREFIX))
-    return expand(root, "data.root")
+    folder = expand(root, "data.root")
+    if root == PLACEHOLDER and not folder.is_dir():
+        raise RecipeError(
+            f"data.root: {root} stands for the data's folder, which config.yaml does not name. Give --data.root=FOLDER."
+        )
+    return folder
 
 
 def _samples() -> Path:

@@ -35,8 +35,9 @@ def load_export(
     Args:
         folder: What ``save_export`` wrote.
         checkpoint: Where the base weights lie if they are a file of your own; the checksum must be that of the training.
-            Without it the place that the run's own ``config.yaml`` names is tried, never one that the export names. Files of
-            other frozen parts are given by key, as ``{"backbone.checkpoint": FILE, "prompt_encoder.weights": FILE}``.
+            Without it the place that the run's own ``local.yaml`` or ``config.yaml`` names is tried, never one that the export
+            names. Files of other frozen parts are given by key, as ``{"backbone.checkpoint": FILE,
+            "prompt_encoder.weights": FILE}``.
         force: Go on although the frozen weights at hand are not those of the training.
         trusted: Import classes from outside ``medsam_tune`` that the description names; that runs their code.
 
@@ -139,11 +140,9 @@ def _build(stored: ExportFolder, checkpoint: Checkpoint | None, *, force: bool, 
 
 def _file_of_the_run(folder: Path, sha256: object) -> Path | None:
     """Return the base weights that the recipe of the run around an export names, if they are there and have the checksum."""
-    config = folder.resolve().parent / "config.yaml"
-    if not config.is_file():
-        return None
+    files = [folder.resolve().parent / name for name in ("config.yaml", "local.yaml")]
     try:
-        places = [Path(value) for value in _checkpoints(read_yaml(config))]
+        places = [Path(value) for file in files if file.is_file() for value in _checkpoints(read_yaml(file))]
     except RecipeError:
         return None
     return next((path for path in places if path.is_absolute() and path.is_file() and sha256_of(path) == sha256), None)

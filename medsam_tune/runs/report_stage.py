@@ -24,7 +24,7 @@ from medsam_tune.export.folder import save_export
 from medsam_tune.inference.usage import prediction_code
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
-from medsam_tune.training.recipe_paths import without_folder
+from medsam_tune.training.recipe_paths import shareable
 
 if TYPE_CHECKING:
     from medsam_tune.training.cli import MedsamCLI
@@ -100,7 +100,7 @@ def report_stage(cli: MedsamCLI) -> Path | None:
         curves=draw_curves(cli.run_folder.metrics_csv),
         cases=_case_figures(cli),
         reload_code=_reload_code(cli) + prediction_code(cli.model.segmenter),
-        run_command=without_folder(cli.command, cli.datamodule.root),
+        run_command=shareable(cli.command, cli.datamodule.root),
         versions=summary["versions"],
         seconds=cli.clock.seconds,
         more={

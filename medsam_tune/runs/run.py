@@ -25,6 +25,7 @@ from medsam_tune.segmenters.task import TaskSegmenter
 from medsam_tune.training.checkpoint import read_checkpoint
 from medsam_tune.training.cli import MedsamCLI
 from medsam_tune.training.console import say
+from medsam_tune.training.places import read_recipe
 from medsam_tune.training.precompute_stage import fill_embeddings
 from medsam_tune.training.run_folder import RunFolder
 from medsam_tune.training.trust import refuse_foreign_code
@@ -88,13 +89,14 @@ class Run:
             raise RecipeError(f"{folder}: is no run: it holds no config.yaml. Give a folder such as runs/lora/TIME.")
         run = cls(path)
         if not trusted:
-            refuse_foreign_code(run.config, RunFolder(path).config)
+            for file in (RunFolder(path).config, RunFolder(path).local):
+                refuse_foreign_code(read_yaml(file) if file.is_file() else {}, file)
         return run
 
     @property
     def config(self) -> dict[str, Any]:
-        """Return the resolved recipe in force, overrides included."""
-        content = read_yaml(self._files.config)
+        """Return the resolved recipe in force, overrides included, with the paths of this machine."""
+        content = read_recipe(self._files)
         if not isinstance(content, dict):
             raise RecipeError(f"{self._files.config}: expected the sections of a recipe. Restore the file.")
         return content

@@ -31,6 +31,7 @@ from medsam_tune.training.origin import (
     run_with_split,
     warn_of_trained_cases,
 )
+from medsam_tune.training.places import with_local
 from medsam_tune.training.precompute_stage import check_cacheable
 from medsam_tune.training.recipe_paths import resolve_paths
 from medsam_tune.training.record import continue_wandb
@@ -74,6 +75,7 @@ class MedsamCLI(LightningCLI):
     model: TuningModule
 
     def __init__(self, args: list[str], *, recipe_file: Path | None, command: str, run: bool, name: str | None = None) -> None:
+        args = with_local(args)
         self.recipe_file = recipe_file
         self.recipe = name or ("recipe" if recipe_file is None else recipe_file.stem)
         self.command, self.words = command, args

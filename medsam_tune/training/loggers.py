@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -95,9 +96,11 @@ def _write_rows(path: Path, header: list[str], rows: list[dict[str, str]]) -> No
 def run_loggers(folder: Path, chosen: list[Logger] | None) -> list[Logger]:
     """Return metrics.csv plus the recipe's loggers, or plus TensorBoard where the recipe names none.
 
-    A W&B run that an earlier training of this process left open is finished first: the new one would log into it.
+    A W&B run that an earlier training of this process left open is finished first: the new one would log into it. W&B notes no
+    command line, user and folder of its own accord: a path may name a patient, and what the run needs stands in its config.
     """
     _finish_earlier_wandb()
+    os.environ.setdefault("WANDB_X_DISABLE_META", "true")
     others = [TensorBoardLogger(save_dir=folder, name="", version="tensorboard")] if chosen is None else chosen
     return [RunCsvLogger(folder), *others]
 

@@ -12,9 +12,9 @@ from medsam_tune.data.pairing import first_names
 from medsam_tune.data.split_file import read_splits
 from medsam_tune.data.splits import Splits, SplitSettings
 from medsam_tune.errors import CheckpointError, DataWarning, RecipeError
+from medsam_tune.training.places import read_recipe
 from medsam_tune.training.record import flat
 from medsam_tune.training.run_folder import RunFolder, run_folder_of
-from medsam_tune.yaml_files import read_yaml
 
 UNTUNED = "--untuned"
 _SAME_DATA = ("root", "source", "target", "patient", "ignore_label")
@@ -47,7 +47,7 @@ def check_same_data(asked: str, run: Path, data: Mapping[str, Any]) -> None:
     Raises:
         RecipeError: Naming the keys that differ, with both values.
     """
-    recipe = read_yaml(RunFolder(run).config) if RunFolder(run).config.is_file() else {}
+    recipe = read_recipe(RunFolder(run)) if RunFolder(run).config.is_file() else {}
     stored = recipe.get("data") if isinstance(recipe, Mapping) else None
     then, now = (flat({key: values.get(key) for key in _SAME_DATA}) for values in (stored or {}, data))
     differ = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]

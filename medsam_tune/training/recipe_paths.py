@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -50,13 +51,22 @@ def _expanded(value: Any) -> Any:  # noqa: ANN401 - anything that YAML holds
     return value
 
 
-def without_folder(command: str, root: str) -> str:
-    """Return a command or a value with ``DIR`` in place of the data folder: its name may name a patient, and reports travel.
+def shareable(command: str, root: str) -> str:
+    """Return a command without folders: ``DIR`` stands for the data's, whose name may be a patient's; files keep their names.
 
     Examples:
-        >>> without_folder("medsam-tune run lora.yaml --data.root=/data/DOE --data.split.file=/data/DOE/s.json", "/data/DOE")
+        >>> shareable("medsam-tune run /me/lora.yaml --data.root=/scans/DOE --data.split.file=/scans/DOE/s.json", "/scans/DOE")
         'medsam-tune run lora.yaml --data.root=DIR --data.split.file=DIR/s.json'
     """
-    if root.startswith("sample:"):
-        return command
-    return re.sub(rf"(?<![^\s='\"]){re.escape(root)}(?=[\s/'\"]|$)", "DIR", command)
+    return shlex.join(_without_folder(word, "" if root.startswith("sample:") else root) for word in shlex.split(command))
+
+
+def _without_folder(word: str, root: str) -> str:
+    key, equals, value = word.partition("=") if word.startswith("--") or not os.path.isabs(word) else ("", "", word)
+    if not equals:
+        key, value = "", word
+    if root and (value == root or value.startswith(root + os.sep)):
+        value = "DIR" + value.removeprefix(root)
+    elif os.path.isabs(value):
+        value = os.path.basename(value.rstrip(os.sep))
+    return key + equals + value

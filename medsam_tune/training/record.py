@@ -19,7 +19,8 @@ from medsam_tune.data.split_file import save_splits
 from medsam_tune.files import read_json, write_json, write_text
 from medsam_tune.training.loggers import RunCsvLogger
 from medsam_tune.training.module import tuned
-from medsam_tune.training.recipe_paths import without_folder
+from medsam_tune.training.places import split_places, write_recipe
+from medsam_tune.training.recipe_paths import shareable
 from medsam_tune.training.signals import slurm_job
 from medsam_tune.training.test_results import parameter_counts
 
@@ -48,7 +49,7 @@ class RecordRun(Callback):
         folder = self.cli.run_folder
         folder.path.mkdir(parents=True, exist_ok=True)
         if not folder.config.is_file():
-            write_text(folder.config, self.cli.dump())
+            write_recipe(folder, self.cli.dump())
         if not folder.splits.is_file() and stage != "predict":
             save_splits(self.cli.datamodule.splits, folder.splits)
         if (job := slurm_job()) is not None:
@@ -59,8 +60,9 @@ class RecordRun(Callback):
             return
         if self._continued:
             # Not before the checkpoint was accepted.
-            record_continuation(self.cli.run_folder, self.cli.command, self.cli.dump())
-        facts = {**without_data_folder(flat(self.cli.recipe_values())), **self._facts(pl_module)}
+            command = shareable(self.cli.command, self.cli.datamodule.root)
+            record_continuation(self.cli.run_folder, command, self.cli.dump())
+        facts = {**flat(split_places(self.cli.recipe_values())[0]), **self._facts(pl_module)}
         for logger in trainer.loggers:
             if not isinstance(logger, RunCsvLogger):
                 logger.log_hyperparams(facts)
@@ -83,7 +85,7 @@ class RecordRun(Callback):
         module = tuned(pl_module)
         weights = module.segmenter.base_weights()
         facts = {
-            "run": str(self.cli.run_folder.path),
+            "run": "/".join(self.cli.run_folder.path.parts[-2:]),
             "git": git_commit(),
             "described": self.cli.datamodule.describe(),
             "parameters": parameter_counts(module),
@@ -92,25 +94,10 @@ class RecordRun(Callback):
         return flat(facts)
 
 
-def without_data_folder(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return recipe values in which ``DIR`` stands for the data's own folder: its name may be a patient's, loggers are shared.
-
-    Examples:
-        >>> without_data_folder({"data.root": "/data/DOE", "data.split.file": "/data/DOE/s.json", "seed": 0})
-        {'data.root': 'DIR', 'data.split.file': 'DIR/s.json', 'seed': 0}
-        >>> without_data_folder({"data.root": "images", "data.source.mask_suffix": "_images"})["data.source.mask_suffix"]
-        '_images'
-    """
-    root = str(values.get("data.root") or "")
-    if not root or root.startswith("sample:"):
-        return dict(values)
-    return {key: without_folder(value, root) if isinstance(value, str) else value for key, value in values.items()}
-
-
 def record_continuation(folder: RunFolder, command: str, config: str) -> Path:
     """Write ``resumes/NNN.yaml``: the command line and the recipe from here on; config.yaml becomes that recipe.
 
-    ``resumes/000.yaml`` is the recipe that the run began with.
+    ``resumes/000.yaml`` is the recipe that the run began with. None of them names a path (``places``).
 
     Returns:
         The file.
@@ -119,9 +106,8 @@ def record_continuation(folder: RunFolder, command: str, config: str) -> Path:
     if not first.is_file():
         write_text(first, folder.config.read_text(encoding="utf-8"))
     path = folder.resumes / f"{1 + max(int(found.stem) for found in folder.resumes.glob('[0-9]*.yaml')):03d}.yaml"
-    write_text(path, f"# {datetime.now().isoformat(timespec='seconds')}  {command}\n{config}")
-    write_text(folder.config, config)
-    return path
+    shared = write_recipe(folder, config)
+    return write_text(path, f"# {datetime.now().isoformat(timespec='seconds')}  {command}\n{shared}")
 
 
 def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -35,8 +35,13 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """Return the resolved recipe."""
+        """Return the resolved recipe, without paths."""
         return self.path / "config.yaml"
+
+    @property
+    def local(self) -> Path:
+        """Return the file of the recipe's paths, which belongs to this machine and is not for sharing."""
+        return self.path / "local.yaml"
 
     @property
     def splits(self) -> Path:

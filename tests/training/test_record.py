@@ -117,7 +117,7 @@ def test_wandb_run_holds_recipe_code_and_data_goes_on_after_a_resume_and_its_sum
     assert config["trainer.max_epochs"] == 4
     assert config["model.backbone"] == "medsam_tune.backbone.SamBackbone"
     assert config["model.optimizer.lr"] == 50
-    assert config["run"] == str(only_run().path)
+    assert config["run"] == f"tiny/{only_run().path.name}"
     assert config["described.splits.train.images"] == 11
     assert {"git", "base_weights.sha256", "parameters.trained"} <= config.keys()
     rows = csv.DictReader(only_run().metrics_csv.read_text().splitlines())
