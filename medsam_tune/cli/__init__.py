@@ -17,6 +17,7 @@ from medsam_tune.training.recipe_paths import expand_word
 __all__ = ["LIGHTNING_COMMANDS", "OWN_COMMANDS", "TRACEBACK_VARIABLE", "main"]
 
 OWN_COMMANDS = {
+    "init": "look at a folder of your own images and masks, and write a recipe that runs on it",
     "run": "run a recipe: cache, fit, test on the best checkpoint, export, report",
     "recipes": "list, show or copy the bundled recipes",
     "weights": "list or download the released weights",

@@ -40,7 +40,7 @@ from medsam_tune.data.labels import (
 from medsam_tune.data.mask_files import MaskFile, NamePattern, masks_of_images, missing_labels, tell_apart
 from medsam_tune.data.paired import PairedFiles, Pairs
 from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
-from medsam_tune.data.scan import Scan, existing_folder, scan_folder
+from medsam_tune.data.scan import Scan, existing_folder, leave_out, scan_folder
 from medsam_tune.errors import DataError, DataWarning, RecipeError
 
 
@@ -64,6 +64,7 @@ class ImageFolder(PairedFiles):
         mask_pattern: Regular expression searched in a mask's name: plain brackets hold its image's name, ``(?P<label>...)`` the
             class that the file is for, ``(?P<instance>...)`` the one object that it shows. In place of ``mask_suffix``.
         image_pattern: Regular expression searched in an image's file name: its brackets, joined by ``/``, are the image's name.
+        exclude: Files that are left out: paths below the root, with or without ending, where ``*`` is any text.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class ImageFolder(PairedFiles):
         intensity: Intensity | None = None,
         mask_pattern: str | None = None,
         image_pattern: str | None = None,
+        exclude: list[str] | None = None,
     ) -> None:
         check_labels(labels)
         if labels is not None and mask_threshold is not None and mask_pattern is None:
@@ -91,7 +93,7 @@ class ImageFolder(PairedFiles):
             raise RecipeError("data.source.mask_suffix: data.source.mask_pattern says it too. Keep one of them.")
         super().__init__(None if case_pattern is None else compile_case_pattern(case_pattern))
         self.images, self.masks, self.mask_suffix, self.labels = images, masks, mask_suffix, labels
-        self.mask_threshold, self.intensity = mask_threshold, intensity
+        self.mask_threshold, self.intensity, self.exclude = mask_threshold, intensity, exclude or []
         self.mask_pattern = _mask_pattern(mask_pattern, mask_suffix)
         self.image_pattern = NamePattern("data.source.image_pattern", image_pattern or "^(.+)$", named=())
         self.colours: ColourTable | None = None
@@ -231,12 +233,12 @@ class ImageFolder(PairedFiles):
 
     def _scan(self, root: Path, *, require_masks: bool) -> tuple[dict[str, Path], dict[str, tuple[MaskFile, ...]]]:
         image_folder, mask_folder = existing_folder(root, self.images, "images"), root / self.masks
-        found = scan_folder(image_folder, ENDINGS)
+        found = leave_out(scan_folder(image_folder, ENDINGS), root, self.exclude)
         self._n_other_files = len(found.others)
         if self.images == self.masks:
             found, masks = self._told_apart(found, image_folder)
         elif require_masks or mask_folder.is_dir():
-            masks = scan_folder(existing_folder(root, self.masks, "masks"), ENDINGS)
+            masks = leave_out(scan_folder(existing_folder(root, self.masks, "masks"), ENDINGS), root, self.exclude)
             found, masks = _outside(found, image_folder, mask_folder), _outside(masks, mask_folder, image_folder)
         else:
             masks = Scan([], [])

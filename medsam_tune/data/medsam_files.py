@@ -35,6 +35,7 @@ class MedsamNpz(VolumeSource):
         slices: Which slices of a volume are evaluated (and trained on, unless ``train_slices`` says otherwise).
         train_slices: Which slices are trained on.
         predict_slices: Which slices of new volumes are predicted; all of them by default.
+        exclude: Files that are left out: paths below the root, with or without ending, where ``*`` is any text.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class MedsamNpz(VolumeSource):
         slices: SliceRule = ALL_SLICES,
         train_slices: SliceRule | None = None,
         predict_slices: SliceRule = ALL_SLICES,
+        exclude: list[str] | None = None,
     ) -> None:
         self._npz = NpzFormat()
-        super().__init__(self._npz, ".", ".", axis, labels, intensity, slices, train_slices, predict_slices)
+        chosen = (slices, train_slices, predict_slices)
+        super().__init__(self._npz, ".", ".", axis, labels, intensity, *chosen, exclude=exclude)
 
     def boxes(self, index: int) -> Tensor:
         """Return the file's own boxes on an item: (K, 4) float32 XYXY pixels of the original image.

@@ -21,6 +21,10 @@ class NiftiVolumes(VolumeSource):
         slices: Which slices are evaluated (and trained on, unless ``train_slices`` says otherwise).
         train_slices: Which slices are trained on.
         predict_slices: Which slices of new volumes are predicted; all of them by default.
+        mask_pattern: Regular expression searched in a mask's name; its brackets, joined by ``/``, are the name of its image.
+            Where ``masks`` is the folder of the images too, what matches is a mask.
+        image_pattern: The same for the names of images, without which a name is the path of the file.
+        exclude: Files that are left out: paths below the root, with or without ending, where ``*`` is any text.
     """
 
     def __init__(
@@ -34,8 +38,12 @@ class NiftiVolumes(VolumeSource):
         slices: SliceRule = ALL_SLICES,
         train_slices: SliceRule | None = None,
         predict_slices: SliceRule = ALL_SLICES,
+        mask_pattern: str | None = None,
+        image_pattern: str | None = None,
+        exclude: list[str] | None = None,
     ) -> None:
         check_window(window, "data.source.window")
         check_percentiles(percentiles, "data.source.percentiles")
         rule = Intensity("window", window=window) if window else Intensity("percentile", percentiles=percentiles)
-        super().__init__(NiftiFormat(), images, masks, axis, labels, rule, slices, train_slices, predict_slices)
+        chosen = (slices, train_slices, predict_slices)
+        super().__init__(NiftiFormat(), images, masks, axis, labels, rule, *chosen, mask_pattern, image_pattern, exclude)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from medsam_tune.errors import DataError, data_error
@@ -35,6 +37,28 @@ def scan_folder(folder: Path, endings: tuple[str, ...]) -> Scan:
         raise data_error(f"{folder}: {len(faults)} entries cannot be used", faults)
     wanted = sorted(path for path in found if path.name.lower().endswith(endings))
     return Scan(wanted, sorted(set(found) - set(wanted)))
+
+
+def leave_out(found: Scan, root: Path, exclude: Iterable[str]) -> Scan:
+    """Return what was found without the files that a recipe excludes (``data.source.exclude``).
+
+    Args:
+        found: From ``scan_folder``.
+        root: The data folder.
+        exclude: Paths below it, with or without ending, where ``*`` is any text.
+
+    Example:
+        >>> leave_out(Scan([Path("d/fov/1.png"), Path("d/images/1.png")], []), Path("d"), ["fov/*"]).files
+        [PosixPath('d/images/1.png')]
+    """
+    patterns = list(exclude)
+
+    def is_left_out(path: Path) -> bool:
+        name = path.relative_to(root).as_posix()
+        names = (name, name.removesuffix(path.suffix), name.removesuffix("".join(path.suffixes[-2:])))
+        return any(fnmatchcase(each, pattern) for pattern in patterns for each in names)
+
+    return Scan(*([path for path in paths if not is_left_out(path)] for paths in (found.files, found.others)))
 
 
 def existing_folder(root: Path, name: str, key: str) -> Path:

@@ -27,13 +27,11 @@ from medsam_tune.data.labels import (
 )
 from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
 from medsam_tune.data.recent import RecentArrays
-from medsam_tune.data.scan import existing_folder
+from medsam_tune.data.scan import existing_folder, leave_out
 from medsam_tune.data.slices import ALL_SLICES, AXIS_NUMBER, Axis, SliceRule, put_slice, slice_spacing, take_slice
+from medsam_tune.data.volume_names import NNUNET_CHANNEL, VolumeNames
 from medsam_tune.errors import DataError, RecipeError, data_error
 from medsam_tune.types import Sample
-
-NNUNET_CHANNEL = "_0000"
-"""What nnU-Net adds to the name of an image with one channel."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,10 @@ class VolumeSource(SegmentationSource):
         train_slices: Which slices are trained on.
         predict_slices: Which slices of new volumes are predicted.
         mask_format: Reads the masks, where they are files of another format than the images; their voxels must match.
+        mask_pattern: Regular expression searched in a mask's name; its brackets, joined by ``/``, are the name of its image.
+            Where ``masks`` is the folder of the images too, what matches is a mask.
+        image_pattern: The same for the names of images, without which a name is the path of the file.
+        exclude: Files that are left out: paths below the root, with or without ending, where ``*`` is any text.
     """
 
     def __init__(
@@ -80,6 +82,9 @@ class VolumeSource(SegmentationSource):
         train_slices: SliceRule | None = None,
         predict_slices: SliceRule = ALL_SLICES,
         mask_format: Format | None = None,
+        mask_pattern: str | None = None,
+        image_pattern: str | None = None,
+        exclude: list[str] | None = None,
     ) -> None:
         check_labels(labels)
         if axis not in AXIS_NUMBER:
@@ -87,6 +92,8 @@ class VolumeSource(SegmentationSource):
         self.format, self.images, self.masks, self.axis = format, images, masks, axis
         self.mask_format = mask_format or format
         self.labels, self.intensity = labels, intensity
+        self.names = VolumeNames(format, self.mask_format, mask_pattern, image_pattern)
+        self.exclude = exclude or []
         self.slices, self.train_slices, self.predict_slices = slices, train_slices or slices, predict_slices
         self._cases: dict[str, VolumeCase] = {}
         self._items: list[tuple[str, int]] = []
@@ -257,8 +264,10 @@ class VolumeSource(SegmentationSource):
 
     def _pairs(self, root: Path, *, require_masks: bool) -> list[tuple[str, Path, Path | None]]:
         folder = existing_folder(root, self.images, "images")
-        images = self.format.find(folder)
-        named = by_name(images.files, lambda path: self._case_name(path, folder))
+        images = leave_out(self.format.find(folder), root, self.exclude)
+        shared = self.mask_format is self.format and folder.resolve() == (root / self.masks).resolve()
+        among = self.names.images_among(images.files, folder, shared=shared)
+        named = by_name(among, lambda path: self.names.case_of(path, folder))
         if self.format.holds_labels:
             if not named:
                 raise DataError(f"{folder}: holds no {self.format.endings[0]} file. Set data.root to the folder of the files.")
@@ -266,16 +275,11 @@ class VolumeSource(SegmentationSource):
         masks: dict[str, Path] = {}
         if require_masks or (root / self.masks).is_dir():
             mask_folder = existing_folder(root, self.masks, "masks")
-            found = self.mask_format.find_labels(mask_folder)
-            masks = by_name(found.files, self.mask_format.image_names(found.files, mask_folder, named).__getitem__)
+            found = leave_out(self.mask_format.find_labels(mask_folder), root, self.exclude)
+            files = self.names.masks_among(found.files, mask_folder, shared=shared)
+            masks = by_name(files, self.names.cases_of_masks(files, mask_folder, named).__getitem__)
             refuse_other_pairs(images.others, found.others, _bare_name, endings=self.format.endings)
-        ending = self.format.endings[0]
-        hint = f"image 'a{ending}' or 'a{NNUNET_CHANNEL}{ending}' needs mask 'a{self.mask_format.endings[0]}'"
-        return pair_files(named, masks, root=root, require_masks=require_masks, hint=hint)
-
-    def _case_name(self, path: Path, folder: Path) -> str:
-        name = self.format.name_of(path, folder)
-        return name if self.format.holds_labels else name.removesuffix(NNUNET_CHANNEL)
+        return pair_files(named, masks, root=root, require_masks=require_masks, hint=self.names.hint)
 
     def _open_case(self, name: str, image: Path, mask: Path | None, *, require_masks: bool) -> VolumeCase:
         header = self.format.read_header(image)

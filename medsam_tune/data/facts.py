@@ -1,0 +1,196 @@
+"""What one image and its mask are: sizes, spacing, types, values and objects, read once from the files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam_tune.data.formats.base import Format, VolumeHeader, check_same_grid
+from medsam_tune.data.layouts.base import Pair
+from medsam_tune.data.slices import AXIS_NUMBER, Axis
+
+# Slices of a volume whose objects are measured; more of them say little more.
+_MEASURED_SLICES = 24
+# As nnU-Net's fingerprint: a sample of the labelled voxels is enough for percentiles.
+_SAMPLED_VOXELS = 2000
+_MOST_VALUES = 4096
+
+
+@dataclass(frozen=True)
+class ObjectFacts:
+    """Hold the size of one connected piece of one mask value in a slice.
+
+    Attributes:
+        area: Pixels.
+        thickness: Diameter of the largest disc inside, in pixels.
+    """
+
+    area: int
+    thickness: float
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """Hold what a pair of files tells.
+
+    Attributes:
+        name: Of the image.
+        shape: (X, Y, Z) of a volume in RAS order, (H, W) of an image.
+        axis: The patient axis across which the voxels of a volume are thickest, axial where that is no axis; None of an image.
+        voxel_mm: (x, y, z) in the patient.
+        channels: 1 or 3.
+        dtype: Of the stored image.
+        image_range: Least and greatest stored value.
+        counts: Pixels of each mask value above 0.
+        pieces: Connected pieces of each mask value, over the slices looked at.
+        objects: Their sizes.
+        empty_slices: How many of the measured slices show nothing.
+        measured_slices: How many slices were measured.
+        patient_id: The file's own name of the patient; compared, never shown.
+        labelled_values: A sample of the image's values where the mask is not 0.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axis: Axis | None
+    voxel_mm: tuple[float, float, float]
+    channels: int
+    dtype: str
+    image_range: tuple[float, float]
+    counts: dict[int, int]
+    pieces: dict[int, int]
+    objects: tuple[ObjectFacts, ...]
+    empty_slices: int
+    measured_slices: int
+    patient_id: str | None
+    labelled_values: tuple[float, ...]
+
+    @property
+    def is_volume(self) -> bool:
+        """Tell whether the image has slices."""
+        return self.axis is not None
+
+    @property
+    def slice_size(self) -> tuple[int, ...]:
+        """Return the lengths of a slice's two sides, in no order."""
+        if self.axis is None:
+            return self.shape
+        return tuple(length for place, length in enumerate(self.shape) if place != AXIS_NUMBER[self.axis])
+
+    @property
+    def n_slices(self) -> int:
+        """Return how many slices the volume gives along its axis; 1 of an image."""
+        return 1 if self.axis is None else self.shape[AXIS_NUMBER[self.axis]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a fingerprint keeps of it: no patient, no sample of values."""
+        kept = asdict(self)
+        for name in ("patient_id", "labelled_values", "objects"):
+            del kept[name]
+        return {**kept, "objects": len(self.objects)}
+
+
+def read_pair(pair: Pair, form: Format) -> PairFacts:
+    """Read an image and its mask to their ends and measure them.
+
+    Raises:
+        DataError: If a file cannot be read, or the two do not lie on one grid.
+    """
+    header = form.read_header(pair.image.path)
+    image, labels = form.read_image(pair.image.path), _read_masks(pair, form, header)
+    axis = thickest_axis(header.voxel_mm) if header.is_volume else None
+    slices = [labels[0]] if axis is None else _slices(header.to_ras(labels), axis)
+    measured = [_measure(part) for part in slices]
+    objects = tuple(each for pieces in measured for found in pieces.values() for each in found)
+    pieces: dict[int, int] = {}
+    for part in measured:
+        for value, found in part.items():
+            pieces[value] = pieces.get(value, 0) + len(found)
+    return PairFacts(
+        pair.name,
+        header.shape if header.is_volume else header.stored_shape[1:],
+        axis,
+        header.voxel_mm,
+        3 if image.ndim == 4 else 1,
+        str(image.dtype),
+        (float(image.min()), float(image.max())),
+        value_counts(labels),
+        pieces,
+        objects,
+        sum(not part for part in measured),
+        len(measured),
+        header.patient_id,
+        _sample(image, labels),
+    )
+
+
+def _read_masks(pair: Pair, form: Format, header: VolumeHeader) -> NDArray[np.int32]:
+    """Read one mask as stored; of several files, each is a value of its own: 1, 2, ..."""
+    read = []
+    for file in pair.masks:
+        mask_header = form.read_label_header(file.path)
+        if mask_header is not None:
+            check_same_grid(header, mask_header)
+        read.append(form.read_labels(file.path))
+    if len(read) == 1:
+        return read[0]
+    numbered = np.zeros_like(read[0])
+    for number, labels in enumerate(read, start=1):
+        numbered[labels > 0] = number
+    return numbered
+
+
+def value_counts(labels: NDArray[np.int32]) -> dict[int, int]:
+    """Return the pixels of each value above 0, of the first thousands of values."""
+    values, counts = np.unique(labels, return_counts=True)
+    kept = [(int(value), int(count)) for value, count in zip(values, counts, strict=True) if value != 0]
+    return dict(kept[:_MOST_VALUES])
+
+
+def thickest_axis(voxel_mm: tuple[float, float, float]) -> Axis:
+    """Return the axis along which voxels are longest by half, so that slices across it show most; axial by default.
+
+    Example:
+        >>> thickest_axis((0.5, 0.5, 3.0)), thickest_axis((1.0, 4.0, 1.0)), thickest_axis((1.0, 1.0, 1.2))
+        ('axial', 'coronal', 'axial')
+    """
+    axes: tuple[Axis, ...] = ("sagittal", "coronal", "axial")
+    longest = max(range(3), key=lambda place: voxel_mm[place])
+    return axes[longest] if voxel_mm[longest] >= 1.5 * sorted(voxel_mm)[1] else "axial"
+
+
+def _slices(labels: NDArray[np.int32], axis: Axis) -> list[NDArray[np.int32]]:
+    """Return evenly spaced slices of a volume (X, Y, Z)."""
+    length = labels.shape[AXIS_NUMBER[axis]]
+    chosen = np.unique(np.linspace(0, length - 1, min(length, _MEASURED_SLICES)).round().astype(int))
+    return [np.take(labels, place, axis=AXIS_NUMBER[axis]) for place in chosen]
+
+
+def _measure(values: NDArray[np.int32]) -> dict[int, list[ObjectFacts]]:
+    """Measure each 8-connected piece of each value of a slice."""
+    from scipy import ndimage
+
+    found: dict[int, list[ObjectFacts]] = {}
+    boxes = ndimage.find_objects(values) if values.max(initial=0) < _MOST_VALUES else []
+    for value, box in enumerate(boxes, start=1):
+        if box is None:
+            continue
+        mask = np.pad(values[box] == value, 1)
+        numbered, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=int))
+        depth = ndimage.distance_transform_edt(mask)
+        numbers = np.arange(1, count + 1)
+        areas = ndimage.sum_labels(mask, numbered, numbers)
+        deepest = ndimage.maximum(depth, numbered, numbers)
+        found[value] = [ObjectFacts(int(area), 2 * float(deep) - 1) for area, deep in zip(areas, deepest, strict=True)]
+    return found
+
+
+def _sample(image: NDArray[Any], labels: NDArray[np.int32]) -> tuple[float, ...]:
+    if image.ndim != labels.ndim:
+        return ()
+    values = image[labels > 0]
+    step = max(1, values.size // _SAMPLED_VOXELS)
+    return tuple(float(value) for value in values[::step])

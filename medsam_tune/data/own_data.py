@@ -1,0 +1,124 @@
+"""From what a folder is to the ``data`` section of a recipe that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from medsam_tune.data.fingerprint import Fingerprint
+from medsam_tune.data.formats import NiftiFormat, NpzFormat, RasterFormat
+from medsam_tune.data.layouts.base import Pairing
+from medsam_tune.data.patterns import left_out, source_places
+from medsam_tune.data.prepare import CT_WINDOWS
+from medsam_tune.data.targets import Target
+
+Prompt = Literal["none", "box", "click"]
+
+_AIR_HU = -900.0
+# More pieces than that in a slice are objects one by one, to whoever draws boxes round them.
+_SEVERAL = 3
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Hold what a recipe says of a folder.
+
+    Attributes:
+        class_path: Of the source.
+        init_args: Its settings.
+        keys: Further keys of the ``data`` section, such as ``target``.
+        why: Key to the reason for it, one sentence each.
+    """
+
+    class_path: str
+    init_args: dict[str, Any]
+    keys: dict[str, Any]
+    why: dict[str, str] = field(default_factory=dict)
+
+
+def data_settings(found: Fingerprint, prompt: Prompt = "none") -> DataSettings:
+    """Return the source, its settings and the target for a folder.
+
+    Args:
+        found: The folder's fingerprint.
+        prompt: What is at hand when the model is used; without a prompt labels are classes of one decoder pass.
+    """
+    class_path, settings = source_of(found.pairing)
+    why: dict[str, str] = {}
+    rule = found.rule
+    if found.is_volume:
+        axis = max(set(axes := [each.axis for each in found.facts if each.axis]), key=axes.count)
+        settings["axis"] = axis
+        why["axis"] = "slices are cut where voxels are longest" if axis != "axial" else "slices as radiologists look at them"
+        settings |= _grey_values(found, class_path, why)
+    if rule.kind == "classes":
+        settings["labels"] = rule.labels
+    if rule.kind == "lossy":
+        settings["mask_threshold"] = 127
+        why["mask_threshold"] = "masks were compressed with losses"
+    if excluded := _left_out(found):
+        settings["exclude"] = excluded
+        why["exclude"] = "what is neither image nor mask, has no partner or cannot be read: see the fingerprint"
+    keys: dict[str, Any] = {"target": target_of(found, prompt)}
+    if rule.ignore_label is not None:
+        keys["ignore_label"] = rule.ignore_label
+    if found.patient is not None and found.n_patients() >= _SEVERAL:
+        keys["patient"] = found.patient
+    return DataSettings(class_path, settings, keys, why)
+
+
+def source_of(pairing: Pairing) -> tuple[str, dict[str, Any]]:
+    """Return the class of the source that reads a layout, and where it finds images and masks."""
+    images = isinstance(pairing.format, RasterFormat)
+    places = source_places(pairing.images, pairing.masks, takes_suffix=images)
+    if images:
+        return "medsam_tune.data.ImageFolder", places
+    if isinstance(pairing.format, NiftiFormat):
+        return "medsam_tune.data.NiftiVolumes", places
+    if isinstance(pairing.format, NpzFormat):
+        return "medsam_tune.data.MedsamNpz", {}
+    kind = type(pairing.format)
+    return "medsam_tune.data.VolumeSource", {"format": {"class_path": f"medsam_tune.data.formats.{kind.__name__}"}, **places}
+
+
+def target_of(found: Fingerprint, prompt: Prompt) -> Target:
+    """Return what one object is: each class has a mask without a prompt, each label or instance a box or click with one."""
+    if prompt == "none":
+        return "per_class" if found.rule.kind == "classes" and len(found.rule.labels) > 1 else "binary"
+    if found.rule.kind == "instances" or (found.rule.kind != "classes" and found.objects_an_image() >= _SEVERAL):
+        return "per_instance"
+    return "per_label"
+
+
+def _left_out(found: Fingerprint) -> list[str]:
+    """Return what the source must not read: faulty pairs, files without a partner, and others in the same folders."""
+    pairing = found.pairing
+    read = {pair.name: pair for pair in pairing.pairs}
+    faulty = [file.stem for name in found.faulty for file in (read[name].image, *read[name].masks)]
+    lonely = [file.stem for file in (*pairing.without_mask, *pairing.without_image)]
+    folders = tuple("" if place.folder == "." else f"{place.folder}/" for place in (pairing.images, pairing.masks))
+    others = [file.stem for file in pairing.strangers if file.stem.startswith(folders)]
+    taken = [file.stem for pair in pairing.pairs if pair.name not in found.faulty for file in (pair.image, *pair.masks)]
+    return left_out([*dict.fromkeys([*faulty, *lonely, *others])], taken)
+
+
+def _grey_values(found: Fingerprint, class_path: str, why: dict[str, str]) -> Mapping[str, Any]:
+    """Return a window for CT, whose values mean the same in every volume, and nothing for other images."""
+    sampled = np.array([value for each in found.facts for value in each.labelled_values])
+    lowest = [each.image_range[0] for each in found.facts]
+    if not (found.pairing.contrast or "").upper().startswith("CT") and not _is_ct(lowest, found):
+        return {}
+    inside = {name: float(np.mean((sampled >= low) & (sampled <= high))) for name, (low, high) in CT_WINDOWS.items()}
+    # The first window that shows nearly all of what is labelled, else the one that shows most of it.
+    best = next((name for name in CT_WINDOWS if inside[name] >= 0.95), max(inside, key=lambda name: inside[name]))
+    why["window"] = f"CT: the {best} window holds {inside[best]:.0%} of the labelled voxels"
+    window = list(CT_WINDOWS[best])
+    return {"window": window} if class_path.endswith("NiftiVolumes") else {"intensity": {"rule": "window", "window": window}}
+
+
+def _is_ct(lowest: list[float], found: Fingerprint) -> bool:
+    signed = all(not each.dtype.startswith("uint") for each in found.facts)
+    return signed and sorted(lowest)[len(lowest) // 2] <= _AIR_HU

@@ -1,0 +1,80 @@
+"""Make the first recipe of a folder, prove that it builds, and time it."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from medsam_tune.backbone.input_rules import INPUT_RULES
+from medsam_tune.data.fingerprint import Fingerprint
+from medsam_tune.data.own_data import Prompt, data_settings
+from medsam_tune.runs.build import build
+from medsam_tune.runs.first_recipe.cost import Cost, measure_cost
+from medsam_tune.runs.first_recipe.length import plan_length
+from medsam_tune.runs.first_recipe.method import Means, choose_method
+from medsam_tune.runs.first_recipe.text import RecipeParts, recipe_text
+
+if TYPE_CHECKING:
+    from medsam_tune.training.cli import MedsamCLI
+
+
+@dataclass(frozen=True)
+class FirstRecipe:
+    """Hold a recipe that was built once.
+
+    Attributes:
+        text: The YAML.
+        parts: What it says.
+        cost: What was timed, or None.
+        cli: Module and data, built from it.
+    """
+
+    text: str
+    parts: RecipeParts
+    cost: Cost | None
+    cli: MedsamCLI
+
+
+def make_first_recipe(
+    found: Fingerprint, file: Path, *, prompt: Prompt, timed: bool, say: Callable[[str], None]
+) -> FirstRecipe:
+    """Choose method and length, write the recipe, build it on the real data, and time a few passes.
+
+    Args:
+        found: The fingerprint.
+        file: Where the recipe will be written, for its text; nothing is written there yet.
+        prompt: What is at hand when the model is used.
+        timed: Whether passes are timed.
+        say: Is told what takes time.
+
+    Raises:
+        MedsamTuneError: If the data cannot be used, such as too few patients for a split.
+    """
+    gpu = torch.cuda.is_available()
+    data = data_settings(found, prompt)
+    classes = len(found.rule.labels) if data.keys["target"] == "per_class" else 1
+    method = choose_method(Means(prompt, classes, found.n_patients(), gpu))
+    parts = RecipeParts(found.root.name, found, method, data, plan_length(found, gpu=gpu), INPUT_RULES["lite_medsam"].side)
+    start = shlex.join(["medsam-tune", "run", str(file)])
+    say("Checking that the recipe reads every file ...")
+    cli = _built(recipe_text(parts, start=start, cost=None))
+    cost = None
+    if timed:
+        say("Timing a few passes ...")
+        cost = measure_cost(cli, parts.length)
+    return FirstRecipe(recipe_text(parts, start=start, cost=cost.told() if cost else None), parts, cost, cli)
+
+
+def _built(text: str) -> MedsamCLI:
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = Path(folder) / "first.yaml"
+        recipe.write_text(text, encoding="utf-8")
+        cli = build(recipe, [f"--run.folder={folder}"])
+        cli.discard_unused_folder()
+        return cli

@@ -1,0 +1,90 @@
+"""How much of a folder is used in a training, and for how long: slices of volumes, batch, epochs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from medsam_tune.data.fingerprint import Fingerprint
+from medsam_tune.data.splits import SplitSettings
+from medsam_tune.training.plan import WARMUP_SHARE, plan_training
+
+WANTED_STEPS = {False: 400, True: 2000}
+"""Optimizer steps that are planned at least, without and with a GPU."""
+MOST_SLICES = {False: 400, True: 4000}
+"""Training slices beyond which volumes are thinned, without and with a GPU; half as many are evaluated."""
+_EPOCHS = 8
+_BATCH = {False: 4, True: 8}
+
+
+@dataclass(frozen=True)
+class Length:
+    """Hold how long a training is.
+
+    Attributes:
+        images: Training images, or slices.
+        evaluated: Validation and test images, or slices.
+        batch: Images a step.
+        epochs: Passes over the training images.
+        steps: Optimizer steps.
+        warmup_steps: Of them.
+        validate_every: Epochs from one validation to the next.
+        slices: The source's ``slices`` and ``train_slices``; empty where all are used.
+        split: Settings of the split.
+    """
+
+    images: int
+    evaluated: int
+    batch: int
+    epochs: int
+    steps: int
+    warmup_steps: int
+    validate_every: int
+    slices: dict[str, Any]
+    split: SplitSettings
+
+
+def plan_length(found: Fingerprint, *, gpu: bool) -> Length:
+    """Plan a training on a folder: never fewer steps than a floor, and a warm-up that is a tenth of them.
+
+    Args:
+        found: The fingerprint.
+        gpu: Whether there is a GPU.
+    """
+    split = SplitSettings(val_fraction=0.2, test_fraction=0.2)
+    held_out = split.val_fraction + split.test_fraction
+    slices = _slices(found, held_out, gpu=gpu)
+    per_case = [each.n_slices for each in found.facts]
+    trained = sum(min(n, slices.get("train_slices", {}).get("count", n)) for n in per_case) * (1 - held_out)
+    evaluated = sum(min(n, slices.get("slices", {}).get("count", n)) for n in per_case) * held_out
+    images = max(1, round(trained))
+    batch = min(_BATCH[gpu], images)
+    wanted = WANTED_STEPS[gpu]
+    plan = plan_training(
+        math.ceil(images / batch), epochs=_EPOCHS, warmup_steps=int(WARMUP_SHARE * wanted), fewest_steps=wanted
+    )
+    return Length(
+        images,
+        max(2, round(evaluated)),
+        batch,
+        plan.epochs,
+        plan.steps,
+        plan.warmup_steps,
+        plan.validate_every,
+        slices,
+        split,
+    )
+
+
+def _slices(found: Fingerprint, held_out: float, *, gpu: bool) -> dict[str, Any]:
+    """Thin the volumes evenly where they have more slices than are used; the choice reads no label."""
+    volumes = [each.n_slices for each in found.facts if each.is_volume]
+    if not volumes:
+        return {}
+    rules = {}
+    for key, most, share in (("slices", MOST_SLICES[gpu] // 2, held_out), ("train_slices", MOST_SLICES[gpu], 1 - held_out)):
+        count = max(4, int(most / max(1, share * len(volumes))))
+        if count < max(volumes):
+            rules[key] = {"count": count}
+    return rules

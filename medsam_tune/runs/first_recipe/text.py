@@ -1,0 +1,176 @@
+"""The text of a first recipe: a bundled recipe's model, the folder's data, and the reasons as comments."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medsam_tune.data.fingerprint import FEW_PIXELS, Fingerprint
+from medsam_tune.data.own_data import DataSettings
+from medsam_tune.data.pairing import first_names
+from medsam_tune.runs.first_recipe.length import Length
+from medsam_tune.runs.first_recipe.method import Method
+from medsam_tune.runs.recipe_files import bundled_recipe
+
+_WIDTH = 118
+_PLAIN = re.compile(r"[A-Za-z_][\w\-/]*")
+_TRUTH_WORDS = {"on", "off", "yes", "no", "y", "n", "true", "false", "null", "nan", "inf"}
+
+
+@dataclass(frozen=True)
+class RecipeParts:
+    """Hold what a first recipe is written from."""
+
+    name: str
+    found: Fingerprint
+    method: Method
+    data: DataSettings
+    length: Length
+    side: int
+
+
+def recipe_text(parts: RecipeParts, *, start: str, cost: str | None) -> str:
+    """Return the recipe.
+
+    Args:
+        parts: What it says.
+        start: The command that runs it.
+        cost: One sentence on time and memory; None where nothing was timed.
+    """
+    return "\n".join(
+        [
+            *_opening(parts, start, cost),
+            "seed_everything: 0",
+            *_model(parts),
+            *_data(parts),
+            "trainer:",
+            "  accelerator: auto",
+            f"  max_epochs: {parts.length.epochs}",
+            *([f"  check_val_every_n_epoch: {parts.length.validate_every}"] if parts.length.validate_every > 1 else []),
+            "",
+        ]
+    )
+
+
+def describe(found: Fingerprint, side: int) -> list[str]:
+    """Return what a folder is, in a few lines; the first word of each is its heading."""
+    facts, pairing = found.facts, found.pairing
+    small, n_objects = found.small_objects(side)
+    kinds = {"one object": "one kind of object", "classes": f"classes {', '.join(found.rule.labels)}"}
+    many = f"{found.n_slices()} slices of {len(facts)} volumes" if found.is_volume else f"{len(facts)} images"
+    lines = [
+        f"Data: {many} with masks ({pairing.layout}): images at {pairing.images.text}, masks at {pairing.masks.text}",
+        f"Patients: {_patients(found)}",
+        f"Images: {_most(' x '.join(map(str, each.shape)) for each in facts)} pixels, "
+        f"{_most(f'{each.dtype}, {each.channels} channel' + 's' * (each.channels > 1) for each in facts)}"
+        + (f", {_most(' x '.join(f'{mm:.3g}' for mm in each.voxel_mm) for each in facts)} mm" if found.is_volume else ""),
+        f"Masks: {kinds.get(found.rule.kind, found.rule.kind)}: {found.rule.why}",
+        f"Objects: {found.objects_an_image():.3g} in a slice; {small} of {n_objects} are thinner than {FEW_PIXELS:.0f} pixels "
+        f"at the input's {side} x {side}; {found.empty_share():.0%} of the masks looked at are empty",
+    ]
+    return lines + [f"Note: {note}" for note in _notes(found)]
+
+
+def _notes(found: Fingerprint) -> list[str]:
+    pairing = found.pairing
+    notes = list(pairing.notes)
+    for files, what in ((pairing.without_mask, "images have no mask"), (pairing.without_image, "masks have no image")):
+        if files:
+            notes.append(f"{len(files)} {what} and are left out: {first_names([file.stem for file in files])}")
+    if pairing.new_images:
+        notes.append(f"{pairing.new_images} holds images to predict")
+    return notes
+
+
+def _opening(parts: RecipeParts, start: str, cost: str | None) -> list[str]:
+    length, method = parts.length, parts.method
+    trained = f"{method.told[0].upper()}{method.told[1:]}"
+    lines = [
+        f"{trained}, on the images of {parts.name}. Written by `medsam-tune init`; change what you like.",
+        "",
+        *describe(parts.found, parts.side),
+        f"Method: {method.recipe}, because: {method.why}. Trained: {method.told}; the rest of SAM stays frozen",
+        f"Length: {length.steps} steps of {length.batch} images ({length.epochs} epochs of about {length.images}), of which "
+        f"{length.warmup_steps} warm up the learning rate",
+        *([f"Cost: {cost}"] if cost else []),
+        f"Start: {start}",
+        "Predict: medsam-tune predict RUN NEW_IMAGES -o OUT",
+    ]
+    return [wrapped for line in lines for wrapped in _comment(line)]
+
+
+def _comment(line: str) -> list[str]:
+    heading = re.match(r"[A-Z][a-z]+: ", line)
+    hanging = "#" + " " * 11
+    text = line if heading is None else f"{heading[0].strip():<10}{line[heading.end() :]}"
+    if heading and heading[0] == "Start: ":
+        return [f"# {text}"]
+    return textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent=hanging if heading else "# ") or ["#"]
+
+
+def _model(parts: RecipeParts) -> list[str]:
+    """Return the bundled recipe's model section with the folder's classes and warm-up."""
+    lines = bundled_recipe(parts.method.recipe).read_text(encoding="utf-8").splitlines()
+    begin = lines.index("model:")
+    end = next(place for place in range(begin + 1, len(lines)) if lines[place] and not lines[place].startswith(" "))
+    section = []
+    for line in lines[begin:end]:
+        if line.strip().startswith("warmup_steps:"):
+            line = f"  warmup_steps: {parts.length.warmup_steps}"
+        elif line.strip().startswith("classes:"):
+            line = f"{line[: line.index('classes:')]}classes: {_flow(list(parts.found.rule.labels))}"
+        section.append(line)
+    return section
+
+
+def _data(parts: RecipeParts) -> list[str]:
+    data, length = parts.data, parts.length
+    settings = {**data.init_args, **length.slices}
+    lines = ["data:", f"  root: {_flow(str(parts.found.root))}", "  source:", f"    class_path: {data.class_path}"]
+    if settings:
+        lines.append("    init_args:")
+        for key, value in settings.items():
+            lines += [f"      # {reason}" for reason in [data.why.get(key)] if reason]
+            lines.append(f"      {key}: {_flow(value)}")
+    for key, value in data.keys.items():
+        lines.append(f"  {key}: {_flow(value)}")
+    split = f"{{seed: 0, val_fraction: {length.split.val_fraction}, test_fraction: {length.split.test_fraction}}}"
+    cached = _bundled_value(parts.method.recipe, "cache_embeddings")
+    return [*lines, f"  batch_size: {length.batch}", f"  split: {split}", f"  cache_embeddings: {cached}"]
+
+
+def _bundled_value(recipe: str, key: str) -> str:
+    text = bundled_recipe(recipe).read_text(encoding="utf-8")
+    found = re.search(rf"^  {key}: (\S+)$", text, re.MULTILINE)
+    return found[1] if found else "true"
+
+
+def _flow(value: Any) -> str:  # noqa: ANN401 - what YAML holds
+    """Write a value in YAML's flow form; a text is quoted where YAML could read something else."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_flow(name)}: {_flow(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, str):
+        plain = _PLAIN.fullmatch(value.replace(".", "_")) and value.lower() not in _TRUTH_WORDS
+        return value if plain else "'" + value.replace("'", "''") + "'"
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    return json.dumps(value)
+
+
+def _most(values: Any) -> str:  # noqa: ANN401 - any iterable of texts
+    counted = list(values)
+    common = max(sorted(set(counted)), key=counted.count)
+    different = len(set(counted))
+    return common if different == 1 else f"{common} and {different - 1} other"
+
+
+def _patients(found: Fingerprint) -> str:
+    if found.patient is None:
+        return (
+            f"{len(found.facts)}, if each {'volume' if found.is_volume else 'image'} is another patient; else set data.patient"
+        )
+    return f"{found.n_patients()}, told from the names by data.patient"
