@@ -46,4 +46,5 @@ class NiftiVolumes(VolumeSource):
         check_percentiles(percentiles, "data.source.percentiles")
         rule = Intensity("window", window=window) if window else Intensity("percentile", percentiles=percentiles)
         chosen = (slices, train_slices, predict_slices)
-        super().__init__(NiftiFormat(), images, masks, axis, labels, rule, *chosen, mask_pattern, image_pattern, exclude)
+        names = {"mask_pattern": mask_pattern, "image_pattern": image_pattern}
+        super().__init__(NiftiFormat(), images, masks, axis, labels, rule, *chosen, **names, exclude=exclude)
