@@ -18,6 +18,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """Hold where a tile lies in its image, in pixels of the original.
+
+    Attributes:
+        top: First row.
+        left: First column.
+        size: (h, w).
+        image_index: Position of the image among the images that were cut.
+        image_id: The image's name.
+        image_size: (H, W) of the image.
+    """
+
+    top: int
+    left: int
+    size: tuple[int, int]
+    image_index: int
+    image_id: str
+    image_size: tuple[int, int]
+
+    @property
+    def area(self) -> tuple[slice, slice]:
+        """Return rows and columns of the tile in its image."""
+        return slice(self.top, self.top + self.size[0]), slice(self.left, self.left + self.size[1])
+
+
+@dataclass(frozen=True)
 class Sample:
     """Hold one 2-D image with its objects, at its original size.
 
@@ -36,6 +62,7 @@ class Sample:
         patient_id: The unit of a split; empty until the data module knows it.
         ignored: (H, W) bool, pixels that nobody annotated, or None: loss and metrics leave them out.
         object_ids: (N,) int64, the number of each instance in its image; None where a row is a label.
+        tile: Where the image was cut out of a larger one; None where it is whole.
     """
 
     image: Tensor
@@ -52,6 +79,7 @@ class Sample:
     patient_id: str = ""
     ignored: Tensor | None = None
     object_ids: Tensor | None = None
+    tile: Tile | None = None
 
     def rows(self, rows: Tensor) -> Sample:
         """Return the sample with the objects at ``rows`` alone: (n,) int64 positions or (N,) bool."""
@@ -199,6 +227,9 @@ class SegmentationBatch:
         ignored: (B, 1, S, S) bool, pixels that nobody annotated, or None: they count as padding does.
         original_ignored: B masks (H, W) bool of the same at the original size; empty without ``ignored``.
         chunk_index: (B,) int64, equal for slices of one volume that always travel together; None where images stand alone.
+        object_ids: (N,) int64, the number of each instance in its image, 0 where a row is a label; None where no row is one.
+        tiles: Where each of the B images was cut out of a larger one; empty where they are whole.
+        at_once: Tiles that a network sees at once in evaluation, where a batch holds all of an image; 0 takes all.
     """
 
     images: Tensor
@@ -221,6 +252,26 @@ class SegmentationBatch:
     ignored: Tensor | None = None
     original_ignored: tuple[Tensor, ...] = ()
     chunk_index: Tensor | None = None
+    object_ids: Tensor | None = None
+    tiles: tuple[Tile, ...] = ()
+    at_once: int = 0
+
+    def part(self, start: int, stop: int) -> SegmentationBatch:
+        """Return the batch of the images from ``start`` on, before ``stop``, with what is asked about them."""
+        objects = (self.image_index >= start) & (self.image_index < stop)
+        per_object = {"queries", "object_ids", "truth"}
+        tensors = {n: v[start:stop] for n, v in _tensors(self).items() if n not in per_object}
+        lists: dict[str, Any] = {f.name: v[start:stop] for f in fields(self) if isinstance(v := getattr(self, f.name), tuple)}
+        queries = self.queries.rows(objects)
+        truth = self.truth and Truth(self.truth.masks[objects], self.truth.original_masks[start:stop])
+        return replace(
+            self,
+            **tensors,
+            **lists,
+            queries=replace(queries, image_index=queries.image_index - start),
+            object_ids=None if self.object_ids is None else self.object_ids[objects],
+            truth=truth,
+        )
 
     def to(self, device: torch.device | str) -> SegmentationBatch:
         """Return the batch with its tensors on ``device``; the original-size masks stay where they are."""

@@ -91,7 +91,8 @@ def build_source(options: argparse.Namespace) -> SegmentationSource:
         intensity = Intensity("percentile", percentiles=tuple(options.percentiles))
     if options.format == "npz":
         return MedsamNpz(labels=labels, intensity=intensity, slices=SliceRule(step=options.step))
-    return ImageFolder(**rules, labels=labels, intensity=intensity)
+    groups: dict[str, list[int | str]] | None = None if labels is None else {name: [*values] for name, values in labels.items()}
+    return ImageFolder(**rules, labels=groups, intensity=intensity)
 
 
 def _check_options(options: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from medsam_tune.data.slices import SliceRule
 from medsam_tune.data.split_file import load_splits, save_splits
 from medsam_tune.data.splits import Splits, SplitSettings, make_splits
 from medsam_tune.data.targets import apply_target
+from medsam_tune.data.tiles import TiledSource, Tiles
 from medsam_tune.data.transforms import Augmentation, augment, view_seed
 from medsam_tune.data.volumes import VolumeSource
 
@@ -37,6 +38,8 @@ __all__ = [
     "SliceRule",
     "SplitSettings",
     "Splits",
+    "TiledSource",
+    "Tiles",
     "Views",
     "VolumeSource",
     "apply_target",

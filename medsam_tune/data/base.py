@@ -136,6 +136,11 @@ class SegmentationSource(ABC):
         """Return the size that an item's own file gives its pixels; None where it states none, as by default."""
         return None
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Return (H, W) of an item; by default it is read for it."""
+        height, width = self[index].image.shape[-2:]
+        return int(height), int(width)
+
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the files that an item is read from; they are read again when their size or date changes."""
         return ()

@@ -72,7 +72,8 @@ class ChunkDataset(Dataset[tuple[PreparedItem, ...]]):
     def __getitem__(self, draw: Draw | int) -> tuple[PreparedItem, ...]:
         epoch, chunk = (draw.epoch, draw.item) if isinstance(draw, Draw) else (0, draw)
         items = (self.dataset[Draw(epoch, position)] for position in self.chunks[chunk])
-        return tuple(replace(item, chunk_index=chunk) for item in items)
+        # Tiles are joined after the network only: to it they are images that stand alone.
+        return tuple(item if item.sample.tile else replace(item, chunk_index=chunk) for item in items)
 
 
 def collate_chunks(chunks: Sequence[tuple[PreparedItem, ...]]) -> SegmentationBatch:

@@ -27,10 +27,11 @@ from medsam_tune.data.loader import ResumableLoader
 from medsam_tune.data.patients import patient_rule, patients_of, stated_rule
 from medsam_tune.data.sample import data_folder
 from medsam_tune.data.sampler import EpochSampler
-from medsam_tune.data.setting_checks import check_counts, check_views
+from medsam_tune.data.setting_checks import check_counts, check_tiles, check_views
 from medsam_tune.data.split_choice import choose_splits
 from medsam_tune.data.splits import PARTS, Splits, SplitSettings
 from medsam_tune.data.targets import Target
+from medsam_tune.data.tiles import TiledSource, Tiles
 from medsam_tune.data.transforms import Augmentation
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import Frame, InputRule, image_to_input
@@ -64,6 +65,8 @@ class SegmentationDataModule(LightningDataModule):
         ignore_label: The mask value of pixels that nobody annotated; loss and metrics leave them out.
         chunk: Neighbouring slices of a volume that travel together and are augmented as one; batch sizes count chunks.
         colours: Name to [red, green, blue] of masks drawn in colours; ``background`` and ``ignored`` are no labels.
+        tiles: How large images are cut; training batches count tiles, and evaluation takes all tiles of an image together,
+            ``eval_batch_size`` of them at a time through the network. Images stay whole by default.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class SegmentationDataModule(LightningDataModule):
         ignore_label: int | None = None,
         chunk: int = 1,
         colours: dict[str, list[int]] | None = None,
+        tiles: Tiles | Literal["auto"] | None = None,
     ) -> None:
         super().__init__()
         check_views(views, augmented=augmentation is not None, cached=cache_embeddings)
@@ -97,9 +101,12 @@ class SegmentationDataModule(LightningDataModule):
         self.split, self.augmentation, self.views, self.seed = split, augmentation, views, seed
         self.cache_embeddings, self.cache_folder, self.max_objects = cache_embeddings, cache_folder, max_objects
         self.priors, self.patient, self.chunk = priors, patient, chunk
+        check_tiles(tiles is not None, chunk)
+        self.tiles = Tiles() if tiles == "auto" else tiles
         source.ignore_label, source.target = ignore_label, target
         if colours is not None:
             source.use_colours(colours)
+        self._images = source
         self.fixed_order = False  # of training images, for a check that a network can learn a few by heart
         self._opened_for: tuple[InputRule, bool, bool] | None = None
         self._splits: Splits | None = None
@@ -143,8 +150,9 @@ class SegmentationDataModule(LightningDataModule):
         rule = patient_rule(named, self.patient) if split else None
         self._patients = patients_of(named, rule)
         self._classes = self._find_classes()
-        everything = list(range(len(self.source)))
-        self._datasets = {"predict": self._build(input_rule, self.source.select(everything, "predict"), training=False)}
+        self._images = self.source if self.tiles is None else TiledSource(self.source, *self.tiles.in_pixels(input_rule.side))
+        everything = list(range(len(self._images)))
+        self._datasets = {"predict": self._build(input_rule, self._images.select(everything, "predict"), training=False)}
         if split:
             self._splits = choose_splits(
                 self.split,
@@ -166,6 +174,11 @@ class SegmentationDataModule(LightningDataModule):
         if self._splits is None:
             raise RuntimeError("The data has no splits yet. Call open(input_rule) first, with masks.")
         return self._splits
+
+    @property
+    def images(self) -> SegmentationSource:
+        """Return what an index of a dataset points into: the source's images, or their tiles."""
+        return self._images
 
     @property
     def case_names(self) -> tuple[str, ...]:
@@ -192,16 +205,16 @@ class SegmentationDataModule(LightningDataModule):
     def voxel_sizes(self, stage: Stage) -> dict[int, VoxelSize]:
         """Return the size of a voxel by case index; a case is left out where an item states none, or another one."""
         sizes: dict[int, set[VoxelSize | None]] = {}
-        numbers, cases = {name: number for number, name in enumerate(self._case_names)}, self.source.case_ids()
+        numbers, cases = {name: number for number, name in enumerate(self._case_names)}, self._images.case_ids()
         for index in self.dataset(stage).indices:
-            sizes.setdefault(numbers[cases[index]], set()).add(self.source.voxel_size(index))
+            sizes.setdefault(numbers[cases[index]], set()).add(self._images.voxel_size(index))
         return {case: voxel for case, found in sizes.items() if len(found) == 1 and (voxel := found.pop()) is not None}
 
     def describe(self) -> dict[str, object]:
         """Return what a report says about the data, as JSON values."""
         parts = {part: self._part(getattr(self.splits, part), self._datasets[part]) for part in PARTS}
         return {
-            **self.source.describe(),
+            **self._images.describe(),
             # A folder's name may name a patient, and a report travels.
             "root": self.root if self.root.startswith("sample:") else "a folder, see local.yaml of the run",
             "patients": "as cases" if self.patient is None else f"by data.patient: {stated_rule(self.patient)}",
@@ -225,8 +238,27 @@ class SegmentationDataModule(LightningDataModule):
         return self._datasets[stage]
 
     def chunks(self, stage: Stage) -> list[tuple[int, ...]]:
-        """Return the positions in a stage's dataset that travel together, ``data.chunk`` at most, in reading order."""
-        return self._chunks(self.dataset(stage).indices)
+        """Return the positions in a stage's dataset that travel together, in reading order.
+
+        Slices do so by ``data.chunk``; tiles train alone, and are scored and predicted with all of their image.
+        """
+        indices = self.dataset(stage).indices
+        if isinstance(self._images, TiledSource) and stage != "train":
+            return self._images.groups(indices)
+        return self._chunks(indices)
+
+    def chunks_per_batch(self, stage: Stage) -> int:
+        """Return how many chunks make a batch: of tiles that are scored or predicted those of one image."""
+        if stage == "train":
+            return self.batch_size
+        return self.eval_batch_size if self.tiles is None else 1
+
+    def positions(self, stage: Stage, image: int) -> tuple[int, ...]:
+        """Return the positions in a stage's dataset that show an image of the source: itself, or its tiles."""
+        indices = self.dataset(stage).indices
+        if isinstance(self._images, TiledSource):
+            return next(group for group in self._images.groups(indices) if self._images.images([indices[group[0]]]) == [image])
+        return (indices.index(image),)
 
     def cache_items(self, stages: Sequence[Stage] = ("train", "val", "test")) -> list[tuple[int, int]]:
         """Return the (source index, view) pairs whose embeddings the cache must hold, each once, in reading order."""
@@ -269,29 +301,29 @@ class SegmentationDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[PreparedItem, ...]]:
         """Return the shuffled training loader of this process; it can be resumed in the middle of an epoch."""
-        return self._loader("train", self.batch_size, shuffle=not self.fixed_order)
+        return self._loader("train", shuffle=not self.fixed_order)
 
     def val_dataloader(self) -> DataLoader[tuple[PreparedItem, ...]]:
         """Return the validation loader of this process, in the source's order."""
-        return self._loader("val", self.eval_batch_size, shuffle=False)
+        return self._loader("val", shuffle=False)
 
     def test_dataloader(self) -> DataLoader[tuple[PreparedItem, ...]]:
         """Return the test loader of this process, in the source's order."""
-        return self._loader("test", self.eval_batch_size, shuffle=False)
+        return self._loader("test", shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[tuple[PreparedItem, ...]]:
         """Return the loader of every item of this process, in the source's order."""
-        return self._loader("predict", self.eval_batch_size, shuffle=False)
+        return self._loader("predict", shuffle=False)
 
     def _split_datasets(self, splits: Splits, input_rule: InputRule, *, require_masks: bool) -> dict[str, SegmentationDataset]:
-        cases = self.source.case_ids()
+        cases = self._images.case_ids()
         indices = {part: [i for i, case in enumerate(cases) if case in set(getattr(splits, part))] for part in PARTS}
-        training = self.source.select(indices["train"], "train")
+        training = self._images.select(indices["train"], "train")
         if require_masks:
-            training = items_with_objects(self.source, training, self.target, self.root)
+            training = items_with_objects(self._images, training, self.target, self.root)
         datasets = {"train": self._build(input_rule, training, training=True)}
         for part in ("val", "test"):
-            datasets[part] = self._build(input_rule, self.source.select(indices[part], "evaluate"), training=False)
+            datasets[part] = self._build(input_rule, self._images.select(indices[part], "evaluate"), training=False)
         return datasets
 
     def _find_classes(self) -> dict[int, str]:
@@ -306,7 +338,10 @@ class SegmentationDataModule(LightningDataModule):
 
     def _part(self, cases: Sequence[str], dataset: SegmentationDataset) -> dict[str, int]:
         patients = {self._patients[case] for case in cases}
-        return {"patients": len(patients), "cases": len(cases), "images": len(dataset)}
+        counts = {"patients": len(patients), "cases": len(cases), "images": len(dataset)}
+        if isinstance(self._images, TiledSource):
+            counts |= {"images": len(self._images.images(dataset.indices)), "tiles": len(dataset)}
+        return counts
 
     def _build(self, input_rule: InputRule, indices: list[int], *, training: bool) -> SegmentationDataset:
         numbers = {name: i for i, name in enumerate(self._case_names)}
@@ -316,17 +351,18 @@ class SegmentationDataModule(LightningDataModule):
             numbers,
             classes=tuple(self._classes),
             patients=self._patients,
-            places=numbered_places(self.source.places()),
+            places=numbered_places(self._images.places()),
             label_names=self._stated_names(),
+            at_once=0 if self.tiles is None else self.eval_batch_size,
         )
         if training:
             # One view without a cache: a fresh draw each epoch.
             settings = replace(
                 settings, training=True, n_views=self.views if self.views > 1 else 0, max_objects=self.max_objects
             )
-        views = Views(self.source, self.augmentation if training else None, self.seed)
+        views = Views(self._images, self.augmentation if training else None, self.seed)
         if training and self.chunk > 1:
-            names = self.source.image_ids()
+            names = self._images.image_ids()
             first = {indices[place]: names[indices[chunk[0]]] for chunk in self._chunks(indices) for place in chunk}
             views = replace(views, moving_with=first)
         return SegmentationDataset(views, indices, settings)
@@ -337,10 +373,10 @@ class SegmentationDataModule(LightningDataModule):
         return {1: "object"} if self.target == "binary" else self.source.named_labels()
 
     def _chunks(self, indices: Sequence[int]) -> list[tuple[int, ...]]:
-        places = self.source.places()
+        places = [(str(index), 0) for index in range(len(self._images))] if self.tiles else self._images.places()
         return make_chunks([places[index] for index in indices], self.chunk)
 
-    def _loader(self, stage: Stage, batch_size: int, *, shuffle: bool) -> DataLoader[tuple[PreparedItem, ...]]:
+    def _loader(self, stage: Stage, *, shuffle: bool) -> DataLoader[tuple[PreparedItem, ...]]:
         items = self.dataset(stage)
         dataset = ChunkDataset(items, self.chunks(stage))
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -349,7 +385,7 @@ class SegmentationDataModule(LightningDataModule):
         kind = ResumableLoader if stage == "train" else DataLoader
         return kind(
             dataset,
-            batch_size=batch_size,
+            batch_size=self.chunks_per_batch(stage),
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate_chunks,

@@ -84,6 +84,7 @@ class PreparedItem:
         volume_index: Number of the volume that the image is a slice of.
         slice_index: Position of the slice in its volume.
         chunk_index: Number of the chunk that it travels in; None where it travels alone.
+        at_once: Tiles that the network sees at once in evaluation; 0 takes all of a batch.
     """
 
     sample: Sample
@@ -101,6 +102,7 @@ class PreparedItem:
     seed: int = 0
     names: tuple[str, ...] = ()
     chunk_index: int | None = None
+    at_once: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class DatasetSettings:
         patients: The patient of each case; without it every case is one.
         places: Number of the volume and position in it, for each item of the source; without it each item is a volume.
         label_names: Names of the labels, as far as the source has any.
+        at_once: Tiles that the network sees at once in evaluation; 0 takes all of a batch.
     """
 
     input_rule: InputRule
@@ -130,6 +133,7 @@ class DatasetSettings:
     patients: Mapping[str, str] = field(default_factory=dict)
     places: Sequence[tuple[int, int]] = ()
     label_names: Mapping[int, str] = field(default_factory=dict)
+    at_once: int = 0
 
 
 class SegmentationDataset(Dataset[PreparedItem]):
@@ -175,6 +179,7 @@ class SegmentationDataset(Dataset[PreparedItem]):
             slice_index=slice_index,
             seed=self.views.seed,
             names=tuple(settings.label_names.get(label, str(label)) for label in sample.labels.tolist()),
+            at_once=settings.at_once,
         )
 
     def view_of(self, epoch: int) -> int:
@@ -222,8 +227,18 @@ def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
         training=items[0].training,
         image_embeddings=torch.stack(embeddings) if embeddings else None,
         priors=torch.stack(priors) if priors else None,
+        object_ids=_object_ids(samples),
+        tiles=tuple(sample.tile for sample in samples if sample.tile is not None),
+        at_once=items[0].at_once,
         **_ignored(items),
     )
+
+
+def _object_ids(samples: Sequence[Sample]) -> Tensor | None:
+    """Return the numbers of a batch's instances, 0 where a row is a label."""
+    if all(sample.object_ids is None for sample in samples):
+        return None
+    return torch.cat([torch.zeros_like(s.labels) if s.object_ids is None else s.object_ids for s in samples])
 
 
 def _ignored(items: Sequence[PreparedItem]) -> dict[str, Any]:

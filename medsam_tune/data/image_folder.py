@@ -36,6 +36,7 @@ from medsam_tune.data.labels import (
     join_objects,
     name_labels,
     no_rows,
+    number_groups,
 )
 from medsam_tune.data.mask_files import MaskFile, NamePattern, masks_of_images, missing_labels, tell_apart
 from medsam_tune.data.paired import PairedFiles, Pairs
@@ -152,12 +153,16 @@ class ImageFolder(PairedFiles):
             return groups_of_names(self.labels, self.colours.labels, where="data.colours")
         if self._file_labels:
             return groups_of_names(self.labels, self._file_labels, where="the mask files")
-        return None if self.labels is None else _numbers(self.labels)
+        return number_groups(self.labels)
 
     def spacing_mm(self, path: Path) -> tuple[float, float]:
         """Return the spacing that ``medsam-tune prepare`` stored in the file."""
         with opened(path) as image:
             return stored_spacing(image, path)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return (H, W) from an image's header."""
+        return image_size(self._pairs[index][1])
 
     def named_labels(self) -> dict[int, str]:
         """Return the names that recipe or files give, or ``object`` for the only label."""
@@ -287,16 +292,6 @@ def _mask_pattern(pattern: str | None, suffix: str) -> NamePattern:
     if pattern is not None:
         return NamePattern("data.source.mask_pattern", pattern)
     return NamePattern("data.source.mask_suffix", f"^(.+){re.escape(suffix)}$", rule=f"end in {suffix!r}")
-
-
-def _numbers(labels: Mapping[str, Sequence[int | str]]) -> dict[str, list[int]]:
-    for name, values in labels.items():
-        if any(isinstance(value, str) for value in values):
-            raise RecipeError(
-                f"data.source.labels.{name}: {list(values)} are names, but neither data.colours nor data.source.mask_pattern "
-                "gives any. Write the mask's values."
-            )
-    return {name: [int(value) for value in values] for name, values in labels.items()}
 
 
 def _name(path: Path, folder: Path) -> str:

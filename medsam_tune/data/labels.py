@@ -67,6 +67,21 @@ def name_labels(labels: Mapping[str, Sequence[int | str]]) -> dict[int, str]:
     return dict(enumerate(labels, start=1))
 
 
+def number_groups(labels: Mapping[str, Sequence[int | str]] | None) -> dict[str, list[int]] | None:
+    """Return the mask values of each group, or None where the recipe names no labels.
+
+    Raises:
+        RecipeError: If a group holds names, which nothing here gives.
+    """
+    for name, values in (labels or {}).items():
+        if any(isinstance(value, str) for value in values):
+            raise RecipeError(
+                f"data.source.labels.{name}: {list(values)} are names, but neither data.colours nor data.source.mask_pattern "
+                "gives any. Write the mask's values."
+            )
+    return None if labels is None else {name: [int(value) for value in values] for name, values in labels.items()}
+
+
 def groups_of_names(
     labels: Mapping[str, Sequence[int | str]] | None, names: Sequence[str], *, where: str
 ) -> dict[str, list[int]]:
@@ -161,7 +176,7 @@ def join_objects(parts: Sequence[Objects]) -> Objects:
     unknown = torch.stack(ignored).any(dim=0) if ignored else None
     if parts[0].object_ids is not None:
         return Objects(masks, labels, unknown, torch.arange(1, len(labels) + 1))
-    present = labels.unique()
+    present = torch.unique(labels)
     rows = [masks[labels == label].any(dim=0) for label in present]
     return Objects(torch.stack(rows) if rows else masks, present, unknown)
 

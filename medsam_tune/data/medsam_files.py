@@ -13,7 +13,7 @@ from medsam_tune.data.formats.base import check_same_grid
 from medsam_tune.data.formats.npy import NpyFormat
 from medsam_tune.data.formats.npz import NpzFormat
 from medsam_tune.data.intensity import Intensity
-from medsam_tune.data.labels import ONE_LABEL, Objects, check_labels, name_labels, name_values
+from medsam_tune.data.labels import ONE_LABEL, Objects, check_labels, name_labels, name_values, number_groups
 from medsam_tune.data.paired import PairedFiles, Pairs
 from medsam_tune.data.pairing import by_name, pair_files
 from medsam_tune.data.scan import existing_folder, scan_folder
@@ -121,12 +121,12 @@ class MedsamNpy(PairedFiles):
 
     def label_groups(self) -> dict[str, list[int]] | None:
         """Return the label ids of each named label."""
-        return self.labels
+        return number_groups(self.labels)
 
     def read_objects(self, masks: tuple[Path, ...], size: tuple[int, int]) -> Objects:
         """Read the label ids."""
         (path,) = masks
-        return self.objects_of(self.format.read_labels(path)[0], self.labels)
+        return self.objects_of(self.format.read_labels(path)[0], self.label_groups())
 
     def label_names(self) -> dict[int, str]:
         """Return the recipe's names; without them read every mask once and call each id found ``label <id>``."""

@@ -31,3 +31,13 @@ def check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and value < 1:
             raise RecipeError(f"data.{name}: expected at least 1, got {value}.")
+
+
+def check_tiles(tiled: bool, chunk: int) -> None:
+    """Refuse slices that travel together as tiles.
+
+    Raises:
+        RecipeError: Naming the key.
+    """
+    if tiled and chunk > 1:
+        raise RecipeError(f"data.tiles: tiles travel alone, but data.chunk joins {chunk} slices. Keep one of the two keys.")

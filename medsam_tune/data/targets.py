@@ -34,6 +34,8 @@ def apply_target(sample: Sample, target: Target, *, classes: Sequence[int] = ())
     Raises:
         DataError: If a pixel belongs to two classes, or to a label that is no class, under ``per_class``.
     """
+    if target != "per_instance":
+        sample = replace(sample, object_ids=None)
     if target == "binary":
         return replace(sample, masks=sample.masks.any(dim=0, keepdim=True), labels=torch.ones(1, dtype=torch.int64))
     if target == "per_label" or (target == "per_instance" and sample.object_ids is not None):

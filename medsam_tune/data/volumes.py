@@ -235,6 +235,12 @@ class VolumeSource(SegmentationSource):
         masks = () if case.masks is None or case.masks in case.image.files else (case.masks,)
         return (*case.image.files, *masks)
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Return (H, W) of a slice from its volume's header."""
+        case = self._cases[self._items[index][0]]
+        across, up = (n for axis, n in enumerate(case.image.shape) if axis != AXIS_NUMBER[self._axis(case)])
+        return up, across
+
     def check_case(self, indices: Sequence[int]) -> None:
         """Read a volume and its masks once, whatever the number of slices."""
         for case_id in sorted({self._items[index][0] for index in indices}):

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from medsam_tune.evaluation.predict import update_metric
+from medsam_tune.inference.stitching import answer, embedded
 from medsam_tune.metrics.overlap import CaseScores, OverlapMetric
 from medsam_tune.prompts.box import BoxPrompt
 from medsam_tune.segmenters.base import SamParts, Segmenter
@@ -59,10 +60,10 @@ def evaluate_segmenters(
     with torch.no_grad():
         for batch in batches:
             on_device = batch.to(device)
-            whole = first.eval().embedded(on_device) if batch.image_embeddings is None else on_device
+            whole = embedded(first.eval(), on_device) if batch.image_embeddings is None else on_device
             for name, segmenter in segmenters.items():
                 asked = shown_objects(whole) if name in only_shown else whole
-                update_metric(metrics[name], asked, segmenter.eval()(asked), segmenter.input_rule.side)
+                update_metric(metrics[name], asked, answer(segmenter.eval(), asked), segmenter.input_rule.side)
     return {name: metric.scores() for name, metric in metrics.items()}
 
 
@@ -71,7 +72,8 @@ def shown_objects(batch: SegmentationBatch) -> SegmentationBatch:
     shown = [masks.flatten(1).any(dim=1) for masks in batch.original_masks]
     rows = torch.cat(shown).to(batch.image_index.device)
     originals = tuple(masks[kept] for masks, kept in zip(batch.original_masks, shown, strict=True))
-    return replace(batch, queries=batch.queries.rows(rows), truth=Truth(batch.masks[rows], originals))
+    ids = None if batch.object_ids is None else batch.object_ids[rows]
+    return replace(batch, queries=batch.queries.rows(rows), object_ids=ids, truth=Truth(batch.masks[rows], originals))
 
 
 def evaluate_inference(segmenter: Segmenter, batches: Iterable[SegmentationBatch]) -> dict[str, CaseScores]:

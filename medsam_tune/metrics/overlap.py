@@ -168,8 +168,8 @@ class OverlapMetric(Metric):
             object_index: (R,) position of the object within its slice.
             counts: (R, 3) from ``overlap_counts``.
         """
-        named = torch.stack([sample_index, case_index, labels, object_index], dim=1)
-        self.rows.append(torch.cat([named.to(self.device), counts.to(self.device)], dim=1).long())
+        named = torch.stack([column.to(self.device) for column in (sample_index, case_index, labels, object_index)], dim=1)
+        self.rows.append(torch.cat([named, counts.to(self.device)], dim=1).long())
 
     def compute(self) -> dict[str, Tensor]:
         """Return scalars: ``dice`` and ``iou`` by case, ``slice_dice``, ``n_cases`` scored, ``n_excluded`` case x label units.

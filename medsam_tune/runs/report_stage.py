@@ -16,11 +16,11 @@ from medsam_tune.evaluation.baselines import BOXES, evaluate_inference, evaluate
 from medsam_tune.evaluation.comparison import paired_difference
 from medsam_tune.evaluation.curves import draw_curves
 from medsam_tune.evaluation.overlays import OverlaySlice, draw_overlays, panel_image, panel_shapes, panel_step
-from medsam_tune.evaluation.predict import mask_chunks
 from medsam_tune.evaluation.report import CaseFigure, ReportContent, write_report
 from medsam_tune.evaluation.summary import pick_cases, pick_slices, summarise
 from medsam_tune.export.build import names_own_file
 from medsam_tune.export.folder import save_export
+from medsam_tune.inference.stitching import AskedImage, asked_images, mask_chunks, true_masks
 from medsam_tune.inference.usage import prediction_code
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
@@ -137,7 +137,7 @@ def recipe_comment(recipe: Path | None) -> str:
 
 
 def _test_batches(cli: MedsamCLI) -> Iterator[SegmentationBatch]:
-    dataset, size = cli.datamodule.dataset("test"), cli.datamodule.eval_batch_size
+    dataset, size = cli.datamodule.dataset("test"), cli.datamodule.chunks_per_batch("test")
     chunks = ChunkDataset(dataset, cli.datamodule.chunks("test"))
     for start in range(0, len(chunks), size):
         yield collate_chunks([chunks[number] for number in range(start, min(start + size, len(chunks)))])
@@ -157,23 +157,29 @@ def _case_figures(cli: MedsamCLI) -> list[CaseFigure]:
 
 
 def _overlay_slice(cli: MedsamCLI, index: int) -> OverlaySlice:
-    """Predict image ``index`` of the source once more, in its chunk, and keep no more of it than a panel shows."""
-    module, dataset = cli.model.eval(), cli.datamodule.dataset("test")
-    position = dataset.indices.index(index)
-    chunk = next(chunk for chunk in cli.datamodule.chunks("test") if position in chunk)
-    row, items = chunk.index(position), ChunkDataset(dataset, [chunk])[0]
-    item = items[row]
-    step = panel_step(*item.frame.original_size)
-    # The batch's own image is padded and resized; the source's is what the eye should see.
-    image, batch = panel_image(item.sample.image, step), collate_chunks([items])
+    """Predict image ``index`` of the source once more, in its chunk or its tiles, and keep no more of it than a panel shows."""
+    module, data = cli.model.eval(), cli.datamodule
+    batch, asked = _batch_showing(cli, index)
+    step = panel_step(*asked.size)
+    # The batch's own images are padded and resized; the source's is what the eye should see.
+    image = panel_image(data.source[index].image, step)
     with torch.no_grad():
         prediction = module(batch.to(next(module.parameters()).device))
     return OverlaySlice(
         image,
-        truth=panel_shapes(batch.original_masks[row], step),
+        truth=panel_shapes(true_masks(batch, asked), step),
         prediction=[
-            shape for masks in mask_chunks(prediction, batch, row, module.side_px) for shape in panel_shapes(masks, step)
+            shape for masks in mask_chunks(prediction, batch, asked, module.side_px) for shape in panel_shapes(masks, step)
         ],
-        title=batch.image_ids[row],
-        spacing_mm=batch.spacing_mm[row],
+        title=asked.image_id,
+        spacing_mm=asked.spacing_mm,
     )
+
+
+def _batch_showing(cli: MedsamCLI, index: int) -> tuple[SegmentationBatch, AskedImage]:
+    """Return the chunk of the test that shows image ``index`` of the source, and that image in it."""
+    data = cli.datamodule
+    first = data.positions("test", index)[0]
+    chunk = next(chunk for chunk in data.chunks("test") if first in chunk)
+    batch = collate_chunks([ChunkDataset(data.dataset("test"), [chunk])[0]])
+    return batch, next(image for image in asked_images(batch) if image.sample_index == index)

@@ -16,7 +16,7 @@ Differs from the authors' code:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -174,16 +174,25 @@ def class_rows(class_logits: Tensor, frame: Frame, side: int) -> Tensor:
         (K, H, W) bool: True where the class has the largest score. Each pixel belongs to one class at most; where two share
         the largest score it belongs to none.
     """
-    best = _upsampled(class_logits[:1], frame, side)
+    return class_winners(_upsampled(class_logits[number : number + 1], frame, side) for number in range(len(class_logits)))
+
+
+def class_winners(class_scores: Iterable[Tensor]) -> Tensor:
+    """Return where each class has the largest score, as ``class_rows`` does.
+
+    Args:
+        class_scores: 1 + K scores (H, W), background first; one is looked at at a time.
+    """
+    remaining = iter(class_scores)
+    best, count = next(remaining), 1
     second = torch.full_like(best, -torch.inf)
     winner = torch.zeros_like(best, dtype=torch.int16)
-    for number in range(1, len(class_logits)):
-        scores = _upsampled(class_logits[number : number + 1], frame, side)
+    for scores in remaining:
         second = torch.maximum(second, torch.minimum(best, scores))
-        winner[scores > best] = number
-        best = torch.maximum(best, scores)
+        winner[scores > best] = count
+        best, count = torch.maximum(best, scores), count + 1
     winner[best == second] = 0
-    return torch.stack([winner == number for number in range(1, len(class_logits))])
+    return torch.stack([winner == number for number in range(1, count)])
 
 
 def _upsampled(class_logits: Tensor, frame: Frame, side: int) -> Tensor:

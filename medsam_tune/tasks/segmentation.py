@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from medsam_tune.evaluation.predict import update_metric
+from medsam_tune.inference.stitching import answer
 from medsam_tune.losses.base import MaskLoss
 from medsam_tune.metrics.overlap import OverlapMetric
 from medsam_tune.metrics.surface import OutlineMetric
@@ -38,7 +39,7 @@ class SegmentationTask(Task):
 
     def score(self, metric: Metric, segmenter: Segmenter, batch: SegmentationBatch, loss: MaskLoss) -> MaskPrediction:
         """Count the pixels of the predicted and the true masks at the images' own sizes."""
-        prediction: MaskPrediction = segmenter(batch)
+        prediction = answer(segmenter, batch)
         update_metric(cast(OverlapMetric, metric), batch, prediction, segmenter.input_rule.side)
         return prediction
 

@@ -17,6 +17,7 @@ from medsam_tune.backbone.base import Backbone
 from medsam_tune.backbone.freezing import set_train_modes
 from medsam_tune.errors import RecipeError
 from medsam_tune.fusion.base import InputFusion
+from medsam_tune.inference.stitching import answer
 from medsam_tune.losses.base import MaskLoss
 from medsam_tune.losses.bce_dice import BceDiceLoss
 from medsam_tune.prompt_encoders.base import PromptEncoder
@@ -118,8 +119,7 @@ class TuningModule(pl.LightningModule):
 
     def forward(self, batch: SegmentationBatch) -> MaskPrediction:
         """Return the segmenter's logits for a batch."""
-        prediction: MaskPrediction = self.segmenter(batch)
-        return prediction
+        return answer(self.segmenter, batch)
 
     def train(self, mode: bool = True) -> TuningModule:
         """Switch to train mode, keeping whatever is frozen (its BatchNorm, its DropPath) in eval mode."""

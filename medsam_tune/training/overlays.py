@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from medsam_tune.evaluation.predict import mask_chunks
+from medsam_tune.inference.stitching import AskedImage, asked_images, mask_chunks, true_masks
 from medsam_tune.training.module import tuned
 from medsam_tune.types import SegmentationBatch
 
@@ -44,9 +44,9 @@ class WandbOverlays(Callback):
         wanted = self.n_images - len(self._images) if "prediction" in outputs else 0
         if not trainer.is_global_zero or trainer.sanity_checking or _wandb(trainer) is None or wanted <= 0:
             return
-        for row in range(min(batch.n_images, wanted)):
-            chunks = mask_chunks(outputs["prediction"], batch, row, tuned(pl_module).side_px)
-            self._images.append(_overlay(batch, row, _union(chunks)))
+        for image in asked_images(batch)[:wanted]:
+            chunks = mask_chunks(outputs["prediction"], batch, image, tuned(pl_module).side_px)
+            self._images.append(_overlay(batch, image, _union(chunks)))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         logger = _wandb(trainer)
@@ -64,24 +64,32 @@ def _union(chunks: Iterable[Tensor]) -> Tensor:
     return torch.stack([masks.any(dim=0) for masks in chunks]).any(dim=0)
 
 
-def _overlay(batch: SegmentationBatch, row: int, predicted: Tensor) -> Any:  # noqa: ANN401 - wandb is not typed
+def _overlay(batch: SegmentationBatch, image: AskedImage, predicted: Tensor) -> Any:  # noqa: ANN401 - wandb is not typed
     import wandb
 
-    frame = batch.frames[row]
-    image = batch.images[row, :, : frame.input_size[0], : frame.input_size[1]]
-    truth = batch.original_masks[row].any(0)
+    truth = true_masks(batch, image).any(0)
     return wandb.Image(
-        _to_size(image, frame.original_size),
+        _picture(batch, image).byte().permute(1, 2, 0).cpu().numpy(),
         masks={
             "ground_truth": {"mask_data": truth.byte().cpu().numpy(), "class_labels": CLASS_LABELS},
             "prediction": {"mask_data": predicted.byte().cpu().numpy(), "class_labels": CLASS_LABELS},
         },
-        caption=batch.image_ids[row],
+        caption=image.image_id,
     )
 
 
-def _to_size(image: Tensor, size: tuple[int, int]) -> Any:  # noqa: ANN401 - a numpy array for wandb
+def _picture(batch: SegmentationBatch, image: AskedImage) -> Tensor:
+    """Return the image (3, H, W) in 0..255 at its own size, as the network saw it."""
+    picture = batch.images.new_zeros((3, *image.size), dtype=torch.float32)
+    for row in image.rows:
+        frame = batch.frames[row]
+        area = batch.tiles[row].area if batch.tiles else (slice(None), slice(None))
+        seen = batch.images[row, :, : frame.input_size[0], : frame.input_size[1]]
+        picture[:, *area] = _to_size(seen, frame.original_size)
+    return picture
+
+
+def _to_size(image: Tensor, size: tuple[int, int]) -> Tensor:
     import torch.nn.functional as F
 
-    resized = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
-    return resized.clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+    return F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0].clamp(0, 255)

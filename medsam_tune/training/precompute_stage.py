@@ -160,7 +160,7 @@ def prior_precompute(data: SegmentationDataModule, *, device: torch.device) -> P
     def build() -> Generate:
         return AutomaticMaskGenerator(build_prior_network(settings).to(device), settings).generate
 
-    return PriorPrecompute(prior_origin(settings), lambda item: data.source[item[0]].image, build)
+    return PriorPrecompute(prior_origin(settings), lambda item: data.images[item[0]].image, build)
 
 
 def prior_items(data: SegmentationDataModule, stages: Sequence[Stage]) -> list[Item]:

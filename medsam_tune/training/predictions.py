@@ -15,6 +15,7 @@ from medsam_tune.errors import RecipeError
 from medsam_tune.evaluation.predict import predict_masks
 from medsam_tune.files import write_json
 from medsam_tune.inference.label_values import class_values, meaning_of
+from medsam_tune.inference.stitching import asked_images
 from medsam_tune.inference.writers import MaskWriter, mask_writer
 from medsam_tune.training.console import say
 from medsam_tune.training.module import tuned
@@ -68,9 +69,9 @@ class PredictionFiles(Callback):
         if self._writer is None:
             return
         self._has_classes = outputs.class_logits is not None
-        for row, masks in enumerate(predict_masks(outputs, batch, tuned(pl_module).side_px)):
+        for image, masks in zip(asked_images(batch), predict_masks(outputs, batch, tuned(pl_module).side_px), strict=True):
             mask = (_valued(masks, self._values.values()) if self._has_classes else _union(masks)).cpu().numpy()
-            self._writer.add(batch.image_ids[row], batch.case_ids[row], mask, spacing_mm=batch.spacing_mm[row])
+            self._writer.add(image.image_id, image.case_id, mask, spacing_mm=image.spacing_mm)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._writer is not None:

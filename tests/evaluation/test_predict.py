@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import torch
 
-from medsam_tune.evaluation import predict
-from medsam_tune.evaluation.predict import mask_chunks, predict_masks, update_metric
+from medsam_tune.evaluation.predict import predict_masks, update_metric
+from medsam_tune.inference import stitching
+from medsam_tune.inference.stitching import asked_images, mask_chunks
 from medsam_tune.metrics.overlap import OverlapMetric
 from medsam_tune.metrics.surface import OutlineMetric, hausdorff95
 from medsam_tune.types import MaskPrediction
@@ -60,8 +61,8 @@ def test_a_few_objects_at_a_time_give_the_same_masks_and_counts(monkeypatch):
     batch = make_batch(sizes=((100, 80), (64, 64)), objects=(5, 3))
     together, metric = predict_masks(perfect(batch), batch, 64), OverlapMetric()
     update_metric(metric, batch, perfect(batch), 64)
-    monkeypatch.setattr(predict, "_PIXELS_AT_ONCE", 2 * 100 * 80)
-    assert [len(masks) for masks in mask_chunks(perfect(batch), batch, 0, 64)] == [2, 2, 1]
+    monkeypatch.setattr(stitching, "_PIXELS_AT_ONCE", 2 * 100 * 80)
+    assert [len(masks) for masks in mask_chunks(perfect(batch), batch, asked_images(batch)[0], 64)] == [2, 2, 1]
     assert all(map(torch.equal, predict_masks(perfect(batch), batch, 64), together))
     apart = OverlapMetric()
     update_metric(apart, batch, perfect(batch), 64)
@@ -69,9 +70,9 @@ def test_a_few_objects_at_a_time_give_the_same_masks_and_counts(monkeypatch):
 
 
 def test_one_object_larger_than_the_limit_is_brought_back_alone(monkeypatch):
-    monkeypatch.setattr(predict, "_PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(stitching, "_PIXELS_AT_ONCE", 1)
     batch = make_batch(sizes=((64, 64),), objects=(2,))
-    assert [len(masks) for masks in mask_chunks(perfect(batch), batch, 0, 64)] == [1, 1]
+    assert [len(masks) for masks in mask_chunks(perfect(batch), batch, asked_images(batch)[0], 64)] == [1, 1]
 
 
 def test_pixels_that_nobody_annotated_count_neither_for_nor_against():
@@ -101,6 +102,6 @@ def test_a_few_objects_at_a_time_give_the_same_outlines(monkeypatch):
     batch = make_batch(sizes=((100, 80), (64, 64)), objects=(5, 3))
     together, apart = OutlineMetric(), OutlineMetric()
     update_metric(together, batch, perfect(batch), 64)
-    monkeypatch.setattr(predict, "_PIXELS_AT_ONCE", 100 * 80)
+    monkeypatch.setattr(stitching, "_PIXELS_AT_ONCE", 100 * 80)
     update_metric(apart, batch, perfect(batch), 64)
     assert (together.scores().outlines == apart.scores().outlines).all()

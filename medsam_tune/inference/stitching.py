@@ -1,0 +1,209 @@
+"""Tiles back into images: which image a batch shows, its objects, and their logits at the image's own size.
+
+Where tiles overlap, the logits of all that were asked for an object are averaged, at the original resolution, and thresholded
+once. A pixel on none of an object's tiles is not the object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from medsam_tune.geometry import Frame, to_original
+from medsam_tune.segmenters.base import Segmenter
+from medsam_tune.segmenters.semantic import class_rows, class_winners
+from medsam_tune.types import MaskPrediction, SegmentationBatch
+
+_PIXELS_AT_ONCE = 2**24  # 64 MB of float32
+# Far below the threshold, and finite, so that averages stay numbers.
+_NOT_ASKED = -30.0
+
+
+@dataclass(frozen=True)
+class AskedImage:
+    """Hold what a batch says of one image, whether it stands there whole or in tiles.
+
+    Attributes:
+        rows: The batch's rows that show it, one of an image that is whole.
+        sample_index: Position in the source of whole images.
+        case_index: Position of its case in the sorted case list.
+        image_id: Its name.
+        case_id: Its case.
+        size: (H, W).
+        spacing_mm: Row and column spacing.
+        labels: (n,) int64, the label of each object.
+        objects: For each object, (object of the batch, row of the batch) wherever it was asked for.
+    """
+
+    rows: tuple[int, ...]
+    sample_index: int
+    case_index: int
+    image_id: str
+    case_id: str
+    size: tuple[int, int]
+    spacing_mm: tuple[float, float]
+    labels: Tensor
+    objects: tuple[tuple[tuple[int, int], ...], ...]
+
+
+def answer(segmenter: Segmenter, batch: SegmentationBatch) -> MaskPrediction:
+    """Return what a segmenter predicts for a batch; of an image's tiles it sees ``at_once`` at a time."""
+    if not batch.at_once or batch.n_images <= batch.at_once:
+        whole: MaskPrediction = segmenter(batch)
+        return whole
+    parts = [segmenter(part) for part in _parts(batch)]
+    ious = [part.iou_predictions for part in parts if part.iou_predictions is not None]
+    classes = [part.class_logits for part in parts if part.class_logits is not None]
+    return MaskPrediction(
+        torch.cat([part.low_res_masks for part in parts]),
+        torch.cat(ious) if ious else None,
+        torch.cat(classes) if classes else None,
+    )
+
+
+def embedded(segmenter: Segmenter, batch: SegmentationBatch) -> SegmentationBatch:
+    """Return the batch with the embeddings of its images, made as ``answer`` asks."""
+    if not batch.at_once or batch.n_images <= batch.at_once:
+        return segmenter.embedded(batch)
+    made = [segmenter.embedded(part).image_embeddings for part in _parts(batch)]
+    embeddings = [part for part in made if part is not None]
+    return replace(batch, image_embeddings=torch.cat(embeddings)) if embeddings else batch
+
+
+def asked_images(batch: SegmentationBatch) -> list[AskedImage]:
+    """Return the images of a batch: one a row, or one for all tiles of it."""
+    groups: dict[int, list[int]] = {}
+    for row in range(batch.n_images):
+        groups.setdefault(batch.tiles[row].image_index if batch.tiles else row, []).append(row)
+    of_row: list[list[int]] = [[] for _ in range(batch.n_images)]
+    for number, row in enumerate(batch.image_index.tolist()):
+        of_row[row].append(number)
+    return [_asked_image(batch, tuple(rows), of_row) for rows in groups.values()]
+
+
+def true_masks(batch: SegmentationBatch, image: AskedImage) -> Tensor:
+    """Return the true masks (n, H, W) bool of an image's objects, joined over its tiles."""
+    if not batch.tiles:
+        return batch.original_masks[image.rows[0]]
+    first = _first_objects(batch)
+    masks = torch.zeros((len(image.objects), *image.size), dtype=torch.bool)
+    for number, places in enumerate(image.objects):
+        for position, row in places:
+            masks[number][batch.tiles[row].area] |= batch.original_masks[row][position - first[row]]
+    return masks
+
+
+def known_pixels(batch: SegmentationBatch, image: AskedImage) -> Tensor | None:
+    """Return (H, W) bool of what somebody annotated, or None where all of it is known."""
+    if not batch.original_ignored:
+        return None
+    if not batch.tiles:
+        return ~batch.original_ignored[image.rows[0]]
+    known = torch.ones(image.size, dtype=torch.bool)
+    for row in image.rows:
+        known[batch.tiles[row].area] &= ~batch.original_ignored[row]
+    return known
+
+
+def mask_chunks(prediction: MaskPrediction, batch: SegmentationBatch, image: AskedImage, side: int) -> Iterator[Tensor]:
+    """Yield an image's predicted masks at its own size, a few objects at a time: (c, H, W) bool, at least one tensor.
+
+    Where the network labels pixels, the scores of the classes are brought there and compared there.
+
+    Args:
+        prediction: Logits (N, M, h, w); mask 0 of the M candidates is taken.
+        batch: What was asked.
+        image: One of ``asked_images(batch)``.
+        side: S, the side of the input frame in pixels.
+    """
+    if prediction.class_logits is not None:
+        yield _class_masks(prediction.class_logits, batch, image, side)
+        return
+    step = max(1, _PIXELS_AT_ONCE // max(image.size[0] * image.size[1], side * side))
+    for start in range(0, max(1, len(image.objects)), step):
+        yield _masks(prediction.low_res_masks[:, :1], batch, image, slice(start, start + step), side)
+
+
+def stitched(maps: Tensor, frames: list[Frame], areas: list[tuple[slice, slice]], size: tuple[int, int], side: int) -> Tensor:
+    """Average what T tiles say of one image: (H, W) logits, far below 0 where no tile lies.
+
+    Args:
+        maps: (T, h, w) logits over the padded input frame.
+        frames: T frames of the tiles.
+        areas: T places, rows and columns of the image.
+        size: (H, W) of the image.
+        side: S, the side of the input frame in pixels.
+    """
+    total, count = maps.new_zeros(size, dtype=torch.float32), maps.new_zeros(size, dtype=torch.float32)
+    for logits, frame, area in zip(maps, frames, areas, strict=True):
+        total[area] += to_original(logits.float()[None, None], frame, side)[0, 0]
+        count[area] += 1
+    return torch.where(count > 0, total / count.clamp(min=1), _NOT_ASKED)
+
+
+def _parts(batch: SegmentationBatch) -> Iterator[SegmentationBatch]:
+    for start in range(0, batch.n_images, batch.at_once):
+        yield batch.part(start, start + batch.at_once)
+
+
+def _asked_image(batch: SegmentationBatch, rows: tuple[int, ...], of_row: list[list[int]]) -> AskedImage:
+    first, tiled = rows[0], bool(batch.tiles)
+    places: dict[object, list[tuple[int, int]]] = {}
+    for row in rows:
+        for number in of_row[row]:
+            # Objects of a whole image are what they are; on tiles, label and number say which are the same.
+            places.setdefault(_identity(batch, number) if tiled else number, []).append((number, row))
+    objects = tuple(tuple(found) for found in places.values())
+    tile = batch.tiles[first] if tiled else None
+    return AskedImage(
+        rows=rows,
+        sample_index=int(batch.sample_index[first]) if tile is None else tile.image_index,
+        case_index=int(batch.case_index[first]),
+        image_id=batch.image_ids[first] if tile is None else tile.image_id,
+        case_id=batch.case_ids[first],
+        size=batch.frames[first].original_size if tile is None else tile.image_size,
+        spacing_mm=batch.spacing_mm[first],
+        labels=batch.labels[[found[0][0] for found in objects]] if objects else batch.labels[:0],
+        objects=objects,
+    )
+
+
+def _identity(batch: SegmentationBatch, number: int) -> tuple[int, int]:
+    return int(batch.labels[number]), 0 if batch.object_ids is None else int(batch.object_ids[number])
+
+
+def _first_objects(batch: SegmentationBatch) -> list[int]:
+    """Return the position of each row's first object among the batch's."""
+    counts = [len(masks) for masks in batch.original_masks]
+    return [sum(counts[:row]) for row in range(len(counts))]
+
+
+def _masks(low_res: Tensor, batch: SegmentationBatch, image: AskedImage, chosen: slice, side: int) -> Tensor:
+    objects = image.objects[chosen]
+    if not objects:
+        return low_res.new_zeros((0, *image.size), dtype=torch.bool)
+    if not batch.tiles:
+        numbers = [found[0][0] for found in objects]
+        return to_original(low_res[numbers].float(), batch.frames[image.rows[0]], side)[:, 0] > 0
+    rows = [[row for _, row in found] for found in objects]
+    return torch.stack(
+        [
+            stitched(low_res[[n for n, _ in found], 0], *_places(batch, where), image.size, side) > 0
+            for found, where in zip(objects, rows, strict=True)
+        ]
+    )
+
+
+def _places(batch: SegmentationBatch, rows: list[int] | tuple[int, ...]) -> tuple[list[Frame], list[tuple[slice, slice]]]:
+    return [batch.frames[row] for row in rows], [batch.tiles[row].area for row in rows]
+
+
+def _class_masks(class_logits: Tensor, batch: SegmentationBatch, image: AskedImage, side: int) -> Tensor:
+    if not batch.tiles:
+        return class_rows(class_logits[image.rows[0]], batch.frames[image.rows[0]], side)
+    places = _places(batch, image.rows)
+    rows = list(image.rows)
+    return class_winners(stitched(class_logits[rows, k], *places, image.size, side) for k in range(class_logits.shape[1]))
