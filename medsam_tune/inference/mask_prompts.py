@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import masks_to_boxes  # type: ignore[import-untyped]
 
-from medsam_tune.data.formats import FORMATS, Format, VolumeHeader, check_same_grid, format_of
-from medsam_tune.data.labels import find_objects
+from medsam_tune.data.formats import FORMATS, Format, VolumeHeader, format_of
+from medsam_tune.data.labels import find_instances, find_objects, holds_ids
 from medsam_tune.data.pairing import first_names
-from medsam_tune.data.scan import scan_folder
-from medsam_tune.data.slices import take_slice
 from medsam_tune.data.targets import apply_target
 from medsam_tune.errors import DataError
 from medsam_tune.inference.new_files import NewFile
@@ -29,6 +28,24 @@ if TYPE_CHECKING:
 
 Prompts = Callable[[NewFile], Sequence[DrawnObject]]
 """Returns what is drawn on a file; called when its turn comes."""
+
+
+@dataclass(frozen=True)
+class _MaskFile:
+    path: Path
+    format: Format
+
+    def read_on(self, image: VolumeHeader) -> NDArray[Any]:
+        """Read the masks in the order of an image's voxels."""
+        header = None if image.is_volume else self.format.read_label_header(self.path)
+        if header is None or header.is_volume:
+            return self.format.read_labels_on(self.path, image)
+        if header.stored_shape != image.stored_shape:
+            # Few programs write a picture's spacing, so its size is all that can be compared.
+            sizes = " x ".join(map(str, header.stored_shape[1:])), " x ".join(map(str, image.stored_shape[1:]))
+            raise DataError(f"{self.path}: mask is {sizes[0]} (H x W), its image is {sizes[1]}. Give the mask of this image.")
+        return self.format.read_labels(self.path)
+
 
 _AFFIXES = ("mask", "masks", "seg", "segs", "segmentation", "label", "labels", "gt")
 
@@ -48,11 +65,13 @@ def prompts_of_masks(files: Sequence[NewFile], place: Path, data: TrainedData, f
     Raises:
         DataError: If nothing is there, or no mask belongs to any of the files.
     """
-    masks = _masks_by_name(place, formats)
+    masks = _masks_by_name(files, place, formats)
     if len(files) == 1 and place.is_file():
-        pairs = {files[0].path: place}
+        pairs = {files[0].path: next(iter(masks.values()))}
     else:
-        pairs = {file.path: mask for file in files if (mask := _mask_of(file, masks)) is not None}
+        named = {**{_without_affix(name): mask for name, mask in masks.items()}, **masks}
+        found = {file.path: named.get(file.name, named.get(_without_affix(file.name))) for file in files}
+        pairs = {path: mask for path, mask in found.items() if mask is not None}
     if not pairs:
         raise DataError(
             f"--every-object-of: {place} has masks named {first_names(sorted(masks))}, none of them as a file of the input: "
@@ -62,30 +81,27 @@ def prompts_of_masks(files: Sequence[NewFile], place: Path, data: TrainedData, f
     def drawn(file: NewFile) -> Sequence[DrawnObject]:
         if file.path not in pairs:
             raise DataError(f"{file.path}: has no mask of its name in {place}. Add it, or take the file out.")
-        return _boxes_of(file, pairs[file.path], data, formats)
+        return _boxes_of(file, pairs[file.path], data)
 
     return drawn
 
 
-def _masks_by_name(place: Path, formats: Sequence[Format]) -> dict[str, Path]:
+def _masks_by_name(files: Sequence[NewFile], place: Path, formats: Sequence[Format]) -> dict[str, _MaskFile]:
+    """Return the masks at a place by the names of their images."""
     if not place.exists():
         raise DataError(f"--every-object-of: {place}: no such file or folder. Give a mask, or a folder of masks.")
     folder = place.parent if place.is_file() else place
-    endings = tuple(ending for each in formats for ending in each.endings)
-    paths = [place] if place.is_file() else scan_folder(folder, endings).files
-    found: dict[str, Path] = {}
-    for path in paths:
-        if (read := format_of(path, formats)) is None:
-            continue
-        found.setdefault(_without_affix(read.name_of(path, folder)), path)
-        found[read.name_of(path, folder)] = path
+    images = {file.name: file.path for file in files}
+    found: dict[str, _MaskFile] = {}
+    for each in formats:
+        paths = [place] if place.is_file() and format_of(place, formats) is each else []
+        paths = paths if place.is_file() else each.find_labels(folder).files
+        names = each.image_names(paths, folder, images) if paths else {}
+        found |= {name: _MaskFile(path, each) for path, name in names.items() if format_of(path, formats) in (each, None)}
     if not found:
-        raise DataError(f"--every-object-of: {place} holds no file with one of the endings {', '.join(endings)}. Give masks.")
+        endings = ", ".join(ending for each in formats for ending in each.endings)
+        raise DataError(f"--every-object-of: {place} holds no file with one of the endings {endings}. Give masks.")
     return found
-
-
-def _mask_of(file: NewFile, masks: Mapping[str, Path]) -> Path | None:
-    return masks.get(file.name) or masks.get(_without_affix(file.name))
 
 
 def _without_affix(name: str) -> str:
@@ -98,19 +114,18 @@ def _without_affix(name: str) -> str:
     return name
 
 
-def _boxes_of(file: NewFile, mask: Path, data: TrainedData, formats: Sequence[Format]) -> list[DrawnObject]:
+def _boxes_of(file: NewFile, mask: _MaskFile, data: TrainedData) -> list[DrawnObject]:
     """Return one box an object and slice, with the label that the object has in the mask."""
-    read = format_of(mask, formats)
-    header = None if read is None else read.read_label_header(mask)
-    if read is None or header is None:
-        raise DataError(f"{mask}: holds no masks. Give a file of masks.")
     slices = SlicedFile(file, data)
-    _check_fits(slices.header, header)
-    volume = header.to_ras(read.read_labels(mask))
-    axis = data.axis if header.is_volume else "axial"
+    stored = mask.read_on(slices.header)
+    if data.mask_threshold is not None:
+        stored = (stored > data.mask_threshold).astype(np.int32)
+    ids = data.target == "per_instance" and holds_ids(stored)
+    # Pieces of a slice are numbered anew in the next one.
+    told_apart = data.target == "per_instance" and (ids or not slices.header.is_volume)
     drawn: list[DrawnObject] = []
     for position in range(len(slices)):
-        masks, labels = _objects(take_slice(volume, axis, position), data)
+        masks, labels = _objects(slices.cut(stored, position), data, ids=ids, told_apart=told_apart)
         boxes = masks_to_boxes(masks).tolist() if len(masks) else []
         drawn += [
             DrawnObject(file.name, position, label, box=(box[0], box[1], box[2], box[3]))
@@ -119,27 +134,27 @@ def _boxes_of(file: NewFile, mask: Path, data: TrainedData, formats: Sequence[Fo
     return drawn
 
 
-def _check_fits(image: VolumeHeader, mask: VolumeHeader) -> None:
-    if image.is_volume and mask.is_volume:
-        check_same_grid(image, mask)
-    elif image.stored_shape != mask.stored_shape:
-        # A picture's spacing is written by few programs.
-        raise DataError(
-            f"{mask.path}: mask has the size {mask.stored_shape}, its image {image.stored_shape}. Give the mask of this image."
-        )
+def _objects(values: NDArray[Any], data: TrainedData, *, ids: bool, told_apart: bool) -> tuple[Tensor, list[str]]:
+    """Return the objects (N, H, W) of a slice as the training made them, none without a pixel, and their labels.
 
-
-def _objects(values: NDArray[Any], data: TrainedData) -> tuple[Tensor, list[str]]:
-    """Return the objects (N, H, W) of a slice as the training made them, those of no pixel left out, and their labels."""
-    if data.mask_threshold is not None:
-        values = (values > data.mask_threshold).astype(np.int32)
-    found = find_objects(np.ascontiguousarray(values), {name: list(group) for name, group in data.labels.items()} or None)
-    sample = Sample(torch.zeros(3, *values.shape), found.masks, found.labels, image_id="", case_id="")
-    target = "per_label" if data.target == "per_class" else data.target
-    sample = apply_target(sample, target)
-    shown = sample.masks.flatten(1).any(dim=1)
-    masks, numbers = sample.masks[shown], sample.labels[shown].tolist()
-    if target == "binary":
-        return masks, [""] * len(masks)
-    names = list(data.labels)
-    return masks, [names[number - 1] if names else str(number) for number in numbers]
+    Args:
+        values: (H, W), or (H, W, L) in layers.
+        data: What the model was trained on.
+        ids: Whether each value is an instance.
+        told_apart: Whether an instance is called by its number, not by its label.
+    """
+    groups = {name: list(group) for name, group in data.labels.items()} if all(data.labels.values()) and data.labels else None
+    values = np.ascontiguousarray(values)
+    if data.target == "per_instance" and values.ndim == 2:
+        found = find_instances(values, groups, ids=ids)
+    else:
+        found = find_objects(values, groups)
+    sample = Sample(torch.zeros(3, *values.shape[:2]), found.masks, found.labels, "", "", object_ids=found.object_ids)
+    sample = apply_target(sample, "per_label" if data.target == "per_class" else data.target)
+    sample = sample.rows(sample.masks.flatten(1).any(dim=1))
+    if data.target == "binary":
+        return sample.masks, [""] * len(sample.masks)
+    if told_apart and sample.object_ids is not None:
+        return sample.masks, [str(number) for number in sample.object_ids.tolist()]
+    names = list(groups or ())
+    return sample.masks, [names[number - 1] if names else str(number) for number in sample.labels.tolist()]

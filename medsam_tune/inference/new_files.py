@@ -10,7 +10,6 @@ from pathlib import Path
 from medsam_tune.data.formats import FORMATS, Format, RasterFormat, format_of
 from medsam_tune.data.names import file_name
 from medsam_tune.data.pairing import first_names
-from medsam_tune.data.scan import scan_folder
 from medsam_tune.data.volumes import NNUNET_CHANNEL
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.inference.prompt_files import DrawnObject
@@ -48,13 +47,10 @@ def find_files(place: Path, formats: Sequence[Format] = FORMATS) -> list[NewFile
     if not place.exists():
         raise DataError(f"{place}: no such file or folder. Give an image, a volume, or a folder of them.")
     folder = place.parent if place.is_file() else _image_folder(place)
-    endings = tuple(ending for each in formats for ending in each.endings)
-    paths = [place] if place.is_file() else scan_folder(folder, endings).files
-    files = [
-        NewFile(path, read.name_of(path, folder), read) for path in paths if (read := format_of(path, formats)) is not None
-    ]
+    files = [NewFile(path, read.name_of(path, folder), read) for path, read in sorted(_read_by(place, folder, formats).items())]
     if not files:
-        raise DataError(f"{place}: holds no file with one of the endings {', '.join(endings)}. Give images or volumes.")
+        endings = ", ".join(ending for each in formats for ending in each.endings)
+        raise DataError(f"{place}: holds no file with one of the endings {endings}. Give images or volumes.")
     files = _without_channel(files, folder)
     counts = Counter(file.written(folder) for file in files)
     if twice := sorted({file.name for file in files if counts[file.written(folder)] > 1}):
@@ -100,6 +96,18 @@ def match_prompts(files: Sequence[NewFile], drawn: Iterable[DrawnObject], source
             "Write the file's path below the input folder."
         )
     return found
+
+
+def _read_by(place: Path, folder: Path, formats: Sequence[Format]) -> dict[Path, Format]:
+    """Return who reads each image at a place."""
+    if place.is_file():
+        known = format_of(place, formats)
+        return {} if known is None else {place: known}
+    readers: dict[Path, list[Format]] = {}
+    for each in formats:
+        for path in each.find(folder).files:
+            readers.setdefault(path, []).append(each)
+    return {path: format_of(path, fitting) or fitting[0] for path, fitting in readers.items()}
 
 
 def _image_folder(place: Path) -> Path:

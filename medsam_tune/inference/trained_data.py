@@ -23,7 +23,8 @@ class TrainedData:
         axis: Along which volumes are cut.
         intensity: How stored values become 0..255; None: 8 bit as stored, all others by percentiles.
         of_volumes: Whether the rule was made for volumes: then an 8-bit image is taken as it is.
-        labels: Name to the values that the masks had for it; empty where the recipe names none.
+        labels: Name to the values that the masks had for it, none where they told it by another name; empty where the recipe
+            names no label.
         target: What one object was.
         mask_threshold: The value above which a mask's pixel was object, or None.
         priors: How automatic masks were found where the model fuses them into the image.
@@ -61,7 +62,8 @@ class TrainedData:
 
 
 def _label_values(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {str(name): tuple(int(value) for value in values) for name, values in labels.items()}
+    # A file of masks may name its labels, and a recipe join them by these names.
+    return {str(name): tuple(value for value in list(values) if type(value) is int) for name, values in labels.items()}
 
 
 def _target(value: object) -> Target:

@@ -128,7 +128,9 @@ class PredictionJob:
         self._check_free(file, known)
         answer = answer_file(replace(self._asking, values=values), file, drawn)
         self._check_legend(answer.legend)
-        written = [file.format.write_labels(self.out / file_name(file.name), answer.volume, answer.slices.header)]
+        names = {value: meaning.name for value, meaning in answer.legend.items()}
+        stem = self.out / file_name(file.name)
+        written = [file.format.write_labels(stem, answer.volume, answer.slices.header, names)]
         if self.wanted.overlays:
             written.append(write_bytes(self._overlay(file), draw_answer(answer)))
         checksums = {path.relative_to(self.out).as_posix(): sha256_of(path) for path in written}
@@ -138,7 +140,8 @@ class PredictionJob:
     def _question(self, file: NewFile, drawn: Sequence[DrawnObject] | None, values: Mapping[str, int]) -> str:
         asked = None if drawn is None else [asdict(each) for each in drawn]
         wanted = (self.wanted.overlays, self.wanted.uncertainty)
-        return question_of(__version__, sha256_of(file.path), asked, dict(values), wanted)
+        inputs = [sha256_of(path) for path in file.format.read_header(file.path).files]
+        return question_of(__version__, inputs, asked, dict(values), wanted)
 
     def _overlay(self, file: NewFile) -> Path:
         return self.out / OVERLAYS / f"{file_name(file.name)}.png"

@@ -35,7 +35,9 @@ FIRST, BOTH, LEFT, RIGHT = (2, 1, 5, 3), (1, 8, 14, 11), (1, 8, 2, 9), (10, 9, 1
     ("data", "expected"),
     [
         (TrainedData(), [("2", FIRST), ("5", BOTH)]),
-        (TrainedData(target="per_instance"), [("2", FIRST), ("5", LEFT), ("5", RIGHT)]),
+        (TrainedData(target="per_instance"), [("2", FIRST), ("5", BOTH)]),
+        (TrainedData(labels={"vessel": (5,)}, target="per_instance"), [("1", LEFT), ("2", RIGHT)]),
+        (TrainedData(target="per_instance", mask_threshold=3), [("1", LEFT), ("2", RIGHT)]),
         (TrainedData(target="binary"), [("", (1, 1, 14, 11))]),
         (TrainedData(labels={"vessel": (5,)}), [("vessel", BOTH)]),
         (TrainedData(labels={"vessel": (5,)}, target="per_class"), [("vessel", BOTH)]),
@@ -67,7 +69,7 @@ def test_masks_of_others_are_refused(place):
     with pytest.raises(DataError, match=r"no such file or folder"):
         prompts_of_masks(files, place / "gone", TrainedData())
     save(place / "small.png", np.zeros((12, 15), np.uint8))
-    with pytest.raises(DataError, match=r"small\.png: mask has the size \(1, 12, 15\), its image \(1, 12, 16\)"):
+    with pytest.raises(DataError, match=r"small\.png: mask is 12 x 15 \(H x W\), its image is 12 x 16"):
         prompts_of_masks(files, place / "small.png", TrainedData())(files[0])
 
 

@@ -11,7 +11,7 @@ def test_what_the_training_did_is_read_from_an_exports_description():
         "intensity": {"rule": "window", "percentiles": [0.5, 99.5], "window": [-160, 240]},
         "axis": "coronal",
         "format": "F",
-        "labels": {"a": [1, 2]},
+        "labels": {"a": [1, 2], "b": ["wall"]},
         "target": "binary",
         "priors": {"weights": "random_tiny", "points_per_side": 2, "box_fractions": [0.5]},
     }
@@ -19,7 +19,7 @@ def test_what_the_training_did_is_read_from_an_exports_description():
         "coronal",
         Intensity("window", window=(-160, 240)),
         of_volumes=True,
-        labels={"a": (1, 2)},
+        labels={"a": (1, 2), "b": ()},
         target="binary",
         priors=PriorSettings("random_tiny", points_per_side=2, box_fractions=(0.5,)),
     )
@@ -32,7 +32,7 @@ def test_what_the_training_did_is_read_from_an_exports_description():
         {"intensity": {"rule": "window"}},
         {"axis": "up"},
         {"target": "any"},
-        {"labels": {"a": ["x"]}},
+        {"labels": {"a": 3}},
         {"mask_threshold": "high"},
         {"priors": {"points_per_side": 0}},
         {"priors": {"unknown": 0}},

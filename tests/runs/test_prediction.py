@@ -9,12 +9,13 @@ from PIL import Image
 
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.cli import main
-from medsam_tune.data.formats import FORMATS
+from medsam_tune.data.formats import FORMATS, DicomFormat
 from medsam_tune.errors import RecipeError
 from medsam_tune.inference.predictor import Predictor
 from medsam_tune.inference.trained_data import TrainedData
 from medsam_tune.runs.asked_model import AskedModel, open_model
 from medsam_tune.runs.prediction import PredictionJob, Wanted
+from tests.dicom_files import NAME, write_series
 from tests.inference.test_writers import write_volume
 
 
@@ -179,3 +180,18 @@ def test_models_that_are_none_say_what_is_there(tmp_path, monkeypatch):
         with pytest.raises(RecipeError, match=r"is no run .* It holds 1 runs; name one, such as runs/lora/2026"):
             open_model(name)
     assert open_model("random_tiny").is_untuned
+
+
+def test_a_dicom_series_gives_a_segmentation_on_its_voxels_without_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    volume = np.random.default_rng(0).integers(-900, 900, (3, 12, 14)).astype(np.int16)
+    series = write_series(tmp_path / "in" / "c1", volume)
+    (tmp_path / "boxes.csv").write_text("image,x1,y1,x2,y2,label\nc1,1,2,12,10,liver\n")
+    assert main(["predict", "random_tiny", "in", "-o", "out", "--boxes=boxes.csv", "--overlays"]) == 0
+    form, path = DicomFormat(), tmp_path / "out/c1.dcm"
+    found = form.read_labels_on(path, form.read_header(series))
+    (row,) = table(tmp_path / "out")
+    assert (found == 1).sum() == int(row["pixels"]) > 0
+    assert float(row["volume_ml"]) == pytest.approx(int(row["pixels"]) * 0.7 * 0.5 * 3 / 1000)
+    assert form.read_label_names(path) == {1: "liver"}
+    assert not [name for name, content in files_below(tmp_path / "out").items() if NAME.encode() in content]

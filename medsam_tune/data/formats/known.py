@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medsam_tune.data.formats.base import Format
+from medsam_tune.data.formats.dicom import DicomFormat
 from medsam_tune.data.formats.nifti import NiftiFormat
 from medsam_tune.data.formats.npy import NpyFormat
 from medsam_tune.data.formats.npz import NpzFormat
 from medsam_tune.data.formats.raster import RasterFormat
 
-FORMATS: tuple[Format, ...] = (NiftiFormat(), NpzFormat(), NpyFormat(), RasterFormat())
+FORMATS: tuple[Format, ...] = (NiftiFormat(), NpzFormat(), NpyFormat(), DicomFormat(), RasterFormat())
 
 
 def format_of(path: Path, formats: Iterable[Format] = FORMATS) -> Format | None:
