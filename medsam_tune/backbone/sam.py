@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from medsam_tune.backbone.anatomy import Anatomy
 from medsam_tune.backbone.architectures import (
@@ -115,12 +116,12 @@ class SamBackbone(Backbone):
             pixels = inputs.fuse(pixels)
         learns = pixels.requires_grad or any(p.requires_grad for p in self.image_encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            return ImageEmbeddings(self.image_encoder(pixels))
+            return ImageEmbeddings(self.image_encoder(pixels.to(self._dtype)))
 
     def image_pe(self) -> Tensor:
-        """Return the dense positional encoding (1, C, g, g) in float32."""
-        with self._full_precision():
-            return cast(Tensor, self.prompt_encoder.get_dense_pe())
+        """Return the dense positional encoding (1, C, g, g), computed in float32."""
+        size = self.prompt_encoder.image_embedding_size
+        return cast(Tensor, self._in_float32(self.prompt_encoder.pe_layer, size))[None].to(self._dtype)
 
     def no_mask_embedding(self) -> Tensor:
         """Return SAM's embedding for "no mask prompt" as (1, C, 1, 1)."""
@@ -150,8 +151,7 @@ class SamBackbone(Backbone):
             ValueError: If a prompt has another shape or another number of rows than ``n_objects``.
         """
         self._check_prompts(n_objects, points, boxes, mask_inputs)
-        with self._full_precision():
-            sparse, dense = self.prompt_encoder(points, boxes, mask_inputs)
+        sparse, dense = (part.to(self._dtype) for part in self._in_float32(self.prompt_encoder, points, boxes, mask_inputs))
         return PromptEmbeddings(sparse.expand(n_objects, -1, -1), dense.expand(n_objects, -1, -1, -1))
 
     def decode(
@@ -233,8 +233,18 @@ class SamBackbone(Backbone):
         load_strictly(self, resize_position_tables(state_dict, self.image_encoder), path)
         return WeightsIdentity(weights if checkpoint is None else path.name, sha256_of(path))
 
-    def _full_precision(self) -> torch.autocast:
-        return torch.autocast(self.no_mask_embedding().device.type, enabled=False)
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Return the type of the weights; a predictor may be moved to half precision."""
+        return self.no_mask_embedding().dtype
+
+    def _in_float32(self, module: nn.Module, *inputs: object) -> Any:  # noqa: ANN401 - whatever the module returns
+        """Run a small module in float32 whatever autocast or its own weights say: half precision rounds coordinates to pixels."""
+        with torch.autocast(self.no_mask_embedding().device.type, enabled=False):
+            if self._dtype == torch.float32:
+                return module(*inputs)
+            tensors = (*module.named_parameters(), *module.named_buffers())
+            return functional_call(module, {name: tensor.float() for name, tensor in tensors}, inputs)
 
     def _check_prompts(
         self,
