@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,14 @@ def read_recipe_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise RecipeError(f"{path}: line {line}: is no text in UTF-8. Save the file as UTF-8.") from error
+
+
+def opening_comment(path: Path | None) -> str:
+    """Return the comment that a YAML file opens with, without its marks; empty where there is no file or no comment."""
+    if path is None or not path.is_file():
+        return ""
+    lines = takewhile(lambda line: line.startswith("#"), read_recipe_text(path).splitlines())
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines).strip()
 
 
 def _line(error: yaml.MarkedYAMLError) -> str:

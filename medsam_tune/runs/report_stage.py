@@ -25,6 +25,7 @@ from medsam_tune.inference.usage import prediction_code
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.training.recipe_paths import shareable
+from medsam_tune.yaml_files import opening_comment
 
 if TYPE_CHECKING:
     from medsam_tune.training.cli import MedsamCLI
@@ -89,7 +90,7 @@ def report_stage(cli: MedsamCLI) -> Path | None:
     inference = {"inference": summary["inference"]["chosen"]} if summary.get("inference") else {}
     content = ReportContent(
         title=cli.recipe,
-        description=recipe_comment(cli.recipe_file),
+        description=opening_comment(cli.recipe_file),
         trained=trainable_report(cli.model.segmenter).rows,
         data={name: value for name, value in described.items() if name != "splits"},
         splits={part: described["splits"][part] for part in PARTS},
@@ -122,18 +123,6 @@ def model_config(cli: MedsamCLI) -> dict[str, Any]:
     """Return the recipe's resolved ``model`` section as plain values."""
     config: dict[str, Any] = yaml.safe_load(cli.dump())["model"]
     return config
-
-
-def recipe_comment(recipe: Path | None) -> str:
-    """Return the comment that a recipe opens with, without its marks."""
-    if recipe is None or not recipe.is_file():
-        return ""
-    lines: list[str] = []
-    for line in recipe.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.removeprefix("#").removeprefix(" "))
-    return "\n".join(lines).strip()
 
 
 def _test_batches(cli: MedsamCLI) -> Iterator[SegmentationBatch]:

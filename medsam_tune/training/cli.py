@@ -50,7 +50,7 @@ from medsam_tune.training.settings import RunSettings
 from medsam_tune.training.short_keys import expand_class_names, expand_short_keys
 from medsam_tune.training.signals import SIGTERM_STATUS, slurm_job
 from medsam_tune.training.test_results import TestResults
-from medsam_tune.training.trainer_config import trainer_config
+from medsam_tune.training.trainer_config import check_callbacks, trainer_config
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _OPTIONS = {"config", "c", "help", "print_config", "ckpt_path", "weights_only", "verbose", "return_predictions", "untuned"}
@@ -188,6 +188,7 @@ class MedsamCLI(LightningCLI):
             self.model.trainable_parameters()
             self.model.check_scheduler()
             check_stages(self._get(self.config_init, "trainer"), whole_run=self.subcommand is None)
+            check_callbacks(self._get(self.config_init, "trainer").callbacks)
         section = self._section()
         continued = self.folder is not None
         if self.folder is None:
@@ -254,6 +255,14 @@ class MedsamCLI(LightningCLI):
         section.pop("untuned", None)
         text: str = parser.dump(section, skip_none=False, format="yaml")
         return text
+
+    def take_found(self) -> dict[str, int]:
+        """Take into the recipe what a callback has found, a batch size that fits into the memory, and return it by key."""
+        data, found = self._section().data, self.datamodule.batch_size
+        if data.batch_size == found:
+            return {}
+        data.batch_size = found
+        return {"data.batch_size": found}
 
     def recipe_values(self) -> dict[str, Any]:
         """Return the resolved recipe as plain nested values, without what no recipe has."""

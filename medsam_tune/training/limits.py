@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,6 +128,7 @@ def _check(key: str, value: float, limit: Limit) -> None:
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    _check_devices(trainer)
     precision = str(trainer.get("precision"))
     if precision in _WHOLE_NETWORK or (precision.endswith("-true") and precision != "32-true"):
         raise RecipeError(
@@ -141,6 +143,19 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
     endless = trainer.get("max_epochs") is None and trainer.get("max_time") is None and trainer.get("max_steps", -1) == -1
     if trainer and endless:
         raise RecipeError("trainer.max_epochs: is null, and nothing else ends the training. Give it, max_steps or max_time.")
+
+
+def _check_devices(trainer: Mapping[str, Any]) -> None:
+    """Refuse more processes than the CPU has cores: they would be started, and wait for each other for minutes."""
+    devices, accelerator = str(trainer.get("devices")), trainer.get("accelerator")
+    if not devices.isdecimal() or accelerator not in ("cpu", "auto"):
+        return
+    import torch
+
+    # Two processes on one core are how a ddp run is tried out.
+    cores = max(2, os.cpu_count() or 1)
+    if int(devices) > cores and (accelerator == "cpu" or not torch.accelerator.is_available()):
+        raise RecipeError(f"trainer.devices: {devices} processes on a CPU of {cores} cores. Use at most {cores}.")
 
 
 def _numbers(value: object, key: str, *, own: bool) -> Iterator[tuple[str, float, bool]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,19 @@ def split_places(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     return shared, local or {}
 
 
-def write_recipe(folder: RunFolder, text: str) -> str:
+def write_recipe(folder: RunFolder, text: str, comment: str = "") -> str:
     """Write a run's ``config.yaml`` and, where the recipe names paths, its ``local.yaml``.
 
     Args:
         folder: The run.
         text: The resolved recipe as YAML.
+        comment: What the recipe opens with, without its marks; a resumed run's report shows it again.
 
     Returns:
         What ``config.yaml`` holds.
     """
+    # The parser begins its text with a comment of its own.
+    text = "".join(dropwhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
     shared, local = split_places(yaml.safe_load(text))
     if local:
         # Before config.yaml, which says that the run has been recorded.
@@ -58,6 +62,7 @@ def write_recipe(folder: RunFolder, text: str) -> str:
         text = yaml.safe_dump(shared, sort_keys=False)
     else:
         folder.local.unlink(missing_ok=True)
+    text = "".join(f"# {line}".rstrip() + "\n" for line in comment.splitlines()) + text
     write_text(folder.config, text)
     return text
 

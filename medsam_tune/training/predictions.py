@@ -50,8 +50,8 @@ class PredictionFiles(Callback):
         segmenter = tuned(pl_module).segmenter
         if segmenter.asks_user() is not None:
             raise RecipeError(
-                f"model.prompts: {segmenter.asks_user()} draws its prompt from true masks, which "
-                "new images do not have. Use a prompt generator or a whole-image box, or load_export and give boxes yourself."
+                f"model.prompts: {segmenter.asks_user()} draws its prompt from true masks, which new images do not have. "
+                "Give boxes or points: medsam-tune predict RUN INPUT -o OUT --boxes FILE (or --points FILE)."
             )
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self._writer = mask_writer(data.source, self.folder)

@@ -23,6 +23,7 @@ from medsam_tune.training.places import split_places, write_recipe
 from medsam_tune.training.recipe_paths import shareable
 from medsam_tune.training.signals import slurm_job
 from medsam_tune.training.test_results import parameter_counts
+from medsam_tune.yaml_files import opening_comment
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -49,7 +50,7 @@ class RecordRun(Callback):
         folder = self.cli.run_folder
         folder.path.mkdir(parents=True, exist_ok=True)
         if not folder.config.is_file():
-            write_recipe(folder, self.cli.dump())
+            write_recipe(folder, self.cli.dump(), opening_comment(self.cli.recipe_file))
         if not folder.splits.is_file() and stage != "predict":
             save_splits(self.cli.datamodule.splits, folder.splits)
         if (job := slurm_job()) is not None:
@@ -62,6 +63,10 @@ class RecordRun(Callback):
             # Not before the checkpoint was accepted.
             command = shareable(self.cli.command, self.cli.datamodule.root)
             record_continuation(self.cli.run_folder, command, self.cli.dump())
+        # Callbacks of the recipe's own have looked for it by now.
+        if found := self.cli.take_found():
+            self.cli.results.found = found
+            write_recipe(self.cli.run_folder, self.cli.dump(), opening_comment(self.cli.run_folder.config))
         facts = {**flat(split_places(self.cli.recipe_values())[0]), **self._facts(pl_module)}
         for logger in trainer.loggers:
             if not isinstance(logger, RunCsvLogger):
@@ -106,7 +111,7 @@ def record_continuation(folder: RunFolder, command: str, config: str) -> Path:
     if not first.is_file():
         write_text(first, folder.config.read_text(encoding="utf-8"))
     path = folder.resumes / f"{1 + max(int(found.stem) for found in folder.resumes.glob('[0-9]*.yaml')):03d}.yaml"
-    shared = write_recipe(folder, config)
+    shared = write_recipe(folder, config, opening_comment(folder.config))
     return write_text(path, f"# {datetime.now().isoformat(timespec='seconds')}  {command}\n{shared}")
 
 

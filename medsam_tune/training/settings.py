@@ -26,6 +26,8 @@ class RunSettings:
     report: bool = True
 
     def __post_init__(self) -> None:
+        if not self.folder.strip():
+            raise RecipeError("run.folder: is empty, so runs would lie in the current folder. Give one, such as runs.")
         if self.save_every_n_steps < 1:
             raise RecipeError(f"run.save_every_n_steps: must be at least 1, got {self.save_every_n_steps}.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:

@@ -37,6 +37,7 @@ class TestResults(Callback):
         scores: The scores of all ranks after a test, or None.
         measures: Distances and sizes of the same cases, or None.
         summary: What ``summary.json`` holds.
+        found: What a callback found for keys of the recipe, such as ``data.batch_size``.
     """
 
     __test__ = False  # pytest would collect a class of this name
@@ -47,6 +48,7 @@ class TestResults(Callback):
         self.scores: CaseScores | None = None
         self.measures: CaseMeasures | None = None
         self.summary: dict[str, Any] = {}
+        self.found: dict[str, int] = {}
         self._tested_step: int | None = None
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -101,6 +103,7 @@ class TestResults(Callback):
             "steps": trainer.global_step,
             "epochs": trainer.current_epoch,
             "versions": versions(),
+            **({"found": self.found} if self.found else {}),
         }
 
     def write(self, **more: Any) -> None:  # noqa: ANN401 - JSON values

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, LearningRateFinder
 
+from medsam_tune.errors import RecipeError
 from medsam_tune.training.callbacks import RandomState, ResumeHint, TrainingRows
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
 from medsam_tune.training.loggers import run_loggers
@@ -51,6 +52,22 @@ def trainer_config(cli: MedsamCLI, recipe: Mapping[str, Any], *, continued: bool
         "default_root_dir": str(cli.run_folder.path),
         "use_distributed_sampler": False,
     }
+
+
+def check_callbacks(callbacks: Any) -> None:  # noqa: ANN401 - one, several or none
+    """Refuse a callback that would look in the module for what the recipe's optimizer holds.
+
+    Args:
+        callbacks: Of the recipe, built.
+
+    Raises:
+        RecipeError: Saying what to use in its place.
+    """
+    if any(isinstance(each, LearningRateFinder) for each in _as_list(callbacks) or []):
+        raise RecipeError(
+            "trainer.callbacks: LearningRateFinder sets a learning rate of the module, but the optimizer's own counts here. "
+            "Compare values of model.optimizer.lr with medsam-tune sweep."
+        )
 
 
 def _callbacks(cli: MedsamCLI, max_steps: int, *, continued: bool) -> list[Callback]:

@@ -66,7 +66,8 @@ def test_an_opened_run_is_exported_as_it_was_at_its_end(trained):
 def test_a_resumed_run_goes_on_in_its_folder_with_its_own_recipe(trained, capsys):
     shutil.rmtree(trained / "tensorboard", ignore_errors=True)
     (trained.parents[2] / "tiny.yaml").unlink()
-    assert main(["resume", str(trained), "--trainer.max_epochs=3", "--run.baselines=false", "--run.report=false"]) == 0
+    assert main(["resume", str(trained), "--trainer.max_epochs=3", "--run.baselines=false"]) == 0
+    assert "A tiny network on tiny images." in (trained / "report" / "index.html").read_text()
     assert figures(trained)["n_cases"] == 3
     assert yaml.safe_load((trained / "config.yaml").read_text())["trainer"]["max_epochs"] == 3
     assert torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 3

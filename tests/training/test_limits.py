@@ -97,3 +97,16 @@ def test_only_files_that_are_there_are_read(tmp_path):
     (tmp_path / "a.yaml").touch()
     words = ["fit", "--config", "none.yaml", f"--config={tmp_path / 'a.yaml'}", f"--config={'x' * 10_000}", "--config"]
     assert list(config_files(words)) == [tmp_path / "a.yaml"]
+
+
+@pytest.mark.parametrize("devices", [99, "99"])
+def test_more_processes_than_cores_are_refused_before_any_is_started(devices, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    with pytest.raises(RecipeError, match=r"trainer\.devices: 99 processes on a CPU of 4 cores\. Use at most 4\."):
+        check_numbers({"trainer": {"accelerator": "cpu", "devices": devices, "max_epochs": 1}})
+
+
+@pytest.mark.parametrize("devices", [4, "auto", -1, [0, 1]])
+def test_processes_that_the_cores_can_hold_are_taken(devices, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    check_numbers({"trainer": {"accelerator": "cpu", "devices": devices, "max_epochs": 1}})

@@ -103,6 +103,17 @@ def test_resume_with_other_settings_leaves_no_untrue_config(workplace):
     assert "--trainer.max_epochs=2" in (only_run().resumes / "001.yaml").read_text().splitlines()[0]
 
 
+def test_a_batch_size_that_a_callback_finds_stands_in_recipe_and_summary(workplace, capsys):
+    finder = "--trainer.callbacks=lightning.pytorch.callbacks.BatchSizeFinder"
+    limits = ("--trainer.callbacks.max_trials=2", "--trainer.callbacks.steps_per_trial=1", "--trainer.max_epochs=1")
+    assert run(*FAST, finder, *limits) == 0
+    found = yaml.safe_load(only_run().config.read_text())["data"]["batch_size"]
+    assert found > 2
+    assert json.loads(only_run().summary.read_text())["found"] == {"data.batch_size": found}
+    assert run("--trainer.callbacks=lightning.pytorch.callbacks.LearningRateFinder", "--run.folder=other") == 2
+    assert "Compare values of model.optimizer.lr with medsam-tune sweep" in capsys.readouterr().err
+
+
 def test_wandb_run_holds_recipe_code_and_data_goes_on_after_a_resume_and_its_summary_is_the_best(workplace, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     assert run(*FAST, *WANDB, *SPOILT, "--trainer.max_epochs=1") == 0

@@ -8,6 +8,7 @@ from medsam_tune.training.settings import RunSettings
     ("settings", "message"),
     [
         ({"save_every_n_steps": 0}, "run.save_every_n_steps: must be at least 1, got 0"),
+        ({"folder": " "}, "run.folder: is empty, so runs would lie in the current folder"),
         ({"early_stopping_patience": -1}, "run.early_stopping_patience: must be at least 1 or null, got -1"),
     ],
 )
