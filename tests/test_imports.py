@@ -40,6 +40,7 @@ ROOMS = {
     "torchmetrics": ("metrics/", "tasks/", "training/module.py"),
     "pooch": ("backbone/weights.py",),
     "nibabel": ("data/", "inference/"),
+    "nrrd": ("data/",),
     "pydicom": ("data/", "inference/"),
     "highdicom": ("data/", "inference/"),
     "matplotlib": ("evaluation/",),
@@ -52,7 +53,7 @@ ROOMS = {
     "lightning_sdk": (),
     "litlogger": (),
 }
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"nrrd": "pynrrd", "PIL": "pillow", "yaml": "pyyaml"}
 # Each of these installs a `lightning` command over ours.
 FORBIDDEN_DISTRIBUTIONS = {"lightning-sdk", "litlogger"}
 

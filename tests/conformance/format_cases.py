@@ -7,12 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
+import nrrd
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydicom.uid import generate_uid
 
-from medsam_tune.data.formats import DicomFormat, Format, NiftiFormat, NpyFormat, NpzFormat, RasterFormat
+from medsam_tune.data.formats import (
+    DicomFormat,
+    Format,
+    MetaImageFormat,
+    NiftiFormat,
+    NpyFormat,
+    NpzFormat,
+    NrrdFormat,
+    RasterFormat,
+)
 from tests.dicom_files import NAME, write_series
 
 OBLIQUE = np.array([[0, 0.1, 2.0, 5], [-1.5, 0.1, 0, 7], [0.1, 0.5, 0, -3], [0, 0, 0, 1]])
@@ -76,8 +86,32 @@ def _write_dicom(folder: Path, image: np.ndarray, labels: np.ndarray) -> tuple[P
     return series, masks
 
 
+def _write_nrrd(folder: Path, image: np.ndarray, labels: np.ndarray) -> tuple[Path, Path]:
+    header = {"space": "right-anterior-superior", "space directions": OBLIQUE[:3, :3].T, "space origin": OBLIQUE[:3, 3]}
+    paths = []
+    for name, values in (("image.nrrd", image), ("labels.seg.nrrd", labels)):
+        nrrd.write(str(folder / name), values, {**header, "content": NAME, "Patient": NAME})
+        paths.append(folder / name)
+    return paths[0], paths[1]
+
+
+def _write_mha(folder: Path, image: np.ndarray, labels: np.ndarray) -> tuple[Path, Path]:
+    paths = []
+    for name, values in (("image.mha", image), ("labels.mha", labels)):
+        text = (
+            f"ObjectType = Image\nNDims = 3\nComment = {NAME}\nTransformMatrix = 0 1 0 -1 0 0 0 0 1\nOffset = 5 7 -3\n"
+            f"ElementSpacing = 0.5 0.7 3\nDimSize = {' '.join(map(str, values.shape))}\nElementType = MET_UCHAR\n"
+            "ElementDataFile = LOCAL\n"
+        )
+        paths.append(folder / name)
+        paths[-1].write_bytes(text.encode() + values.tobytes(order="F"))
+    return paths[0], paths[1]
+
+
 FORMATS = [
     FormatCase("nifti", NiftiFormat(), (5, 6, 4), _write_nifti),
+    FormatCase("nrrd", NrrdFormat(), (5, 6, 4), _write_nrrd),
+    FormatCase("mha", MetaImageFormat(), (5, 6, 4), _write_mha),
     FormatCase("npz", NpzFormat(), (3, 5, 6), _write_npz),
     FormatCase("npy", NpyFormat(), (5, 6), _write_npy),
     FormatCase("raster", RasterFormat(), (5, 6), _write_png),

@@ -1,20 +1,25 @@
 """File formats, one a file: each reads its kind of file and writes masks as such files."""
 
 from medsam_tune.data.formats.base import Format, VolumeHeader, check_same_grid
-from medsam_tune.data.formats.dicom import DicomFormat
+from medsam_tune.data.formats.dicom import DicomFormat, DicomStructures
 from medsam_tune.data.formats.known import FORMATS, format_of
+from medsam_tune.data.formats.meta_image import MetaImageFormat
 from medsam_tune.data.formats.nifti import NiftiFormat
 from medsam_tune.data.formats.npy import NpyFormat
 from medsam_tune.data.formats.npz import NpzFormat
+from medsam_tune.data.formats.nrrd import NrrdFormat
 from medsam_tune.data.formats.raster import RasterFormat
 
 __all__ = [
     "FORMATS",
     "DicomFormat",
+    "DicomStructures",
     "Format",
+    "MetaImageFormat",
     "NiftiFormat",
     "NpyFormat",
     "NpzFormat",
+    "NrrdFormat",
     "RasterFormat",
     "VolumeHeader",
     "check_same_grid",

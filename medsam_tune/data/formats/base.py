@@ -56,6 +56,14 @@ class VolumeHeader:
         first, second, third = (float(sizes[axis]) for axis in self._stored_axes)
         return first, second, third
 
+    @cached_property
+    def ras_affine(self) -> NDArray[np.float64]:
+        """Return the affine (4, 4) of the volume in RAS order."""
+        from nibabel.orientations import inv_ornt_aff
+
+        turned: NDArray[np.float64] = self.affine @ inv_ornt_aff(self._order, self.stored_shape)
+        return turned
+
     def to_ras(self, values: NDArray[Any]) -> NDArray[Any]:
         """Turn stored values, three axes and perhaps one of colours, into RAS order (X, Y, Z); no value is copied."""
         from nibabel import orientations

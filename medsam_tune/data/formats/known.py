@@ -7,12 +7,22 @@ from pathlib import Path
 
 from medsam_tune.data.formats.base import Format
 from medsam_tune.data.formats.dicom import DicomFormat
+from medsam_tune.data.formats.meta_image import MetaImageFormat
 from medsam_tune.data.formats.nifti import NiftiFormat
 from medsam_tune.data.formats.npy import NpyFormat
 from medsam_tune.data.formats.npz import NpzFormat
+from medsam_tune.data.formats.nrrd import NrrdFormat
 from medsam_tune.data.formats.raster import RasterFormat
 
-FORMATS: tuple[Format, ...] = (NiftiFormat(), NpzFormat(), NpyFormat(), DicomFormat(), RasterFormat())
+FORMATS: tuple[Format, ...] = (
+    NiftiFormat(),
+    NrrdFormat(),
+    MetaImageFormat(),
+    NpzFormat(),
+    NpyFormat(),
+    DicomFormat(),
+    RasterFormat(),
+)
 
 
 def format_of(path: Path, formats: Iterable[Format] = FORMATS) -> Format | None:

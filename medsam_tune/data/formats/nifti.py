@@ -72,9 +72,17 @@ class NiftiFormat(Format):
     def write_labels(
         self, stem: Path, labels: NDArray[Any], header: VolumeHeader, names: Mapping[int, str] | None = None
     ) -> Path:
-        """Write ``<stem>.nii.gz``: the source's transforms, voxel size and unit, and a header that is new otherwise."""
+        """Write ``<stem>.nii.gz``: the source's transforms, voxel size and unit, and a header that is new otherwise.
+
+        The masks of an image of another format are turned to RAS order, in which every reader of NIfTI shows them upright.
+        """
         import nibabel
 
+        path = stem.with_name(f"{stem.name}.nii.gz")
+        if not header.path.name.lower().endswith(self.endings):
+            image = nibabel.Nifti1Image(header.to_ras(labels), header.ras_affine)
+            image.header.set_xyzt_units(xyz="mm")
+            return write_bytes(path, gzip.compress(image.to_bytes(), mtime=0))
         with _opened(header.path) as file, _readable(header.path):
             source = _checked_header(header.path, file)
         new = type(source)()
@@ -86,7 +94,7 @@ class NiftiFormat(Format):
             new[field] = source[field]
         kind = nibabel.Nifti2Image if isinstance(new, nibabel.Nifti2Header) else nibabel.Nifti1Image
         image = kind(labels, None, new)
-        return write_bytes(stem.with_name(f"{stem.name}.nii.gz"), gzip.compress(image.to_bytes(), mtime=0))
+        return write_bytes(path, gzip.compress(image.to_bytes(), mtime=0))
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """DICOM: series of slices in, segmentation objects in and out."""
 
-from medsam_tune.data.formats.dicom.format import DicomFormat
+from medsam_tune.data.formats.dicom.format import DicomFormat, DicomStructures
 
-__all__ = ["DicomFormat"]
+__all__ = ["DicomFormat", "DicomStructures"]

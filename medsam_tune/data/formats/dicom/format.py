@@ -22,6 +22,7 @@ from medsam_tune.data.formats.dicom.slices import Series, Slice, read_slices
 from medsam_tune.data.formats.dicom.sources import Patient
 from medsam_tune.data.formats.dicom.stack import order_slices
 from medsam_tune.data.formats.dicom.structures import beyond_image, read_regions, read_structures
+from medsam_tune.data.formats.dicom.structures_writing import write_structures
 from medsam_tune.data.formats.values import check_grey_values, exact_labels
 from medsam_tune.data.scan import Scan, scan_folder
 from medsam_tune.errors import DataError, DataWarning, RecipeError, data_error
@@ -252,6 +253,21 @@ class DicomFormat(Format):
         if isinstance(self.series, int) or self.series.isdigit():
             return series.number == int(self.series)
         return any(re.search(self.series, text) for text in (series.description, series.uid))
+
+
+class DicomStructures(DicomFormat):
+    """Read as ``DicomFormat`` does, and write masks as RT structure sets."""
+
+    def write_labels(
+        self, stem: Path, labels: NDArray[Any], header: VolumeHeader, names: Mapping[int, str] | None = None
+    ) -> Path:
+        """Write ``<stem>.dcm``, a structure set whose contours lie on the slices of its series.
+
+        Raises:
+            DataError: If the image is no DICOM series.
+        """
+        slices = source_slices(header)
+        return write_structures(stem.with_name(f"{stem.name}.dcm"), labels, header.affine, slices, names, self.patient)
 
 
 def source_slices(header: VolumeHeader) -> tuple[Slice, ...]:

@@ -47,7 +47,7 @@ def outline_pixels(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     ends = _edges(np.pad(mask, 1).astype(np.int8))
     outlines = []
     while ends:
-        start = min(ends)
+        start = next(iter(ends))
         corners, before, at = [start], (0, 0), start
         while True:
             choices = ends[at]

@@ -14,17 +14,15 @@ from medsam_tune.data.formats.dicom.reading import readable
 from medsam_tune.data.formats.dicom.slices import Slice
 from medsam_tune.data.formats.dicom.sources import (
     MAKER,
+    SERIES_NUMBER,
     Patient,
+    check_frame,
     maker_version,
     segment_codes,
     segment_names,
     source_datasets,
 )
-from medsam_tune.errors import DataError
 from medsam_tune.files import write_bytes
-
-# Far from the numbers that scanners give, so that a list of series shows it last.
-_SERIES_NUMBER = 9000
 
 
 def write_segmentation(
@@ -46,11 +44,8 @@ def write_segmentation(
     from highdicom.seg import Segmentation
 
     called = segment_names(labels, names, path)
-    if slices[0].lies_in_space and not slices[0].series.frame_of_reference:
-        raise DataError(
-            f"{slices[0].path}: states no FrameOfReferenceUID, without which a DICOM object cannot say where it lies. "
-            "Write NIfTI instead."
-        )
+    if slices[0].lies_in_space:
+        check_frame(slices[0])
     files = list(dict.fromkeys(each.path for each in slices))
     place = slices[0].path
     sources = source_datasets(files, patient)
@@ -61,7 +56,7 @@ def write_segmentation(
             segmentation_type="BINARY",
             segment_descriptions=[_describe(number, name) for number, name in called.items()],
             series_instance_uid=highdicom.UID(),
-            series_number=_SERIES_NUMBER,
+            series_number=SERIES_NUMBER,
             sop_instance_uid=highdicom.UID(),
             instance_number=1,
             manufacturer=MAKER,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_tune.data.formats.dicom.reading import read_dataset
+from medsam_tune.data.formats.dicom.slices import Slice
 from medsam_tune.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Patient = Literal["left_out", "copied"]
 MAKER = "medsam_tune"
+# Far from the numbers that scanners give, so that a list of series shows it last.
+SERIES_NUMBER = 9000
 
 # What names a patient, a visit or a person. The UIDs of study, series and slices stay: they say what the object belongs to.
 _PERSONAL = (
@@ -85,6 +88,19 @@ def source_datasets(files: Sequence[Path], patient: Patient) -> list[Any]:
     return datasets
 
 
+def check_frame(first: Slice) -> None:
+    """Refuse a series whose coordinates have no name.
+
+    Raises:
+        DataError: If there is no FrameOfReferenceUID.
+    """
+    if not first.series.frame_of_reference:
+        raise DataError(
+            f"{first.path}: states no FrameOfReferenceUID, without which a DICOM object cannot say where it lies. "
+            "Write NIfTI instead."
+        )
+
+
 def maker_version() -> str:
     """Return the version of this package."""
     return importlib.metadata.version(MAKER)
@@ -112,7 +128,7 @@ def segment_codes(name: str) -> tuple[Code, Code]:
 
     Example:
         >>> [code.meaning for code in segment_codes("left kidney")], [code.meaning for code in segment_codes("wall of it")]
-        (['Anatomical Structure', 'Left kidney'], ['Tissue', 'Tissue'])
+        (['Anatomical Structure', 'Kidney'], ['Tissue', 'Tissue'])
     """
     from pydicom.sr.codedict import codes
 

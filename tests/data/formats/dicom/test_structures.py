@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from medsam_tune.data.formats import DicomFormat
+from medsam_tune.data.formats import DicomFormat, DicomStructures
 from medsam_tune.errors import DataError, DataWarning
-from tests.dicom_files import plane, save, write_series
+from tests.dicom_files import NAME, plane, save, write_series
 
 VOLUME = np.zeros((4, 40, 60), np.int16)
 # The series' first pixel lies at (-10, 20, 30); 0.5 mm a column, 0.7 mm a row, 3 mm a slice.
@@ -96,6 +97,28 @@ def test_another_frame_of_reference_counts_only_where_the_series_is_not_named(tm
     assert (found == 1).sum() == 100
     with pytest.raises(DataError, match=r"rt\.dcm: lies in another frame of reference"):
         read(tmp_path, {1: ("A", [square(0.5, 10.5, 0)])}, frame="7.7", series="7.8")
+
+
+def test_written_outlines_have_the_area_of_their_pixels_and_are_read_back(tmp_path):
+    series = write_series(tmp_path / "c1", VOLUME)
+    labels = np.zeros(VOLUME.shape, np.uint8)
+    labels[1, 5:25, 10:40], labels[1, 10:15, 20:25], labels[2, 3, 3], labels[3, 30:35, 50:60] = 1, 2, 1, 2
+    form = DicomStructures()
+    header = form.read_header(series)
+    path = form.write_labels(tmp_path / "answer", labels, header, {1: "Heart"})
+    np.testing.assert_array_equal(form.read_labels_on(path, header), labels)
+    assert form.read_label_names(path) == {1: "Heart", 2: "label 2"}
+    written = dcmread(path)
+    areas = []
+    for contour in written.ROIContourSequence[0].ContourSequence:
+        points = np.array(contour.ContourData, float).reshape(-1, 3)
+        areas.append(abs(np.dot(points[:, 0], np.roll(points[:, 1], -1)) - np.dot(points[:, 1], np.roll(points[:, 0], -1))) / 2)
+    # By hand: 20 x 30 pixels around a hole of 5 x 5, and one pixel; 0.35 square millimetres each.
+    assert sorted(areas) == pytest.approx([0.35, 25 * 0.35, 600 * 0.35])
+    assert NAME.encode() not in path.read_bytes()
+    assert written.ROIContourSequence[1].ContourSequence[0].ContourImageSequence[0].ReferencedSOPInstanceUID in {
+        dcmread(file).SOPInstanceUID for file in series.iterdir()
+    }
 
 
 def test_contours_alone_have_no_voxels(tmp_path):
