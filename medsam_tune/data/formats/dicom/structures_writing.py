@@ -85,12 +85,12 @@ def write_structures(
 
 def _new_set(source: Any) -> Any:  # noqa: ANN401
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
     made, now = Dataset(), datetime.now(UTC)
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = _STORAGE
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = UID(_STORAGE)
     made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     made.SpecificCharacterSet = "ISO_IR 192"
     for keyword in _COPIED:
