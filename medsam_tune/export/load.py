@@ -16,6 +16,7 @@ from medsam_tune.export.folder import CONFIG_FILE, TRAINED_FILE, ExportFolder
 from medsam_tune.export.trained import beside_adapter, frozen_identities, tuner_of
 from medsam_tune.files import sha256_of
 from medsam_tune.inference.predictor import Predictor
+from medsam_tune.inference.trained_data import tiles_of
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.yaml_files import read_yaml
 
@@ -56,7 +57,7 @@ def load_export(
     segmenter = _build(stored, checkpoint, force=force, trusted=trusted)
     _load_adapter(stored, segmenter)
     _load_trained(stored, segmenter)
-    return Predictor(segmenter.requires_grad_(False))
+    return Predictor(segmenter.requires_grad_(False), tiles=tiles_of(stored.description.get("data") or {}))
 
 
 def load_adapter(

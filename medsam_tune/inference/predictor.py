@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.geometry import to_original
 from medsam_tune.inference.new_images import GreyLevels, image_tensor, new_batch, with_priors
+from medsam_tune.inference.stitching import embedded
+from medsam_tune.inference.tiled_prediction import answer_tiles, tiled_batch, with_prompts
 from medsam_tune.inference.user_prompts import user_queries
 from medsam_tune.segmenters.base import SamParts, Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
@@ -35,6 +37,8 @@ class Predictor:
         segmenter: A trained segmenter, or a bare backbone: the untuned network. It runs on the device its parameters lie on.
         intensity: How stored values become 0..255 where ``set_image`` is not told: a rule, or the (low, high) that become 0
             and 255. ``uint8`` images are taken as they are either way.
+        tiles: Size and overlap in pixels of the tiles that images are cut into; their answers are joined. An export knows those
+            of its training. None leaves images whole.
 
     Examples:
         >>> from medsam_tune import Predictor, SamBackbone
@@ -46,11 +50,13 @@ class Predictor:
         >>> masks, *_ = predictor.predict(point_coords=[[9, 9]], point_labels=[1], mask_input=low_res_masks)
     """
 
-    def __init__(self, segmenter: Segmenter | Backbone, *, intensity: GreyLevels = None) -> None:
+    def __init__(
+        self, segmenter: Segmenter | Backbone, *, intensity: GreyLevels = None, tiles: tuple[int, int] | None = None
+    ) -> None:
         if isinstance(segmenter, Backbone):
             segmenter = SamSegmenter(SamParts(segmenter))
         self.segmenter: Segmenter = segmenter.eval()
-        self.intensity = intensity
+        self.intensity, self.tiles = intensity, tiles
         self._batch: SegmentationBatch | None = None
 
     def set_image(
@@ -66,9 +72,14 @@ class Predictor:
         Raises:
             ValueError: If the shape, type or values do not fit, or the automatic masks have another size than the image.
         """
-        batch = self._batch_of([self._tensor(image, intensity)])
+        pixels = self._tensor(image, intensity)
+        if self.tiles is not None and priors is not None:
+            raise ValueError(
+                "priors are of the whole image, but this model's images are cut into tiles. Leave one of them out."
+            )
+        batch = self._batch_of([pixels]) if self.tiles is None else self._tiles_of(pixels)
         with torch.no_grad():
-            self._batch = self.segmenter.embedded(batch if priors is None else with_priors(batch, priors))
+            self._batch = embedded(self.segmenter, batch if priors is None else with_priors(batch, priors))
 
     def reset_image(self) -> None:
         """Forget the current image, as after the network's weights have changed."""
@@ -113,8 +124,8 @@ class Predictor:
 
         Returns:
             Masks (M, H, W) at the original size, predicted IoU (M,) or None where the network has no such head, and
-            logits (M, h, w) of the padded input frame. A network that labels pixels returns its classes in their order, M = K,
-            and each pixel belongs to one of them at most.
+            logits (M, h, w) of the padded input frame, of the original size where images are cut into tiles. A network that
+            labels pixels returns its classes in their order, M = K, and each pixel belongs to one of them at most.
 
         Raises:
             RuntimeError: If no image is set.
@@ -167,6 +178,9 @@ class Predictor:
         sizes = [len(np.asarray(value)) for value in given.values() if value is not None]
         if sizes and not self.segmenter.takes_prompts():
             raise ValueError(f"{type(self.segmenter).__name__} takes no prompt. Call predict() without one.")
+        if batch.tiles:
+            prompts = {"point_coords": point_coords, "point_labels": point_labels, "boxes": boxes, "mask_inputs": mask_inputs}
+            return self._answer_tiles(batch, max(sizes, default=0), prompts, names, multimask_output, return_logits)
         queries = self._asked(batch.queries, max(sizes, default=len(names) or 1), tuple(names))
         queries = user_queries(
             queries,
@@ -221,6 +235,8 @@ class Predictor:
             ValueError: If an image does not fit, or the model has several classes: then call ``segment_classes``.
         """
         self._refuse_classes("segment_many")
+        if self.tiles is not None:
+            return [self.segment(image, intensity=intensity) for image in images]
         masks: list[NDArray[np.bool_]] = []
         for start in range(0, len(images), batch_size):
             tensors = [self._tensor(image, intensity) for image in images[start : start + batch_size]]
@@ -254,6 +270,22 @@ class Predictor:
         scores = None if ious is None else ious.float().cpu().numpy()
         return masks.cpu().numpy(), scores, prediction.low_res_masks.float().cpu().numpy()
 
+    def _answer_tiles(
+        self,
+        batch: SegmentationBatch,
+        n_prompted: int,
+        prompts: Mapping[str, ArrayLike | None],
+        names: Sequence[str],
+        multimask_output: bool,
+        return_logits: bool,
+    ) -> Answer:
+        if multimask_output or names or (n_prompted and self.segmenter.classes()):
+            raise ValueError("an image in tiles is asked for one mask an object, by boxes and points or by nothing.")
+        asked = with_prompts(batch, n_prompted, prompts) if n_prompted else batch
+        logits, ious = answer_tiles(self.segmenter, asked)
+        masks = logits if return_logits else logits > 0
+        return masks.cpu().numpy(), None if ious is None else ious.float().cpu().numpy(), logits.cpu().numpy()
+
     def _original(self, prediction: MaskPrediction, batch: SegmentationBatch) -> Tensor:
         """Return logits (N, M, H, W); of classes (K, 1, H, W), above 0 where a class has the largest score."""
         frame, side = batch.frames[0], self.segmenter.input_rule.side
@@ -285,6 +317,10 @@ class Predictor:
     def _tensor(self, image: NDArray[np.generic], intensity: GreyLevels) -> Tensor:
         rule = intensity if intensity is not None or image.dtype == np.uint8 else self.intensity
         return image_tensor(image, intensity=rule)
+
+    def _tiles_of(self, image: Tensor) -> SegmentationBatch:
+        size, overlap = cast(tuple[int, int], self.tiles)
+        return tiled_batch(image, self.segmenter, size, overlap).to(next(self.segmenter.parameters()).device)
 
     def _batch_of(self, images: Sequence[Tensor]) -> SegmentationBatch:
         device = next(self.segmenter.parameters()).device

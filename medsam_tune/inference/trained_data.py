@@ -61,6 +61,21 @@ class TrainedData:
             raise DataError(f"export.json: its data cannot be read ({error}). Export the run again.") from error
 
 
+def tiles_of(data: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return size and overlap in pixels of the tiles that images were cut into, by an export's description of its data.
+
+    Raises:
+        DataError: If the description is damaged.
+    """
+    cut = data.get("tiles")
+    if cut is None:
+        return None
+    size, overlap = (cut.get("size"), cut.get("overlap")) if isinstance(cut, Mapping) else (None, None)
+    if type(size) is not int or type(overlap) is not int or not 0 <= overlap < size:
+        raise DataError(f"export.json: tiles of {size!r} pixels that overlap by {overlap!r} are none. Export the run again.")
+    return size, overlap
+
+
 def _label_values(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     # A file of masks may name its labels, and a recipe join them by these names.
     return {str(name): tuple(value for value in list(values) if type(value) is int) for name, values in labels.items()}
