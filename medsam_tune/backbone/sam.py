@@ -239,7 +239,7 @@ class SamBackbone(Backbone):
         return self.no_mask_embedding().dtype
 
     def _in_float32(self, module: nn.Module, *inputs: object) -> Any:  # noqa: ANN401 - whatever the module returns
-        """Run a small module in float32 whatever autocast or its own weights say: half precision rounds coordinates to pixels."""
+        """Run a small module in float32 whatever autocast or its weights say: half precision rounds coordinates to pixels."""
         with torch.autocast(self.no_mask_embedding().device.type, enabled=False):
             if self._dtype == torch.float32:
                 return module(*inputs)

@@ -191,6 +191,11 @@ class SegmentationDataModule(LightningDataModule):
         return dict(self._patients)
 
     @property
+    def case_patients(self) -> tuple[str, ...]:
+        """Return the patient of each of ``case_names``."""
+        return tuple(self._patients.get(case, case) for case in self._case_names)
+
+    @property
     def checksums(self) -> dict[str, str]:
         """Return the checksum of each case's files, as ``splits.json`` keeps them."""
         return dict(self._checksums)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,24 +18,32 @@ _FAIR = {
 }
 
 
-def paired_difference(tuned: CaseScores, untuned: CaseScores) -> dict[str, Any]:
+def paired_difference(tuned: CaseScores, untuned: CaseScores, patients: Sequence[str] | None = None) -> dict[str, Any]:
     """Return how much more Dice the tuned network has by case, as JSON values.
 
     A case counts where both have a value; one without foreground in truth and prediction has none.
 
+    Args:
+        tuned: Scores of the tuned network.
+        untuned: Scores of the untuned one on the same cases.
+        patients: Patient of each case index; without it every case is a patient of its own.
+
     Returns:
-        ``mean`` of tuned minus untuned, ``ci95`` with ``ci95_method`` (None for fewer than two cases), ``n_cases``, and the
-        ``verdict``: ``better`` and ``worse`` only where the interval leaves 0 out; None without a pair.
+        ``mean`` of tuned minus untuned, ``ci95`` with ``ci95_method`` (None for fewer than two patients), ``n_cases`` and
+        ``n_patients``, and the ``verdict``: ``better`` and ``worse`` only where the interval leaves 0 out; None without a pair.
     """
     ours, theirs = (dict(zip(s.scored_cases().tolist(), s.case_dice().tolist(), strict=True)) for s in (tuned, untuned))
-    gains = np.array([ours[case] - theirs[case] for case in ours if case in theirs])
-    interval = mean_interval(gains, bounds=(-1.0, 1.0))
+    both = [case for case in ours if case in theirs]
+    gains = np.array([ours[case] - theirs[case] for case in both])
+    people = [case if patients is None else patients[case] for case in both]
+    interval = mean_interval(gains, groups=people, bounds=(-1.0, 1.0))
     ends = None if interval is None else (interval.low, interval.high)
     return {
         "mean": float(gains.mean()) if gains.size else None,
         "ci95": None if ends is None else list(ends),
         "ci95_method": None if interval is None else interval.method,
-        "n_cases": int(gains.size),
+        "n_cases": len(both),
+        "n_patients": len(set(people)),
         "verdict": _verdict(ends) if gains.size else None,
     }
 
@@ -50,11 +58,13 @@ def verdict_sentence(difference: Mapping[str, Any], against: str) -> str:
     Returns:
         One sentence.
     """
-    ends, cases = difference["ci95"], difference["n_cases"]
+    ends, cases, patients = difference["ci95"], difference["n_cases"], difference["n_patients"]
     if ends is None:
-        how = "on the one test case; one case has no interval, so nothing can be shown with it"
+        only = "case" if cases == 1 else "patient"
+        how = f"on the one test {only}; one {only} has no interval, so nothing can be shown with it"
     else:
-        how = f"(paired over {cases} cases, 95 % interval {ends[0]:+.3f} to {ends[1]:+.3f})"
+        of = "" if cases == patients else f" of {patients} patients"
+        how = f"(paired over {cases} cases{of}, 95 % interval {ends[0]:+.3f} to {ends[1]:+.3f})"
     return f"{difference['verdict'].capitalize()} than the untuned network {against}: Dice {difference['mean']:+.3f} {how}."
 
 
@@ -76,7 +86,7 @@ def verdict_of(baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         alike.sort(key=lambda name: float(baselines[name]["tuned_minus_this"]["mean"]))
     against = alike[0]
     difference = baselines[against]["tuned_minus_this"]
-    figures = {name: difference[name] for name in ("mean", "ci95", "ci95_method", "n_cases")}
+    figures = {name: difference[name] for name in ("mean", "ci95", "ci95_method", "n_cases", "n_patients")}
     text = verdict_sentence(difference, _FAIR[against])
     return {"verdict": difference["verdict"], "text": text, "against": against, "difference": figures}
 

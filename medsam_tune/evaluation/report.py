@@ -107,7 +107,7 @@ def _opening(content: ReportContent) -> list[str]:
         if (figures := content.test.get(key)) and figures["mean"] is not None:
             values.append((f"{figures['mean']:.3f}", f"test {name}{_interval_text(figures)}"))
     if content.test.get("n_cases"):
-        values.append((str(content.test["n_cases"]), "test cases"))
+        values.append((str(content.test["n_cases"]), f"test cases{_of_patients(content.test)}"))
     if content.trained:
         trained, total = sum(row[1] for row in content.trained), sum(row[2] for row in content.trained)
         values.append((_share(trained, total), f"of {total:,} parameters trained"))
@@ -167,7 +167,14 @@ def _unit_note(test: Mapping[str, Any]) -> str:
     if slices.get("n"):
         note += f" Slice by slice, the mean Dice is {_figure(slices['dice']['mean'])} over {slices['n']} slices."
     method = METHOD_NAMES.get(test["dice"].get("ci95_method"))
-    return note if method is None else f"{note} Intervals are over cases, by {method}."
+    if method is None:
+        return note
+    unit = f"patients, who may have several cases ({test['n_patients']} in all)" if _of_patients(test) else "cases"
+    return f"{note} Intervals are over {unit}, by {method}."
+
+
+def _of_patients(test: Mapping[str, Any]) -> str:
+    return "" if test["n_patients"] == test["n_cases"] else f" of {test['n_patients']} patients"
 
 
 def _pictures(content: ReportContent) -> list[str]:

@@ -22,30 +22,41 @@ CASE_TABLE_COLUMNS = (
 )
 
 
-def summarise(scores: CaseScores, case_names: Sequence[str], label_names: Mapping[int, str]) -> dict[str, Any]:
+def summarise(
+    scores: CaseScores,
+    case_names: Sequence[str],
+    label_names: Mapping[int, str],
+    patients: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Summarise test scores as JSON values.
 
     Args:
         scores: From ``OverlapMetric.scores``.
         case_names: Name of each case index.
         label_names: Name of each label.
+        patients: Patient of each case index; without it every case is a patient of its own.
 
     Returns:
         ``dice`` and ``iou`` over cases (a case's value is the mean over its labels), each with ``mean``, ``std`` (of the
-        sample, n - 1), ``ci95`` over cases and ``ci95_method`` (``t`` or ``bca``); ``n_cases`` scored; ``n_excluded`` pairs of
+        sample, n - 1), ``ci95`` of that mean with the patient as the unit, and ``ci95_method`` (``t`` or ``bca``); ``n_cases``
+        and ``n_patients`` scored; ``n_excluded`` pairs of
         case and label with no foreground in truth and prediction, and the cases that have nothing else (``excluded_cases``);
         the same ``per_label``; and ``slices``, Dice by slice with ``n``, without an interval because a patient's slices are not
         independent. None stands for what too few values leave undefined.
     """
     kept = ~scores.slices.excluded
+    people = case_names if patients is None else patients
+    scored = [people[case] for case in scores.scored_cases()]
     return {
-        "dice": _figures(scores.case_dice()),
-        "iou": _figures(scores.case_iou()),
-        "n_cases": len(scores.scored_cases()),
+        "dice": _figures(scores.case_dice(), scored),
+        "iou": _figures(scores.case_iou(), scored),
+        "n_cases": len(scored),
+        "n_patients": len(set(scored)),
         "n_excluded": int(scores.excluded.sum()),
         "excluded_cases": [case_names[case] for case in np.setdiff1d(scores.case_index, scores.scored_cases())],
         "per_label": {
-            _label_name(label, label_names): _label_figures(scores, scores.label == label) for label in np.unique(scores.label)
+            _label_name(label, label_names): _label_figures(scores, scores.label == label, people)
+            for label in np.unique(scores.label)
         },
         "slices": {"dice": _mean_and_std(scores.slices.dice[kept]), "n": int(kept.sum())},
     }
@@ -100,8 +111,8 @@ def pick_slices(scores: CaseScores, case: int, *, count: int = 4) -> list[int]:
     return sorted(samples[np.argsort(-pixels, kind="stable")[:count]].tolist())
 
 
-def _figures(values: NDArray[np.float64]) -> dict[str, Any]:
-    interval = mean_interval(values, bounds=(0.0, 1.0))
+def _figures(values: NDArray[np.float64], patients: Sequence[str]) -> dict[str, Any]:
+    interval = mean_interval(values, groups=patients, bounds=(0.0, 1.0))
     return {
         **_mean_and_std(values),
         "ci95": None if interval is None else [interval.low, interval.high],
@@ -116,12 +127,14 @@ def _mean_and_std(values: NDArray[np.float64]) -> dict[str, float | None]:
     }
 
 
-def _label_figures(scores: CaseScores, rows: NDArray[np.bool_]) -> dict[str, Any]:
+def _label_figures(scores: CaseScores, rows: NDArray[np.bool_], people: Sequence[str]) -> dict[str, Any]:
     kept = rows & ~scores.excluded
+    patients = [people[case] for case in scores.case_index[kept]]
     return {
-        "dice": _figures(scores.dice[kept]),
-        "iou": _figures(scores.iou[kept]),
-        "n_cases": int(kept.sum()),
+        "dice": _figures(scores.dice[kept], patients),
+        "iou": _figures(scores.iou[kept], patients),
+        "n_cases": len(patients),
+        "n_patients": len(set(patients)),
         "n_excluded": int((rows & scores.excluded).sum()),
     }
 

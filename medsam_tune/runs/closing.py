@@ -31,7 +31,9 @@ def closing(summary: dict[str, Any], folder: Path, report: Path | None) -> str:
 
 def _result(summary: dict[str, Any]) -> str:
     if "test" in summary:
-        return f"Test Dice {_figure(summary['test'])} over {counted(summary['test']['n_cases'], 'case')}"
+        test = summary["test"]
+        of = "" if test["n_cases"] == test["n_patients"] else f" of {counted(test['n_patients'], 'patient')}"
+        return f"Test Dice {_figure(test)} over {counted(test['n_cases'], 'case')}{of}"
     return "Best " + ", ".join(f"{name} {value:.4g}" for name, value in summary["validation"].items())
 
 
@@ -40,5 +42,5 @@ def _figure(values: dict[str, Any]) -> str:
     if dice["mean"] is None:
         return "undefined (no case has an object or a prediction)"
     ends = dice["ci95"]
-    interval = " (one case has no interval)" if ends is None else f" (95 % interval {ends[0]:.3f} to {ends[1]:.3f})"
+    interval = " (one patient has no interval)" if ends is None else f" (95 % interval {ends[0]:.3f} to {ends[1]:.3f})"
     return f"{dice['mean']:.4f}{interval}"

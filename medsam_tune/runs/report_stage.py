@@ -54,8 +54,8 @@ def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
     scores = evaluate_segmenters(untuned_networks(segmenter), _test_batches(cli), only_shown=only_shown)
     return {
         name: {
-            **summarise(found, data.case_names, data.label_names),
-            "tuned_minus_this": paired_difference(tuned, found),
+            **summarise(found, data.case_names, data.label_names, data.case_patients),
+            "tuned_minus_this": paired_difference(tuned, found, data.case_patients),
         }
         for name, found in scores.items()
     }
@@ -69,7 +69,7 @@ def score_inference(cli: MedsamCLI, segmenter: Segmenter) -> dict[str, Any]:
     """
     data = cli.datamodule
     scores = evaluate_inference(segmenter, _test_batches(cli))
-    return {name: summarise(found, data.case_names, data.label_names) for name, found in scores.items()}
+    return {name: summarise(found, data.case_names, data.label_names, data.case_patients) for name, found in scores.items()}
 
 
 def export_stage(cli: MedsamCLI) -> Path:

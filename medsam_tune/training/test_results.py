@@ -69,7 +69,7 @@ class TestResults(Callback):
         write_case_table(self.folder.test_cases, self.scores, self.measures, data.case_names, data.label_names)
         self.summary = {
             "test": {
-                **summarise(self.scores, data.case_names, data.label_names),
+                **summarise(self.scores, data.case_names, data.label_names, data.case_patients),
                 "hd95": summarise_distances(self.scores, self.measures),
             },
             **self._facts(trainer, module),

@@ -54,6 +54,17 @@ def test_nothing_to_pair_gives_no_verdict():
     assert (difference["mean"], difference["verdict"]) == (None, None)
 
 
+def test_cases_of_one_patient_are_one_unit_of_the_interval():
+    difference = paired_difference(TUNED, UNTUNED, ("p", "p", "q", "q"))
+    # Gains 0.11, 0.10, 0.12, 0.11: residual sums -0.01 and 0.01, error sqrt(2 * 0.0002) / 4 = 0.005, t of one 12.706.
+    assert difference["ci95"] == pytest.approx([0.11 - 12.706 * 0.005, 0.11 + 12.706 * 0.005], abs=5e-4)
+    assert (difference["mean"], difference["n_cases"], difference["n_patients"]) == (pytest.approx(0.11), 4, 2)
+    assert "(paired over 4 cases of 2 patients, 95 %" in verdict_sentence(difference, "without a prompt")
+    one = paired_difference(TUNED, UNTUNED, ("p",) * 4)
+    assert one["ci95"] is None
+    assert "on the one test patient; one patient has no interval" in verdict_sentence(one, "without a prompt")
+
+
 def test_sentence_tells_difference_interval_and_cases():
     sentence = verdict_sentence(paired_difference(UNTUNED, TUNED), "under the same prompts")
     assert sentence == (
@@ -87,7 +98,7 @@ def test_network_without_prompts_is_held_against_the_better_of_those_that_know_a
 
 def test_verdict_brings_the_difference_that_it_rests_on():
     found = verdict(same_prompts=BETTER)
-    assert found["difference"] == {name: BETTER[name] for name in ("mean", "ci95", "ci95_method", "n_cases")}
+    assert found["difference"] == {name: BETTER[name] for name in ("mean", "ci95", "ci95_method", "n_cases", "n_patients")}
 
 
 def test_nothing_to_compare_with_is_a_verdict_too():

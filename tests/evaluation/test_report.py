@@ -11,11 +11,12 @@ from medsam_tune.evaluation.report import CaseFigure, ReportContent, write_repor
 
 PNG = b"\x89PNG picture"
 FIGURES = {"mean": 0.8612, "std": 0.04, "ci95": [0.84, 0.88], "ci95_method": "t"}
-GAIN = {"mean": 0.0912, "ci95": [0.05, 0.132], "ci95_method": "t", "n_cases": 9, "verdict": "better"}
+GAIN = {"mean": 0.0912, "ci95": [0.05, 0.132], "ci95_method": "t", "n_cases": 9, "n_patients": 9, "verdict": "better"}
 TEST = {
     "dice": FIGURES,
     "iou": {"mean": 0.75, "std": None, "ci95": None},
     "n_cases": 9,
+    "n_patients": 9,
     "n_excluded": 2,
     "per_label": {},
     "slices": {"dice": {"mean": 0.8, "std": 0.1}, "n": 90},
@@ -110,7 +111,7 @@ def test_what_is_empty_is_left_out(tmp_path):
 
 
 def test_labels_get_a_table_of_their_own_where_there_are_several(tmp_path):
-    one = {"dice": FIGURES, "iou": FIGURES, "n_cases": 9, "n_excluded": 0}
+    one = {"dice": FIGURES, "iou": FIGURES, "n_cases": 9, "n_patients": 9, "n_excluded": 0}
     assert "By label" not in read(tmp_path, replace(CONTENT, test=TEST | {"per_label": {"anterior": one}})).text
     text = read(tmp_path, replace(CONTENT, test=TEST | {"per_label": {"anterior": one, "posterior": one}})).text
     assert {"By label", "anterior", "posterior"} <= set(text)
@@ -118,7 +119,7 @@ def test_labels_get_a_table_of_their_own_where_there_are_several(tmp_path):
 
 def test_nothing_scored_is_shown_as_absent(tmp_path):
     nothing = {"mean": None, "std": None, "ci95": None}
-    words = read(tmp_path, replace(CONTENT, test=TEST | {"dice": nothing, "iou": nothing, "n_cases": 0}))
+    words = read(tmp_path, replace(CONTENT, test=TEST | {"dice": nothing, "iou": nothing, "n_cases": 0, "n_patients": 0}))
     assert words.text.count("\N{EN DASH}") >= 6
 
 

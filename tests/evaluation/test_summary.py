@@ -42,6 +42,14 @@ def test_headline_is_over_cases_with_the_samples_standard_deviation():
     assert (summary["n_cases"], summary["n_excluded"], summary["excluded_cases"]) == (3, 1, ["c"])
 
 
+def test_interval_counts_patients_where_several_cases_are_of_one():
+    summary = summarise(scores_of(ROWS), NAMES, LABELS, ("p", "p", "q", "q"))
+    assert (summary["n_cases"], summary["n_patients"]) == (3, 2)
+    assert summary["dice"]["mean"] == pytest.approx(statistics.mean(CASE_DICE))
+    anterior = summary["per_label"]["anterior"]
+    assert (anterior["n_cases"], anterior["n_patients"]) == (3, 2)
+
+
 def test_labels_and_slices_stand_beside_it():
     summary = summarise(scores_of(ROWS), NAMES, LABELS)
     posterior = summary["per_label"]["posterior"]

@@ -42,6 +42,28 @@ def test_interval_over_four_cases_is_that_of_the_table_of_t():
     assert (interval.low, interval.high) == pytest.approx((5 - 3.182, 5 + 3.182), abs=1e-3)
 
 
+def test_interval_over_patients_of_several_cases_is_that_of_the_ratio_of_their_sums():
+    # Mean 0.7; residuals by patient 0.2, -0.2 and 0: error sqrt(3 / 2 * 0.08) / 5 = 0.06928, t of two 4.303.
+    interval = mean_interval([0.9, 0.7, 0.5, 0.6, 0.8], groups=["a", "a", "b", "c", "c"])
+    assert (interval.low, interval.high) == pytest.approx((0.7 - 0.2981, 0.7 + 0.2981), abs=2e-4)
+    assert mean_interval([0.9, 0.8], groups=["a", "a"]) is None
+
+
+@pytest.mark.parametrize("n_patients", [8, 40])
+def test_interval_over_patients_covers_what_it_says_where_cases_of_one_are_alike(n_patients):
+    random = np.random.default_rng(0)
+    samples = np.repeat(random.normal(0.85, 0.05, (150, n_patients)), 4, axis=1)
+    groups = np.repeat(np.arange(n_patients), 4).tolist()
+    assert coverage(samples, 0.85, groups=groups, resamples=199) > 0.9
+    assert coverage(samples, 0.85, resamples=199) < 0.8
+
+
+def test_groups_of_one_change_nothing():
+    for size in (5, 40):
+        values = np.random.default_rng(1).beta(9, 1.5, size)
+        assert mean_interval(values, groups=list(range(size))) == mean_interval(values)
+
+
 def test_method_changes_at_thirty_cases_and_is_named():
     values = np.random.default_rng(0).uniform(0.5, 1.0, FEWEST_RESAMPLED)
     assert mean_interval(values[:-1]).method == "t"
