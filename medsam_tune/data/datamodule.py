@@ -117,7 +117,13 @@ class SegmentationDataModule(LightningDataModule):
         self._classes: dict[int, str] = {}
 
     def open(
-        self, input_rule: InputRule, *, run_folder: Path | None = None, require_masks: bool = True, split: bool | None = None
+        self,
+        input_rule: InputRule,
+        *,
+        run_folder: Path | None = None,
+        require_masks: bool = True,
+        split: bool | None = None,
+        cohort: bool = False,
     ) -> None:
         """Scan and check the data, make or load the splits, build the datasets; a second call with the same rule does nothing.
 
@@ -132,6 +138,7 @@ class SegmentationDataModule(LightningDataModule):
             require_masks: False opens images without masks too.
             split: Whether there are splits, and patients that must be known; by default where masks are required, since new
                 images are only predicted.
+            cohort: Whether data that share no case with the training and validation of the run are tested as a whole.
 
         Raises:
             DataError: If the data breaks the source's rules, with all cases that do, patients are too few, or no training image
@@ -160,6 +167,7 @@ class SegmentationDataModule(LightningDataModule):
                 patients=None if rule is None else self._patients,
                 files=self._checksums,
                 run_folder=run_folder,
+                cohort=cohort,
             )
             self._datasets.update(self._split_datasets(self._splits, input_rule, require_masks=require_masks))
         self._opened_for = (input_rule, require_masks, split)
@@ -324,7 +332,8 @@ class SegmentationDataModule(LightningDataModule):
         cases = self._images.case_ids()
         indices = {part: [i for i, case in enumerate(cases) if case in set(getattr(splits, part))] for part in PARTS}
         training = self._images.select(indices["train"], "train")
-        if require_masks:
+        # Another cohort than the run's has no part to train on.
+        if require_masks and splits.train:
             training = items_with_objects(self._images, training, self.target, self.root)
         datasets = {"train": self._build(input_rule, training, training=True)}
         for part in ("val", "test"):

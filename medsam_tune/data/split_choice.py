@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from medsam_tune.data.pairing import first_names
 from medsam_tune.data.patients import likely_patients
 from medsam_tune.data.split_file import load_splits, read_splits, save_splits, split_differences
 from medsam_tune.data.splits import PARTS, Splits, SplitSettings, make_splits
@@ -22,6 +23,7 @@ def choose_splits(
     patients: Mapping[str, str] | None,
     files: Mapping[str, str],
     run_folder: Path | None,
+    cohort: bool = False,
 ) -> Splits:
     """Load the run's own split, else ``data.split.file``, else draw one; a new one is stored in the run folder.
 
@@ -31,6 +33,7 @@ def choose_splits(
         patients: The patient of each case; None where the recipe has no ``data.patient``.
         files: The checksum of each case's files.
         run_folder: Where splits.json is kept; None keeps it nowhere.
+        cohort: Test every case of data that share none with the run's training and validation.
 
     Raises:
         DataError: If a file does not fit the data, the run's own split does not fit the data or ``data.split.file``, patients
@@ -39,7 +42,7 @@ def choose_splits(
     cases = tuple(cases)
     stored = None if run_folder is None else run_folder / STORED
     if stored is not None and stored.is_file():
-        return _stored_splits(stored, settings, cases, patients, files)
+        return _stored_splits(stored, settings, cases, patients, files, cohort=cohort)
     if settings.file is not None:
         splits = load_splits(Path(settings.file), cases, patients=patients)
     else:
@@ -56,8 +59,10 @@ def _stored_splits(
     cases: tuple[str, ...],
     patients: Mapping[str, str] | None,
     files: Mapping[str, str],
+    *,
+    cohort: bool,
 ) -> Splits:
-    """Load the split that a run began with; data or a file that differ from it are refused."""
+    """Load the split that a run began with; data or a file that differ from it are refused, another cohort aside."""
     then = read_splits(stored)
     differences = split_differences(then, cases, patients=patients, files=files)
     if settings.file is not None:
@@ -65,11 +70,24 @@ def _stored_splits(
         if any(getattr(named, part) != getattr(then, part) for part in PARTS):
             raise DataError(f"{settings.file}: is another split than that of the continued run, {stored}. Start a new run.")
     elif differences:
+        known = _known(then, cases, patients, files)
+        if cohort and not known:
+            return Splits((), (), cases, {"cohort": "all cases are tested"}, patients or {}, files)
+        seen = f"; {len(known)} of them trained the run or chose its weights ({first_names(known)})" if cohort else ""
         raise DataError(
-            f"{stored}: the data differ from those that the run was trained on: {differences.message()}. Put the data back as "
-            f"they were, or say which cases count with --data.split.file=FILE ({stored}, if the difference is meant)."
+            f"{stored}: the data differ from those that the run was trained on: {differences.message()}{seen}. "
+            f"Put the data back as they were, or say which cases count with --data.split.file=FILE ({stored}, if the difference is meant)."
         )
     return load_splits(stored, cases, patients=patients)
+
+
+def _known(then: Splits, cases: Iterable[str], patients: Mapping[str, str] | None, files: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the cases that a run trained on or chose its weights by: of that name, that patient or that content."""
+    before = {*then.train, *then.val}
+    people = {then.patients.get(case, case) for case in before}
+    contents = {then.files[case] for case in before if case in then.files}
+    of = patients or {}
+    return tuple(case for case in cases if case in before or of.get(case, case) in people or files.get(case) in contents)
 
 
 def _draw_splits(settings: SplitSettings, cases: tuple[str, ...], patients: Mapping[str, str] | None) -> Splits:

@@ -3,8 +3,8 @@
 The unit is what is independent: the case, or the patient where several cases are of one. Below 30 of them the interval is
 Student's t: resampling a handful knows too little of their spread, so the percentile bootstrap over 8 cases covers the mean in
 88 of 100 samples instead of 95, over 4 in 81 (normal values; ``tests/metrics``). From 30 on it is the bias-corrected and
-accelerated (BCa) bootstrap, which follows the skew of Dice. Both rest on the cases at hand: where one case in ten fails and none
-of eight did, no interval knows of it.
+accelerated (BCa) bootstrap, which follows the skew of Dice. Both rest on the cases at hand: where one case in ten fails and
+none of eight did, no interval knows of it.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from medsam_tune.training.example_length import plan_length, stated
 from medsam_tune.training.faults import one_fault
 from medsam_tune.training.limits import check_numbers, check_recipe_files, check_stages, config_files
 from medsam_tune.training.module import TuningModule
+from medsam_tune.training.opening import counted
 from medsam_tune.training.origin import (
     UNTUNED,
     check_same_data,
@@ -179,7 +180,11 @@ class MedsamCLI(LightningCLI):
         rule = self.model.segmenter.input_rule
         split = self.subcommand != "predict"
         masks = split and self.model.task.needs_masks
-        self.datamodule.open(rule, run_folder=self._split_folder(), require_masks=masks, split=split)
+        folder, tested = self._split_folder(), self.subcommand == "test"
+        self.datamodule.open(rule, run_folder=folder, require_masks=masks, split=split, cohort=tested)
+        if split and not self.datamodule.splits.train:
+            cases = counted(len(self.datamodule.splits.test), "case")
+            say(f"Another cohort than the run's: all of its {cases} are tested, none of which trained it or chose its weights.")
         if self.checkpoint is not None and self.subcommand in _SCORED:
             warn_of_trained_cases(self.checkpoint, getattr(self.datamodule.splits, _SCORED[self.subcommand]))
         check_cacheable(self.model.segmenter, self.datamodule)

@@ -95,6 +95,26 @@ def test_commands_of_a_run_score_and_draw_without_naming_the_recipe(trained, wor
         assert np.array_equal(np.asarray(Image.open(out / "c0_0.png")) == 255, mask)
 
 
+def test_all_of_another_cohort_is_tested_unless_a_case_of_it_trained_the_run(trained, workplace, capsys):
+    for folder in ("images", "masks"):
+        (workplace / "other" / folder).mkdir(parents=True)
+        for path in (workplace / "images" / folder).glob("c[0-3]_*.png"):
+            # A row less: other images, as another hospital's are.
+            Image.fromarray(np.asarray(Image.open(path))[1:]).save(workplace / "other" / folder / f"site2-{path.name}")
+    assert main(["test", str(trained), "data=other", "--run.baselines=false"]) == 0
+    assert "all of its 4 cases are tested, none of which trained it" in capsys.readouterr().out
+    (scored,) = (trained / "tests").iterdir()
+    assert figures(scored)["n_cases"] == 4
+    assert len((scored / "test_cases.csv").read_text().splitlines()) == 1 + 4
+    known = json.loads((trained / "splits.json").read_text())["train"][0]
+    for folder in ("images", "masks"):
+        for path in (workplace / "images" / folder).glob(f"{known}_*.png"):
+            shutil.copy(path, workplace / "other" / folder / path.name.replace(known, "renamed"))
+    assert main(["test", str(trained), "data=other"]) == 2
+    assert "1 of them trained the run or chose its weights (renamed)" in capsys.readouterr().err
+    assert main(["validate", str(trained), "data=other"]) == 2
+
+
 def test_a_prompt_generator_takes_no_boxes(trained, workplace, capsys):
     Path("boxes.csv").write_text("image,x1,y1,x2,y2\nc0_0,1,2,3,4\n")
     assert main(["predict", str(trained), "images", "-o", "out", "--boxes=boxes.csv"]) == 2
