@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam_tune.data.formats.base import Format, VolumeHeader, check_same_grid
+from medsam_tune.data.formats import Format, RasterFormat, VolumeHeader
+from medsam_tune.data.formats.raster import colour_counts, opened, read_colours, read_mask_values, read_pixels
 from medsam_tune.data.layouts.base import Pair
 from medsam_tune.data.slices import AXIS_NUMBER, Axis
+from medsam_tune.errors import DataError
 
 # Slices of a volume whose objects are measured; more of them say little more.
 _MEASURED_SLICES = 24
@@ -51,6 +54,7 @@ class PairFacts:
         measured_slices: How many slices were measured.
         patient_id: The file's own name of the patient; compared, never shown.
         labelled_values: A sample of the image's values where the mask is not 0.
+        in_colours: Whether mask values are colours 0xRRGGBB.
     """
 
     name: str
@@ -67,6 +71,7 @@ class PairFacts:
     measured_slices: int
     patient_id: str | None
     labelled_values: tuple[float, ...]
+    in_colours: bool = False
 
     @property
     def is_volume(self) -> bool:
@@ -93,14 +98,23 @@ class PairFacts:
         return {**kept, "objects": len(self.objects)}
 
 
-def read_pair(pair: Pair, form: Format) -> PairFacts:
+def read_pair(pair: Pair, form: Format, mask_format: Format | None = None) -> PairFacts:
     """Read an image and its mask to their ends and measure them.
+
+    Args:
+        pair: The files.
+        form: Reads the image.
+        mask_format: Reads the masks; ``form`` by default.
 
     Raises:
         DataError: If a file cannot be read, or the two do not lie on one grid.
     """
     header = form.read_header(pair.image.path)
-    image, labels = form.read_image(pair.image.path), _read_masks(pair, form, header)
+    image = form.read_image(pair.image.path)
+    labels, in_colours = _read_masks(pair, mask_format or form, header)
+    if labels.shape[:3] != header.stored_shape:
+        _refuse_size(pair, labels, header)
+    labels = labels if labels.ndim == 3 else labels.max(axis=3)
     axis = thickest_axis(header.voxel_mm) if header.is_volume else None
     slices = [labels[0]] if axis is None else _slices(header.to_ras(labels), axis)
     measured = [_measure(part) for part in slices]
@@ -124,23 +138,34 @@ def read_pair(pair: Pair, form: Format) -> PairFacts:
         len(measured),
         header.patient_id,
         _sample(image, labels),
+        in_colours,
     )
 
 
-def _read_masks(pair: Pair, form: Format, header: VolumeHeader) -> NDArray[np.int32]:
-    """Read one mask as stored; of several files, each is a value of its own: 1, 2, ..."""
-    read = []
-    for file in pair.masks:
-        mask_header = form.read_label_header(file.path)
-        if mask_header is not None:
-            check_same_grid(header, mask_header)
-        read.append(form.read_labels(file.path))
+def _read_masks(pair: Pair, form: Format, header: VolumeHeader) -> tuple[NDArray[np.int32], bool]:
+    """Return mask values, and whether they are colours 0xRRGGBB; of several files, each is a value of its own: 1, 2, ..."""
+    if len(pair.masks) == 1 and isinstance(form, RasterFormat):
+        return _read_raster(pair.masks[0].path)
+    read = [form.read_labels_on(file.path, header) for file in pair.masks]
     if len(read) == 1:
-        return read[0]
+        return read[0], False
     numbered = np.zeros_like(read[0])
     for number, labels in enumerate(read, start=1):
         numbered[labels > 0] = number
-    return numbered
+    return numbered, False
+
+
+def _read_raster(path: Path) -> tuple[NDArray[np.int32], bool]:
+    pixels = read_pixels(path)
+    if pixels.ndim == 2 or not (pixels != pixels[..., :1]).any():
+        return read_mask_values(path)[None], False
+    with opened(path) as image:
+        if image.mode == "P":
+            return read_mask_values(path)[None], False
+    colours, transparent = read_colours(path)
+    found, where, _ = colour_counts(colours)
+    codes = found[where].reshape(transparent.shape)
+    return np.where(transparent, 0, codes).astype(np.int32)[None], True
 
 
 def value_counts(labels: NDArray[np.int32]) -> dict[int, int]:
@@ -162,6 +187,13 @@ def thickest_axis(voxel_mm: tuple[float, float, float]) -> Axis:
     return axes[longest] if voxel_mm[longest] >= 1.5 * sorted(voxel_mm)[1] else "axial"
 
 
+def _refuse_size(pair: Pair, labels: NDArray[np.int32], header: VolumeHeader) -> None:
+    raise DataError(
+        f"{pair.masks[0].path}: mask shape {labels.shape[1:3]} differs from image shape {header.stored_shape[1:]}. "
+        "Export the mask at the image's size, or remove the case."
+    )
+
+
 def _slices(labels: NDArray[np.int32], axis: Axis) -> list[NDArray[np.int32]]:
     """Return evenly spaced slices of a volume (X, Y, Z)."""
     length = labels.shape[AXIS_NUMBER[axis]]
@@ -174,11 +206,14 @@ def _measure(values: NDArray[np.int32]) -> dict[int, list[ObjectFacts]]:
     from scipy import ndimage
 
     found: dict[int, list[ObjectFacts]] = {}
-    boxes = ndimage.find_objects(values) if values.max(initial=0) < _MOST_VALUES else []
-    for value, box in enumerate(boxes, start=1):
-        if box is None:
+    present, places = np.unique(values, return_inverse=True)
+    if len(present) > _MOST_VALUES:
+        return found
+    ordered = places.reshape(values.shape) + 1
+    for place, (value, box) in enumerate(zip(present.tolist(), ndimage.find_objects(ordered), strict=True), start=1):
+        if value == 0:
             continue
-        mask = np.pad(values[box] == value, 1)
+        mask = np.pad(ordered[box] == place, 1)
         numbered, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=int))
         depth = ndimage.distance_transform_edt(mask)
         numbers = np.arange(1, count + 1)

@@ -144,7 +144,7 @@ def take_fingerprint(root: Path, pairing: Pairing) -> Fingerprint:
     faults: dict[str, str] = {}
     for pair in with_bar(pairing.pairs, "Read data"):
         try:
-            facts.append(read_pair(pair, pairing.format))
+            facts.append(read_pair(pair, pairing.format, pairing.mask_format))
         except DataError as error:
             faults[pair.name] = str(error)
         except OSError as error:

@@ -10,8 +10,12 @@ from typing import Literal
 
 from medsam_tune.data.facts import PairFacts
 
-MaskKind = Literal["one object", "classes", "instances", "lossy"]
+MaskKind = Literal["one object", "classes", "instances", "lossy", "colours"]
 
+_COLOURS = {
+    0xFF0000: "red", 0x00FF00: "green", 0x0000FF: "blue", 0xFFFF00: "yellow", 0xFF00FF: "magenta", 0x00FFFF: "cyan",
+    0xFFFFFF: "white", 0x808080: "grey", 0x800000: "maroon", 0x008000: "dark_green", 0x000080: "navy",
+}  # fmt: skip
 _IGNORED = 255
 _MOST_CLASSES = 32
 # JPEG at usual qualities moves the values of a 0/255 mask by a few dozens at edges.
@@ -25,8 +29,8 @@ class MaskRule:
 
     Attributes:
         kind: ``one object``: 0 and another value; ``classes``: each value is a class; ``instances``: each value is one object
-            of the same class; ``lossy``: 0 and 255 with traces of compression between them.
-        labels: Name to values of classes; empty for the other kinds.
+            of the same class; ``lossy``: 0 and 255 with traces of compression; ``colours``: each colour is a class.
+        labels: Name to values of classes, or to [red, green, blue] of colours; empty for the other kinds.
         ignore_label: The value of pixels that nobody annotated.
         why: What was seen, as a sentence.
     """
@@ -50,6 +54,10 @@ def mask_rule(
     if named:
         return MaskRule("classes", named, ignore_label, "the folder names its classes")
     values = Counter(value for each in facts for value in each.counts)
+    if any(each.in_colours for each in facts):
+        colours = {code: [code >> 16, code >> 8 & 255, code & 255] for code in sorted(values)}
+        seen = f"masks show {len(colours)} colours beside black"
+        return MaskRule("colours", {_COLOURS.get(code, f"colour_{code:06x}"): rgb for code, rgb in colours.items()}, None, seen)
     if _is_lossy(facts, values):
         return MaskRule("lossy", {}, None, "values lie near 0 and 255, as lossy compression leaves them")
     if ignore_label is None and _has_void(values, facts):

@@ -39,32 +39,30 @@ class DataSettings:
     why: dict[str, str] = field(default_factory=dict)
 
 
-def data_settings(found: Fingerprint, prompt: Prompt = "none") -> DataSettings:
-    """Return the source, its settings and the target for a folder.
+def data_settings(found: Fingerprint, target: Target, *, leave_out_faulty: bool = True) -> DataSettings:
+    """Return the source, its settings and the keys of the ``data`` section for a folder.
 
     Args:
         found: The folder's fingerprint.
-        prompt: What is at hand when the model is used; without a prompt labels are classes of one decoder pass.
+        target: What one object is.
+        leave_out_faulty: Exclude what cannot be read or has no partner; False leaves that to be refused.
     """
     class_path, settings = source_of(found.pairing)
     why: dict[str, str] = {}
-    rule = found.rule
     if found.is_volume:
         axis = max(set(axes := [each.axis for each in found.facts if each.axis]), key=axes.count)
         settings["axis"] = axis
         why["axis"] = "slices are cut where voxels are longest" if axis != "axial" else "slices as radiologists look at them"
         settings |= _grey_values(found, class_path, why)
-    if rule.kind == "classes":
-        settings["labels"] = rule.labels
-    if rule.kind == "lossy":
-        settings["mask_threshold"] = 127
-        why["mask_threshold"] = "masks were compressed with losses"
-    if excluded := _left_out(found):
+    settings |= _mask_values(found, class_path, target, why)
+    if excluded := _left_out(found, faulty=leave_out_faulty):
         settings["exclude"] = excluded
         why["exclude"] = "what is neither image nor mask, has no partner or cannot be read: see the fingerprint"
-    keys: dict[str, Any] = {"target": target_of(found, prompt)}
-    if rule.ignore_label is not None:
-        keys["ignore_label"] = rule.ignore_label
+    keys: dict[str, Any] = {"target": target}
+    if found.rule.kind == "colours":
+        keys["colours"] = found.rule.labels
+    if found.rule.ignore_label is not None:
+        keys["ignore_label"] = found.rule.ignore_label
     if found.patient is not None and found.n_patients() >= _SEVERAL:
         keys["patient"] = found.patient
     return DataSettings(class_path, settings, keys, why)
@@ -87,22 +85,40 @@ def source_of(pairing: Pairing) -> tuple[str, dict[str, Any]]:
 def target_of(found: Fingerprint, prompt: Prompt) -> Target:
     """Return what one object is: each class has a mask without a prompt, each label or instance a box or click with one."""
     if prompt == "none":
-        return "per_class" if found.rule.kind == "classes" and len(found.rule.labels) > 1 else "binary"
-    if found.rule.kind == "instances" or (found.rule.kind != "classes" and found.objects_an_image() >= _SEVERAL):
+        return "per_class" if len(found.rule.labels) > 1 else "binary"
+    if found.rule.kind == "instances" or (not found.rule.labels and found.objects_an_image() >= _SEVERAL):
         return "per_instance"
     return "per_label"
 
 
-def _left_out(found: Fingerprint) -> list[str]:
+def _mask_values(found: Fingerprint, class_path: str, target: Target, why: dict[str, str]) -> dict[str, Any]:
+    rule = found.rule
+    if rule.kind == "classes":
+        return {"labels": rule.labels}
+    if rule.kind == "one object" and target == "per_class":
+        values = sorted({value for each in found.facts for value in each.counts} - {rule.ignore_label})
+        return {"labels": {"object": values}}
+    if not class_path.endswith("ImageFolder"):
+        return {}
+    if rule.kind == "lossy":
+        why["mask_threshold"] = "masks were compressed with losses"
+        return {"mask_threshold": 127}
+    if rule.kind == "instances" and target != "per_instance":
+        why["mask_threshold"] = "values number objects; here all of them together are one"
+        return {"mask_threshold": 0}
+    return {}
+
+
+def _left_out(found: Fingerprint, *, faulty: bool) -> list[str]:
     """Return what the source must not read: faulty pairs, files without a partner, and others in the same folders."""
     pairing = found.pairing
     read = {pair.name: pair for pair in pairing.pairs}
-    faulty = [file.stem for name in found.faulty for file in (read[name].image, *read[name].masks)]
-    lonely = [file.stem for file in (*pairing.without_mask, *pairing.without_image)]
+    unread = [file.stem for name in found.faulty for file in (read[name].image, *read[name].masks)] if faulty else []
+    lonely = [file.stem for file in (*pairing.without_mask, *pairing.without_image)] if faulty else []
     folders = tuple("" if place.folder == "." else f"{place.folder}/" for place in (pairing.images, pairing.masks))
     others = [file.stem for file in pairing.strangers if file.stem.startswith(folders)]
     taken = [file.stem for pair in pairing.pairs if pair.name not in found.faulty for file in (pair.image, *pair.masks)]
-    return left_out([*dict.fromkeys([*faulty, *lonely, *others])], taken)
+    return left_out(dict.fromkeys([*unread, *lonely, *others]), taken)
 
 
 def _grey_values(found: Fingerprint, class_path: str, why: dict[str, str]) -> Mapping[str, Any]:

@@ -32,6 +32,7 @@ from medsam_tune.training.origin import (
     run_with_split,
     warn_of_trained_cases,
 )
+from medsam_tune.training.own_folder import own_folder_words
 from medsam_tune.training.places import with_local
 from medsam_tune.training.precompute_stage import check_cacheable
 from medsam_tune.training.recipe_paths import resolve_paths
@@ -139,8 +140,11 @@ class MedsamCLI(LightningCLI):
         trains = not words or words[0] not in SUBCOMMANDS or words[0] == "fit"
         if not trains or self.recipe_file is None or not self.recipe_file.is_file():
             return words
-        words, dropped = without_sample_settings(self.recipe_file, words)
-        if dropped and not any(word.startswith("--print_config") for word in words):
+        found, told = own_folder_words(self.recipe_file, words)
+        words, dropped = without_sample_settings(self.recipe_file, words, found)
+        if told:
+            say(told)
+        elif dropped and not any(word.startswith("--print_config") for word in words):
             say(f"Not the recipe's sample: data.source's {', '.join(dropped)} count as if the recipe did not set them.")
         return words
 

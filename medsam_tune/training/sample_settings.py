@@ -40,7 +40,7 @@ def sample_settings_to_reset(recipe: Path, words: Sequence[str]) -> dict[str, An
     of_a_sample = isinstance(root, str) and root.startswith(SAMPLE_PREFIX)
     if not of_a_sample or not isinstance(kind, str) or not isinstance(settings, Mapping):
         return {}
-    new_root, new_kind = _value(words, ROOT), _value(words, SOURCE)
+    new_root, new_kind = given_value(words, ROOT), given_value(words, SOURCE)
     another_class = new_kind is not None and new_kind.rpartition(".")[2] != kind.rpartition(".")[2]
     if new_root in (None, root) and not another_class:
         return {}
@@ -48,14 +48,20 @@ def sample_settings_to_reset(recipe: Path, words: Sequence[str]) -> dict[str, An
     return {name: defaults[name] for name in settings if name in defaults}
 
 
-def without_sample_settings(recipe: Path, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the command line with the sample's settings set back behind its recipe, and the names of those settings."""
+def without_sample_settings(recipe: Path, words: Sequence[str], found: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """Return the command line with the sample's settings set back behind its recipe, and the names of those settings.
+
+    Args:
+        recipe: The recipe's file.
+        words: The command line.
+        found: What was found to stand in their place, as further words before the user's own.
+    """
     defaults = sample_settings_to_reset(recipe, words)
     begin = next((place for place, word in enumerate(words) if word.startswith(("--config", "-c"))), None)
-    if begin is None or not defaults:
+    if begin is None or not (defaults or found):
         return list(words), []
     behind = begin + (1 if "=" in words[begin] else 2)
-    return [*words[:behind], *reset_words(defaults), *words[behind:]], list(defaults)
+    return [*words[:behind], *reset_words(defaults), *found, *words[behind:]], list(defaults)
 
 
 def reset_words(defaults: Mapping[str, Any]) -> list[str]:
@@ -71,8 +77,13 @@ def reset_words(defaults: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _value(words: Sequence[str], key: str) -> str | None:
-    """Return the last value that the words give a key."""
+def given_value(words: Sequence[str], key: str) -> str | None:
+    """Return the last value that the words give a key, or None.
+
+    Args:
+        words: The command line, in the forms ``--key=value`` and ``--key value``.
+        key: Written out, without ``init_args``.
+    """
     found = None
     for position, word in enumerate(words):
         if word.startswith(f"--{key}="):

@@ -59,6 +59,7 @@ class Pairing:
     Attributes:
         layout: The layout's name.
         format: Reads the files.
+        mask_format: Reads the masks where they are of another format.
         images: Where images lie.
         masks: Where masks lie.
         pairs: What belongs together.
@@ -83,6 +84,7 @@ class Pairing:
     ignore_label: int | None = None
     new_images: str | None = None
     contrast: str | None = None
+    mask_format: Format | None = None
     notes: tuple[str, ...] = ()
     strangers: tuple[DataFile, ...] = ()
 

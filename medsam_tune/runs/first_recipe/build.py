@@ -13,7 +13,7 @@ import torch
 
 from medsam_tune.backbone.input_rules import INPUT_RULES
 from medsam_tune.data.fingerprint import Fingerprint
-from medsam_tune.data.own_data import Prompt, data_settings
+from medsam_tune.data.own_data import Prompt, data_settings, target_of
 from medsam_tune.runs.build import build
 from medsam_tune.runs.first_recipe.cost import Cost, measure_cost
 from medsam_tune.runs.first_recipe.length import plan_length
@@ -57,8 +57,8 @@ def make_first_recipe(
         MedsamTuneError: If the data cannot be used, such as too few patients for a split.
     """
     gpu = torch.cuda.is_available()
-    data = data_settings(found, prompt)
-    classes = len(found.rule.labels) if data.keys["target"] == "per_class" else 1
+    data = data_settings(found, target := target_of(found, prompt))
+    classes = len(found.rule.labels) if target == "per_class" else 1
     method = choose_method(Means(prompt, classes, found.n_patients(), gpu))
     parts = RecipeParts(found.root.name, found, method, data, plan_length(found, gpu=gpu), INPUT_RULES["lite_medsam"].side)
     start = shlex.join(["medsam-tune", "run", str(file)])

@@ -60,7 +60,8 @@ def describe(found: Fingerprint, side: int) -> list[str]:
     """Return what a folder is, in a few lines; the first word of each is its heading."""
     facts, pairing = found.facts, found.pairing
     small, n_objects = found.small_objects(side)
-    kinds = {"one object": "one kind of object", "classes": f"classes {', '.join(found.rule.labels)}"}
+    names = ", ".join(found.rule.labels)
+    kinds = {"one object": "one kind of object", "classes": f"classes {names}", "colours": f"colours {names}"}
     many = f"{found.n_slices()} slices of {len(facts)} volumes" if found.is_volume else f"{len(facts)} images"
     lines = [
         f"Data: {many} with masks ({pairing.layout}): images at {pairing.images.text}, masks at {pairing.masks.text}",

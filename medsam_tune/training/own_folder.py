@@ -1,0 +1,86 @@
+"""``data=DIR`` on any recipe that was written for a sample: the folder is looked at as ``medsam-tune init`` does.
+
+What it is found to be takes the place of the recipe's source, unless the command line says how the data are read. So a recipe
+needs no key for folders of another layout, file format, or label.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medsam_tune.data.folder_memory import remembered
+from medsam_tune.data.own_data import data_settings
+from medsam_tune.data.sample import SAMPLE_PREFIX
+from medsam_tune.errors import DataError
+from medsam_tune.folders import expand
+from medsam_tune.training.sample_settings import ROOT, SOURCE, given_value
+from medsam_tune.yaml_files import read_yaml
+
+TARGET, CLASSES = "data.target", "model.segmenter.classes"
+_READING = (SOURCE, f"{SOURCE}.images", f"{SOURCE}.masks", f"{SOURCE}.class_path")
+
+
+def own_folder_words(recipe: Path, words: Sequence[str]) -> tuple[list[str], str]:
+    """Return the words that make a recipe read the folder of the command line, and what was found, as a sentence.
+
+    Args:
+        recipe: The recipe's file.
+        words: The command line, keys written out.
+
+    Returns:
+        No words and no sentence unless the recipe was written for a sample or for no data, and the command line names a folder
+        and not how it is read; the reason where no layout was found.
+    """
+    content = read_yaml(recipe)
+    data = content.get("data") if isinstance(content, Mapping) else None
+    root = given_value(words, ROOT)
+    if not isinstance(data, Mapping) or root is None or root.startswith(SAMPLE_PREFIX):
+        return [], ""
+    stated = str(data.get("root") or SAMPLE_PREFIX)
+    says_how = any(given_value(words, key) is not None for key in _READING)
+    folder = expand(root, ROOT)
+    if not stated.startswith(SAMPLE_PREFIX) or says_how or not folder.is_dir():
+        return [], ""
+    target = given_value(words, TARGET) or str(data.get("target") or "binary")
+    try:
+        found = remembered(folder, f"settings {target}", lambda: _look(folder, target))
+    except DataError as error:
+        return [], f"{str(error).splitlines()[0].rstrip(':')}; the recipe's own source is tried."
+    settings = {SOURCE: found["class_path"], **{f"{SOURCE}.{key}": value for key, value in found["init_args"].items()}}
+    settings |= {f"data.{key}": value for key, value in found["keys"].items() if key != "target"}
+    if target == "per_class" and _names_classes(content) and found["labels"]:
+        settings[CLASSES] = found["labels"]
+    return [_word(key, value) for key, value in settings.items() if given_value(words, key) is None], found["told"]
+
+
+def _look(folder: Path, target: Any) -> dict[str, Any]:  # noqa: ANN401 - the parser refuses a target that is none
+    from medsam_tune.data.fingerprint import take_fingerprint
+    from medsam_tune.data.layouts import detect
+
+    pairing = detect(folder)
+    found = take_fingerprint(folder, pairing)
+    # What is faulty or has no partner is refused as ever: nobody has looked at a list of it.
+    data = data_settings(found, target, leave_out_faulty=False)
+    told = f"{folder}: {len(pairing.pairs)} images with masks ({pairing.layout}): images at {pairing.images.text}, masks at "
+    told += f"{pairing.masks.text}; {found.rule.why}. `medsam-tune init` says more."
+    return {
+        "class_path": data.class_path,
+        "init_args": data.init_args,
+        "keys": data.keys,
+        "labels": [name for name in data.init_args.get("labels") or found.rule.labels if name != "ignored"],
+        "told": told,
+    }
+
+
+def _names_classes(content: object) -> bool:
+    model = content.get("model") if isinstance(content, Mapping) else None
+    segmenter = model.get("segmenter") if isinstance(model, Mapping) else None
+    settings = segmenter.get("init_args") if isinstance(segmenter, Mapping) else None
+    return isinstance(settings, Mapping) and "classes" in settings
+
+
+def _word(key: str, value: object) -> str:
+    return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
