@@ -55,6 +55,7 @@ class PairFacts:
         patient_id: The file's own name of the patient; compared, never shown.
         labelled_values: A sample of the image's values where the mask is not 0.
         in_colours: Whether mask values are colours 0xRRGGBB.
+        label_names: What the file calls its mask values, where it does.
     """
 
     name: str
@@ -72,6 +73,7 @@ class PairFacts:
     patient_id: str | None
     labelled_values: tuple[float, ...]
     in_colours: bool = False
+    label_names: tuple[str, ...] = ()
 
     @property
     def is_volume(self) -> bool:
@@ -139,6 +141,7 @@ def read_pair(pair: Pair, form: Format, mask_format: Format | None = None) -> Pa
         header.patient_id,
         _sample(image, labels),
         in_colours,
+        _names(pair, mask_format or form),
     )
 
 
@@ -153,6 +156,10 @@ def _read_masks(pair: Pair, form: Format, header: VolumeHeader) -> tuple[NDArray
     for number, labels in enumerate(read, start=1):
         numbered[labels > 0] = number
     return numbered, False
+
+
+def _names(pair: Pair, form: Format) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for file in pair.masks for name in form.read_label_names(file.path).values()))
 
 
 def _read_raster(path: Path) -> tuple[NDArray[np.int32], bool]:

@@ -15,7 +15,7 @@ from typing import Any
 from medsam_tune.data.facts import PairFacts, read_pair
 from medsam_tune.data.layouts.base import Pair, Pairing
 from medsam_tune.data.mask_rules import MaskRule, mask_rule
-from medsam_tune.data.patients import likely_patients, patients_of
+from medsam_tune.data.patients import HEADER, likely_patients, patients_of
 from medsam_tune.errors import DataError, data_error
 
 _BAR_FROM = 20
@@ -52,6 +52,9 @@ class Fingerprint:
     def patient(self) -> str | None:
         """Return a ``data.patient`` that groups files of one patient, or None where each file is a patient of its own."""
         names = [each.name for each in self.facts]
+        ids = [each.patient_id for each in self.facts]
+        if all(ids) and len(set(ids)) < len(ids):
+            return HEADER
         found = likely_patients(names)
         if found is not None:
             return found.pattern
@@ -61,7 +64,7 @@ class Fingerprint:
 
     def n_patients(self) -> int:
         """Return how many patients there are, by ``patient``."""
-        return len(set(patients_of(dict.fromkeys(each.name for each in self.facts), self.patient).values()))
+        return len(set(patients_of({each.name: each.patient_id for each in self.facts}, self.patient).values()))
 
     def n_slices(self) -> int:
         """Return how many slices all images have along the axis across which they are thickest."""

@@ -30,13 +30,14 @@ class MaskRule:
     Attributes:
         kind: ``one object``: 0 and another value; ``classes``: each value is a class; ``instances``: each value is one object
             of the same class; ``lossy``: 0 and 255 with traces of compression; ``colours``: each colour is a class.
-        labels: Name to values of classes, or to [red, green, blue] of colours; empty for the other kinds.
+        labels: Name to values of classes, to the names that the files have for them, or to [red, green, blue] of colours; empty
+            for the other kinds.
         ignore_label: The value of pixels that nobody annotated.
         why: What was seen, as a sentence.
     """
 
     kind: MaskKind
-    labels: dict[str, list[int]]
+    labels: dict[str, list[int | str]]
     ignore_label: int | None
     why: str
 
@@ -53,6 +54,8 @@ def mask_rule(
     """
     if named:
         return MaskRule("classes", named, ignore_label, "the folder names its classes")
+    if own_names := list(dict.fromkeys(name for each in facts for name in each.label_names)):
+        return MaskRule("classes", {name: [name] for name in own_names}, ignore_label, "the files name their labels")
     values = Counter(value for each in facts for value in each.counts)
     if any(each.in_colours for each in facts):
         colours = {code: [code >> 16, code >> 8 & 255, code & 255] for code in sorted(values)}

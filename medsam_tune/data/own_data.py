@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medsam_tune.data.fingerprint import Fingerprint
-from medsam_tune.data.formats import NiftiFormat, NpzFormat, RasterFormat
+from medsam_tune.data.formats import DicomFormat, Format, NiftiFormat, NpzFormat, RasterFormat
 from medsam_tune.data.layouts.base import Pairing
 from medsam_tune.data.patterns import left_out, source_places
 from medsam_tune.data.prepare import CT_WINDOWS
@@ -78,8 +78,17 @@ def source_of(pairing: Pairing) -> tuple[str, dict[str, Any]]:
         return "medsam_tune.data.NiftiVolumes", places
     if isinstance(pairing.format, NpzFormat):
         return "medsam_tune.data.MedsamNpz", {}
-    kind = type(pairing.format)
-    return "medsam_tune.data.VolumeSource", {"format": {"class_path": f"medsam_tune.data.formats.{kind.__name__}"}, **places}
+    formats = {"format": _class_of(pairing.format)}
+    if pairing.mask_format is not None:
+        formats["mask_format"] = _class_of(pairing.mask_format)
+    elif isinstance(pairing.format, DicomFormat):
+        # Its files say themselves which of them are masks, and of which series.
+        places = {"images": ".", "masks": "."}
+    return "medsam_tune.data.VolumeSource", {**formats, **places}
+
+
+def _class_of(form: Format) -> dict[str, str]:
+    return {"class_path": f"medsam_tune.data.formats.{type(form).__name__}"}
 
 
 def target_of(found: Fingerprint, prompt: Prompt) -> Target:

@@ -47,8 +47,8 @@ class VolumeNames:
         return [path for path in files if not (shared and self._is_mask(path, folder))]
 
     def masks_among(self, files: Iterable[Path], folder: Path, *, shared: bool) -> list[Path]:
-        """Return the masks of a folder; of one that images share, what matches ``mask_pattern``."""
-        return [path for path in files if not shared or self._is_mask(path, folder)]
+        """Return the masks of a folder; of one that images share, what matches ``mask_pattern`` if there is one."""
+        return [path for path in files if not shared or self.masks is None or self._is_mask(path, folder)]
 
     def case_of(self, path: Path, folder: Path) -> str:
         """Return the case of an image.

@@ -8,13 +8,22 @@ from pathlib import Path
 from medsam_tune.data.layouts.base import Layout, Listing, Pairing, list_folder, pairing_of
 from medsam_tune.data.layouts.bids import BidsFolders
 from medsam_tune.data.layouts.content import AddedWord, EqualNames
+from medsam_tune.data.layouts.dicom import DicomSeries
 from medsam_tune.data.layouts.nnunet import NnUnetFolders
 from medsam_tune.data.layouts.one_file import OneFile
 from medsam_tune.data.layouts.roles import NamedRoles
 from medsam_tune.data.patterns import PathPattern, check_patterns
 from medsam_tune.errors import DataError
 
-LAYOUTS: tuple[Layout, ...] = (NnUnetFolders(), BidsFolders(), OneFile(), NamedRoles(), EqualNames(), AddedWord())
+LAYOUTS: tuple[Layout, ...] = (
+    NnUnetFolders(),
+    BidsFolders(),
+    OneFile(),
+    DicomSeries(),
+    NamedRoles(),
+    EqualNames(),
+    AddedWord(),
+)
 """Tried in this order: what a description says, then what names say, then what pixels say."""
 
 

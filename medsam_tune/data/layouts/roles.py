@@ -120,10 +120,18 @@ def match_files(images: Iterable[DataFile], masks: Iterable[DataFile]) -> Found:
 def chosen_pairing(layout: str, listing: Listing, found: Found) -> Pairing:
     """Take the pair of patterns that most files fit, and say what else there was."""
     merged = _with_literals(found)
-    ranking = sorted(merged, key=lambda each: (-len(merged[each]), each[0].count("{"), _channel_rank(each[0]), each))
-    images, masks = ranking[0]
-    notes = [f"'{other[0]}' with '{other[1]}' would pair {len(merged[other])} files too" for other in ranking[1:4]]
+    (images, masks), *others = _ranked(merged)
+    notes = [f"'{other[0]}' with '{other[1]}' would pair {len(merged[other])} files too" for other in others[:3]]
     return replace(pairing_of(layout, listing, PathPattern(images), PathPattern(masks)), notes=tuple(notes))
+
+
+def best_patterns(found: Found) -> tuple[str, str]:
+    """Return the patterns of images and masks that most files fit."""
+    return _ranked(_with_literals(found))[0]
+
+
+def _ranked(merged: Found) -> list[tuple[str, str]]:
+    return sorted(merged, key=lambda each: (-len(merged[each]), each[0].count("{"), _channel_rank(each[0]), each))
 
 
 def _channel_rank(pattern: str) -> int:
