@@ -1,0 +1,171 @@
+"""The seam of folder layouts: which file is an image, which is its mask."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from medsam_tune.data.formats import FORMATS, DicomFormat, Format, format_of
+from medsam_tune.data.formats.dicom.reading import is_dicom
+from medsam_tune.data.patterns import PathPattern
+from medsam_tune.data.scan import scan_folder
+from medsam_tune.errors import DataError
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """Hold a file that a format reads.
+
+    Attributes:
+        path: The file.
+        stem: Its path below the data folder, without the ending.
+    """
+
+    path: Path
+    stem: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Hold what lies below a data folder, as one format sees it.
+
+    Attributes:
+        root: The data folder.
+        format: Reads the files.
+        files: Those with one of its endings, sorted.
+        others: All other files.
+    """
+
+    root: Path
+    format: Format
+    files: tuple[DataFile, ...]
+    others: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Hold an image and its masks: one file, or one for each class or object."""
+
+    name: str
+    image: DataFile
+    masks: tuple[DataFile, ...]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Hold how images and masks of a folder belong together.
+
+    Attributes:
+        layout: The layout's name.
+        format: Reads the files.
+        mask_format: Reads the masks where they are of another format.
+        images: Where images lie.
+        masks: Where masks lie.
+        pairs: What belongs together.
+        labels: Name to mask values where the folder names them.
+        without_mask: Images of the same place that have no mask.
+        without_image: Masks of the same place that have no image.
+        ignore_label: The mask value of pixels that nobody annotated, where the folder names it.
+        new_images: Folder of images to predict, below the root.
+        contrast: What the image shows where the folder says it, such as ``CT``.
+        notes: What was decided among several possibilities, one sentence each.
+        strangers: Files of the format that are neither of a pair nor without a partner.
+    """
+
+    layout: str
+    format: Format
+    images: PathPattern
+    masks: PathPattern
+    pairs: tuple[Pair, ...]
+    labels: dict[str, list[int]] | None = None
+    without_mask: tuple[DataFile, ...] = ()
+    without_image: tuple[DataFile, ...] = ()
+    ignore_label: int | None = None
+    new_images: str | None = None
+    contrast: str | None = None
+    mask_format: Format | None = None
+    notes: tuple[str, ...] = ()
+    strangers: tuple[DataFile, ...] = ()
+
+
+class Layout(ABC):
+    """Find the images and masks of one kind of folder.
+
+    Attributes:
+        name: What the layout is called in messages.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def find(self, listing: Listing) -> Pairing | str:
+        """Return how the files pair, or why this is no such folder; pixels are looked at only where names say nothing.
+
+        Raises:
+            DataError: If the folder is meant to be of this layout and its description is damaged.
+        """
+
+
+def list_folder(root: Path) -> list[Listing]:
+    """List a folder once for each format of which it holds a file; the format with the most files comes first.
+
+    Raises:
+        DataError: If the folder is missing, cannot be read, or holds no file that any format reads.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder. Give the folder that holds your images and masks.")
+    endings = tuple(ending for reader in FORMATS for ending in reader.endings)
+    scan = scan_folder(root, endings)
+    everything = [*scan.files, *scan.others]
+    listings = [
+        _of_format(root, reader, [path for path in scan.files if format_of(path) is reader], everything) for reader in FORMATS
+    ]
+    if any(is_dicom(path) for path in scan.others):
+        series = DicomFormat()
+        listings.append(_of_format(root, series, series.find(root).files, everything))
+    found = sorted((listing for listing in listings if listing.files), key=lambda listing: -len(listing.files))
+    if not found:
+        seen = sorted({path.suffix.lower() or path.name for path in scan.others})
+        held = f"it holds {len(scan.others)} files of other kinds: {', '.join(seen[:8])}" if seen else "it is empty"
+        known = ", ".join(dict.fromkeys((*endings, *DicomFormat.endings)))
+        raise DataError(f"{root}: no image found; {held}. Files that are read end in {known}.")
+    return found
+
+
+def _of_format(root: Path, form: Format, paths: Sequence[Path], everything: Sequence[Path]) -> Listing:
+    files = tuple(DataFile(path, form.name_of(path, root)) for path in paths)
+    return Listing(root, form, files, tuple(sorted(set(everything) - set(paths))))
+
+
+def pairing_of(layout: str, listing: Listing, images: PathPattern, masks: PathPattern) -> Pairing:
+    """Pair the files of a listing by two patterns; a file that fits both is a mask.
+
+    Args:
+        layout: The layout's name.
+        listing: The files.
+        images: Where images lie.
+        masks: Where masks lie; its fields stand in the same order.
+    """
+    masks_of: dict[str, list[DataFile]] = {}
+    image_of: dict[str, DataFile] = {}
+    strangers: list[DataFile] = []
+    for file in listing.files:
+        if (name := masks.name_of(file.stem)) is not None:
+            masks_of.setdefault(name, []).append(file)
+        elif (name := images.name_of(file.stem)) is not None:
+            image_of.setdefault(name, file)
+        else:
+            strangers.append(file)
+    return Pairing(
+        layout,
+        listing.format,
+        images,
+        masks,
+        tuple(Pair(name, image_of[name], tuple(masks_of[name])) for name in sorted(image_of.keys() & masks_of.keys())),
+        without_mask=tuple(image_of[name] for name in sorted(image_of.keys() - masks_of.keys())),
+        without_image=tuple(file for name in sorted(masks_of.keys() - image_of.keys()) for file in masks_of[name]),
+        strangers=tuple(strangers),
+    )
