@@ -120,22 +120,20 @@ def list_folder(root: Path) -> list[Listing]:
     endings = tuple(ending for reader in FORMATS for ending in reader.endings)
     scan = scan_folder(root, endings)
     everything = [*scan.files, *scan.others]
-    listings = [
-        _of_format(root, reader, [path for path in scan.files if format_of(path) is reader], everything) for reader in FORMATS
-    ]
-    if any(is_dicom(path) for path in scan.others):
-        series = DicomFormat()
-        listings.append(_of_format(root, series, series.find(root).files, everything))
+    listings = [_of_format(root, reader, everything) for reader in FORMATS]
     found = sorted((listing for listing in listings if listing.files), key=lambda listing: -len(listing.files))
     if not found:
         seen = sorted({path.suffix.lower() or path.name for path in scan.others})
         held = f"it holds {len(scan.others)} files of other kinds: {', '.join(seen[:8])}" if seen else "it is empty"
-        known = ", ".join(dict.fromkeys((*endings, *DicomFormat.endings)))
-        raise DataError(f"{root}: no image found; {held}. Files that are read end in {known}.")
+        raise DataError(f"{root}: no image found; {held}. Files that are read end in {', '.join(dict.fromkeys(endings))}.")
     return found
 
 
-def _of_format(root: Path, form: Format, paths: Sequence[Path], everything: Sequence[Path]) -> Listing:
+def _of_format(root: Path, form: Format, everything: Sequence[Path]) -> Listing:
+    """List the images of a format; a series of DICOM files is one, whatever the files are called."""
+    paths = [path for path in everything if format_of(path) is form]
+    if isinstance(form, DicomFormat):
+        paths = form.find(root).files if paths or any(is_dicom(path) for path in everything if not path.suffix) else []
     files = tuple(DataFile(path, form.name_of(path, root)) for path in paths)
     return Listing(root, form, files, tuple(sorted(set(everything) - set(paths))))
 

@@ -6,11 +6,12 @@ Which of the two is the mask is told by the pixels: a mask has few values.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from medsam_tune.data.layouts.base import DataFile, Layout, Listing, Pairing, pairing_of
+from medsam_tune.data.layouts.several import joined_masks
 from medsam_tune.data.layouts.words import channel_span
 from medsam_tune.data.patterns import PathPattern
 from medsam_tune.errors import DataError
@@ -21,7 +22,7 @@ _MOST_VALUES = 32
 
 
 class EqualNames(Layout):
-    """Pair two folders whose files have equal names; the folder with few values in its files has the masks."""
+    """Pair folders whose files have equal names; those with few values in their files have the masks, one a class."""
 
     name = "two folders with equal names"
 
@@ -31,21 +32,26 @@ class EqualNames(Layout):
         for file in listing.files:
             folder, _, name = file.stem.rpartition("/")
             folders[folder][name] = file
-        found = []
-        for first in sorted(folders):
-            for second in sorted(folders):
-                common = folders[first].keys() & folders[second].keys()
-                if first < second and 2 * len(common) > min(len(folders[first]), len(folders[second])):
-                    found.append((len(common), first, second))
-        for _, first, second in sorted(found, key=lambda each: (-each[0], each[1:])):
-            for images, masks in ((first, second), (second, first)):
-                common = sorted(folders[images].keys() & folders[masks].keys())
-                if looks_like_masks(listing, [folders[masks][name] for name in common]) and not looks_like_masks(
-                    listing, [folders[images][name] for name in common]
-                ):
-                    places = ("/".join(filter(None, (folder, "{name}"))) for folder in (images, masks))
-                    return pairing_of(self.name, listing, *map(PathPattern, places))
+        common = [name for name in folders if _shares_names(folders, name)]
+        masks = [name for name in common if looks_like_masks(listing, list(folders[name].values()))]
+        images = [name for name in common if name not in masks]
+        if images and masks:
+            first = max(images, key=lambda name: (len(folders[name]), name))
+            beside = {_place(name): len(folders[name]) for name in masks if folders[name].keys() & folders[first].keys()}
+            if beside:
+                chosen = joined_masks(beside) or PathPattern(max(beside, key=lambda place: (beside[place], place)))
+                return pairing_of(self.name, listing, PathPattern(_place(first)), chosen)
         return "no two folders have files of equal names of which one holds few values"
+
+
+def _shares_names(folders: Mapping[str, Mapping[str, DataFile]], name: str) -> bool:
+    """Tell whether some other folder has most of a folder's files under the same names."""
+    mine = folders[name].keys()
+    return any(2 * len(mine & other.keys()) > min(len(mine), len(other)) for each, other in folders.items() if each != name)
+
+
+def _place(folder: str) -> str:
+    return f"{folder}/{{name}}" if folder else "{name}"
 
 
 class AddedWord(Layout):
@@ -61,9 +67,15 @@ class AddedWord(Layout):
             for base in _bases(stem):
                 if base in by_stem:
                     endings[stem[len(base) :]].append((by_stem[base], file))
-        for ending, pairs in sorted(endings.items(), key=lambda each: (-len(each[1]), each[0])):
-            if looks_like_masks(listing, [mask for _, mask in pairs]):
-                return pairing_of(self.name, listing, PathPattern("{name}"), PathPattern(f"{{name}}{ending}"))
+        ranked = sorted(endings.items(), key=lambda each: (-len(each[1]), each[0]))
+        fitting = {
+            f"{{name}}{ending}": len(pairs)
+            for ending, pairs in ranked
+            if len(pairs) > 1 and looks_like_masks(listing, [mask for _, mask in pairs])
+        }
+        if fitting:
+            masks = joined_masks(fitting) or PathPattern(next(iter(fitting)))
+            return pairing_of(self.name, listing, PathPattern("{name}"), masks)
         return "no file is named after another and holds few values"
 
 

@@ -49,6 +49,8 @@ def _referring(listing: Listing, images: dict[str, DataFile]) -> Pairing | None:
 def _named_after(listing: Listing) -> Pairing | None:
     """Pair series with files of the other formats by their names."""
     for form in FORMATS:
+        if isinstance(form, DicomFormat):
+            continue
         masks = [DataFile(path, form.name_of(path, listing.root)) for path in listing.others if format_of(path) is form]
         found = match_files(listing.files, masks)
         if not found:

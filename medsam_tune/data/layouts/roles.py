@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from medsam_tune.data.layouts.base import DataFile, Layout, Listing, Pairing, pairing_of
-from medsam_tune.data.layouts.words import IMAGE_WORDS, MASK_WORDS, Span, channel_span, role_spans
+from medsam_tune.data.layouts.several import joined_masks
+from medsam_tune.data.layouts.words import CHANNEL_WORDS, IMAGE_WORDS, MASK_WORDS, Span, channel_span, role_spans
 from medsam_tune.data.patterns import PathPattern
 
 Found = dict[tuple[str, str], list[tuple[DataFile, DataFile]]]
@@ -121,6 +122,10 @@ def chosen_pairing(layout: str, listing: Listing, found: Found) -> Pairing:
     """Take the pair of patterns that most files fit, and say what else there was."""
     merged = _with_literals(found)
     (images, masks), *others = _ranked(merged)
+    beside = {masks: len(merged[images, masks])} | {each[1]: len(merged[each]) for each in others if each[0] == images}
+    several = joined_masks(beside)
+    if several is not None:
+        return pairing_of(f"{layout}, several an image", listing, PathPattern(images), several)
     notes = [f"'{other[0]}' with '{other[1]}' would pair {len(merged[other])} files too" for other in others[:3]]
     return replace(pairing_of(layout, listing, PathPattern(images), PathPattern(masks)), notes=tuple(notes))
 
@@ -141,19 +146,37 @@ def _channel_rank(pattern: str) -> int:
 
 
 def _mask_rests(file: DataFile) -> Iterator[Rest]:
-    yield from _rests(file, MASK_WORDS)
+    """Return what may be left of a mask's path, also without the word of a class at the end or beginning of its name."""
+    last = file.stem.rpartition("/")[2]
+    offset = len(file.stem) - len(last)
+    words = [
+        re.search(r"[ _\-.][A-Za-z][A-Za-z0-9]*$", last),
+        re.match(r"[A-Za-z]+[ _\-.]", last),
+        re.fullmatch(r"[A-Za-z_]+", last),
+    ]
+    for rest in _rests(file, MASK_WORDS):
+        yield rest
+        for rank, found in enumerate(words, start=10):
+            if found is not None:
+                kept = [place for place in rest.kept if not found.start() <= place - offset < found.end()]
+                if kept and file.stem[kept[-1]] == "/":
+                    kept.pop()
+                if kept and len(kept) < len(rest.kept):
+                    yield Rest(file, tuple(kept), rest.rank + rank)
 
 
 def _image_rests(file: DataFile) -> Iterator[Rest]:
     for rest in _rests(file, IMAGE_WORDS):
         yield rest
         last = file.stem.rpartition("/")[2]
-        span = channel_span(last)
+        span = channel_span(last) or (Span(0, len(last)) if last.lower() in CHANNEL_WORDS else None)
         if span is not None:
             offset = len(file.stem) - len(last)
-            kept = tuple(place for place in rest.kept if not span.start <= place - offset < span.end)
-            if kept != rest.kept:
-                yield Rest(file, kept, rest.rank + 4)
+            kept = [place for place in rest.kept if not span.start <= place - offset < span.end]
+            if kept and file.stem[kept[-1]] == "/":
+                kept.pop()
+            if kept and len(kept) < len(rest.kept):
+                yield Rest(file, tuple(kept), rest.rank + 4)
 
 
 def _rests(file: DataFile, words: frozenset[str]) -> Iterator[Rest]:
