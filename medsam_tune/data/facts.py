@@ -56,6 +56,7 @@ class PairFacts:
         labelled_values: A sample of the image's values where the mask is not 0.
         in_colours: Whether mask values are colours 0xRRGGBB.
         label_names: What the file calls its mask values, where it does.
+        overlaps: Whether a pixel belongs to several objects.
     """
 
     name: str
@@ -74,6 +75,7 @@ class PairFacts:
     labelled_values: tuple[float, ...]
     in_colours: bool = False
     label_names: tuple[str, ...] = ()
+    overlaps: bool = False
 
     @property
     def is_volume(self) -> bool:
@@ -116,7 +118,8 @@ def read_pair(pair: Pair, form: Format, mask_format: Format | None = None) -> Pa
     labels, in_colours = _read_masks(pair, mask_format or form, header)
     if labels.shape[:3] != header.stored_shape:
         _refuse_size(pair, labels, header)
-    labels = labels if labels.ndim == 3 else labels.max(axis=3)
+    overlaps = labels.ndim > 3
+    labels = labels.max(axis=3) if overlaps else labels
     axis = thickest_axis(header.voxel_mm) if header.is_volume else None
     slices = [labels[0]] if axis is None else _slices(header.to_ras(labels), axis)
     measured = [_measure(part) for part in slices]
@@ -142,20 +145,20 @@ def read_pair(pair: Pair, form: Format, mask_format: Format | None = None) -> Pa
         _sample(image, labels),
         in_colours,
         _names(pair, mask_format or form),
+        overlaps,
     )
 
 
 def _read_masks(pair: Pair, form: Format, header: VolumeHeader) -> tuple[NDArray[np.int32], bool]:
     """Return mask values, and whether they are colours 0xRRGGBB; of several files, each is a value of its own: 1, 2, ..."""
-    if len(pair.masks) == 1 and isinstance(form, RasterFormat):
+    if not pair.numbers and isinstance(form, RasterFormat):
         return _read_raster(pair.masks[0].path)
     read = [form.read_labels_on(file.path, header) for file in pair.masks]
-    if len(read) == 1:
+    if not pair.numbers:
         return read[0], False
-    numbered = np.zeros_like(read[0])
-    for number, labels in enumerate(read, start=1):
-        numbered[labels > 0] = number
-    return numbered, False
+    layers = [np.where(labels > 0, np.int32(number), np.int32(0)) for number, labels in zip(pair.numbers, read, strict=True)]
+    overlaps = np.sum([layer > 0 for layer in layers], axis=0).max(initial=0) > 1
+    return np.stack(layers, axis=-1) if overlaps else np.max(layers, axis=0), False
 
 
 def _names(pair: Pair, form: Format) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from medsam_tune.data.facts import PairFacts, read_pair
 from medsam_tune.data.layouts.base import Pair, Pairing
 from medsam_tune.data.mask_rules import MaskRule, mask_rule
 from medsam_tune.data.patients import HEADER, likely_patients, patients_of
+from medsam_tune.data.patterns import INSTANCE, LABEL
 from medsam_tune.errors import DataError, data_error
 
 _BAR_FROM = 20
@@ -154,7 +155,13 @@ def take_fingerprint(root: Path, pairing: Pairing) -> Fingerprint:
             faults[pair.name] = f"{error.filename}: cannot be read ({error.strerror}). Allow it, or remove the case."
     if not facts:
         raise data_error(f"{root}: none of {len(pairing.pairs)} pairs can be read", list(faults.values()))
-    rule = mask_rule(facts, named=pairing.labels, ignore_label=pairing.ignore_label)
+    rule = mask_rule(
+        facts,
+        named=pairing.labels,
+        ignore_label=pairing.ignore_label,
+        classes_of_files=pairing.masks.choices.get(LABEL, ()),
+        object_files=INSTANCE in pairing.masks.fields,
+    )
     return Fingerprint(root, pairing, tuple(facts), tuple(faults.values()), tuple(faults), rule)
 
 

@@ -43,7 +43,12 @@ class MaskRule:
 
 
 def mask_rule(
-    facts: Sequence[PairFacts], *, named: dict[str, list[int]] | None = None, ignore_label: int | None = None
+    facts: Sequence[PairFacts],
+    *,
+    named: dict[str, list[int]] | None = None,
+    ignore_label: int | None = None,
+    classes_of_files: Sequence[str] = (),
+    object_files: bool = False,
 ) -> MaskRule:
     """Tell what the values of masks mean.
 
@@ -51,7 +56,13 @@ def mask_rule(
         facts: All pairs that could be read.
         named: Name to values where the folder names classes.
         ignore_label: The ignored value where the folder names one.
+        classes_of_files: The classes where each mask file is for one.
+        object_files: Whether each mask file shows one object.
     """
+    if classes_of_files:
+        return MaskRule("classes", {name: [name] for name in classes_of_files}, ignore_label, "each mask file is for one class")
+    if object_files:
+        return MaskRule("instances", {}, ignore_label, "each mask file shows one object")
     if named:
         return MaskRule("classes", named, ignore_label, "the folder names its classes")
     if own_names := list(dict.fromkeys(name for each in facts for name in each.label_names)):

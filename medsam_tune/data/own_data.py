@@ -94,7 +94,8 @@ def _class_of(form: Format) -> dict[str, str]:
 def target_of(found: Fingerprint, prompt: Prompt) -> Target:
     """Return what one object is: each class has a mask without a prompt, each label or instance a box or click with one."""
     if prompt == "none":
-        return "per_class" if len(found.rule.labels) > 1 else "binary"
+        apart = len(found.rule.labels) > 1 and not any(each.overlaps for each in found.facts)
+        return "per_class" if apart else "binary"
     if found.rule.kind == "instances" or (not found.rule.labels and found.objects_an_image() >= _SEVERAL):
         return "per_instance"
     return "per_label"

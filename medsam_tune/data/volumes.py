@@ -64,8 +64,9 @@ class VolumeSource(SegmentationSource):
         train_slices: Which slices are trained on.
         predict_slices: Which slices of new volumes are predicted.
         mask_format: Reads the masks, where they are files of another format than the images; their voxels must match.
-        mask_pattern: Regular expression searched in a mask's name; its brackets, joined by ``/``, are the name of its image.
-            Where ``masks`` is the folder of the images too, what matches is a mask.
+        mask_pattern: Regular expression searched in a mask's name; its brackets, joined by ``/``, are the name of its image,
+            ``(?P<label>...)`` is the class that the file is for. Where ``masks`` is the folder of the images too, what matches
+            is a mask.
         image_pattern: The same for the names of images, without which a name is the path of the file.
         exclude: Files that are left out: paths below the root, with or without ending, where ``*`` is any text.
     """
@@ -187,7 +188,7 @@ class VolumeSource(SegmentationSource):
         named = {value: name for case in cases for value, name in sorted(case.names.items()) if value != self.ignore_label}
         if cases and all(case.names for case in cases):
             return named
-        read = [self.mask_format.read_labels_on(case.masks, case.image) for case in cases if case.masks is not None]
+        read = [self.names.read_labels(case.masks, case.image) for case in cases if case.masks is not None]
         return {**name_values(read, self.ignore_label), **named}
 
     def describe(self) -> dict[str, object]:
@@ -232,7 +233,7 @@ class VolumeSource(SegmentationSource):
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the slice's image file and mask file."""
         case = self._cases[self._items[index][0]]
-        masks = () if case.masks is None or case.masks in case.image.files else (case.masks,)
+        masks = () if case.masks is None or case.masks in case.image.files else self.names.files_of(case.masks)
         return (*case.image.files, *masks)
 
     def size(self, index: int) -> tuple[int, int]:
@@ -283,17 +284,18 @@ class VolumeSource(SegmentationSource):
             mask_folder = existing_folder(root, self.masks, "masks")
             found = leave_out(self.mask_format.find_labels(mask_folder), root, self.exclude)
             files = self.names.masks_among(found.files, mask_folder, shared=shared)
-            masks = by_name(files, self.names.cases_of_masks(files, mask_folder, named).__getitem__)
+            cases = self.names.cases_of_masks(files, mask_folder, named)
+            masks = by_name(cases, cases.__getitem__)
             refuse_other_pairs(images.others, found.others, _bare_name, endings=self.format.endings)
         return pair_files(named, masks, root=root, require_masks=require_masks, hint=self.names.hint)
 
     def _open_case(self, name: str, image: Path, mask: Path | None, *, require_masks: bool) -> VolumeCase:
         header = self.format.read_header(image)
-        if mask is None or not self.mask_format.check_labels(mask, header):
+        if mask is None or not self.names.check_labels(mask, header):
             if require_masks:
                 raise DataError(f"{image}: holds no masks. Add them or remove the file.")
             return VolumeCase(name, header, None)
-        return VolumeCase(name, header, mask, self.mask_format.read_label_names(mask))
+        return VolumeCase(name, header, mask, self.names.label_names(mask))
 
     def _cut(self, case: VolumeCase, position: int) -> tuple[NDArray[Any], ...]:
         volumes = self._volumes.get(case.case_id, lambda: self._read(case))
@@ -306,7 +308,7 @@ class VolumeSource(SegmentationSource):
         levels = apply_intensity_8bit(values, self.intensity or default, path)
         if case.masks is None:
             return (case.image.to_ras(levels),)
-        masks = self.mask_format.read_labels_on(case.masks, case.image)
+        masks = self.names.read_labels(case.masks, case.image)
         if self.target == "per_instance":
             # Of the whole volume: a slice that one instance crosses twice shows one value too.
             self._numbered[case.case_id] = holds_ids(masks, ignore_label=self.ignore_label)

@@ -1,6 +1,7 @@
 """``medsam-tune init``: the folder is described, and the recipe runs as it stands."""
 
 import json
+import shutil
 
 import nibabel
 import numpy as np
@@ -152,7 +153,22 @@ def case_layouts():
     def case_folders(root, number):
         write_image(root, f"case{number}/image.nii.gz", f"case{number}/label.nii.gz", number, value=1)
 
-    return [two_folders, suffix, prefix, patients, nnunet, bids, case_folders]
+    def class_files(root, number):
+        write_image(root, f"s{number}.png", f"s{number}_disc.png", number)
+        shutil.copy(root / f"s{number}_disc.png", root / f"s{(number + 3) % 6}_ring.png")
+
+    def class_volumes(root, number):
+        write_image(root, f"s{number}/ct.nii.gz", f"s{number}/segmentations/disc.nii.gz", number, value=1)
+        (root / f"s{(number + 3) % 6}/segmentations").mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / f"s{number}/segmentations/disc.nii.gz", root / f"s{(number + 3) % 6}/segmentations/ring.nii.gz")
+
+    def colours(root, number):
+        write_image(root, f"images/{number}.png", f"masks/{number}.png", number)
+        mask = np.zeros((40, 48, 3), np.uint8)
+        mask[..., 0], mask[:6, :6, 2] = disc(number), 255
+        Image.fromarray(mask).save(root / f"masks/{number}.png")
+
+    return [two_folders, suffix, prefix, patients, nnunet, bids, case_folders, class_files, class_volumes, colours]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from medsam_tune.data.formats import FORMATS, DicomFormat, Format, format_of
 from medsam_tune.data.formats.dicom.reading import is_dicom
-from medsam_tune.data.patterns import PathPattern
+from medsam_tune.data.patterns import LABEL, PathPattern
 from medsam_tune.data.scan import scan_folder
 from medsam_tune.errors import DataError
 
@@ -47,11 +47,19 @@ class Listing:
 
 @dataclass(frozen=True)
 class Pair:
-    """Hold an image and its masks: one file, or one for each class or object."""
+    """Hold an image and its masks: one file, or one for each class or object.
+
+    Attributes:
+        name: Of the image.
+        image: Its file.
+        masks: The files of its masks.
+        numbers: The number of the class that each of them is for; empty where one file holds all.
+    """
 
     name: str
     image: DataFile
     masks: tuple[DataFile, ...]
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,8 +170,15 @@ def pairing_of(layout: str, listing: Listing, images: PathPattern, masks: PathPa
         listing.format,
         images,
         masks,
-        tuple(Pair(name, image_of[name], tuple(masks_of[name])) for name in sorted(image_of.keys() & masks_of.keys())),
+        tuple(_pair(name, image_of[name], masks_of[name], masks) for name in sorted(image_of.keys() & masks_of.keys())),
         without_mask=tuple(image_of[name] for name in sorted(image_of.keys() - masks_of.keys())),
         without_image=tuple(file for name in sorted(masks_of.keys() - image_of.keys()) for file in masks_of[name]),
         strangers=tuple(strangers),
     )
+
+
+def _pair(name: str, image: DataFile, files: list[DataFile], masks: PathPattern) -> Pair:
+    labels = masks.choices.get(LABEL, ())
+    held = [(masks.match(file.stem) or {}).get(LABEL, "") for file in files]
+    numbers = tuple(labels.index(label) + 1 for label in held) if labels else tuple(range(1, len(files) + 1))
+    return Pair(name, image, tuple(files), numbers if labels or len(files) > 1 else ())

@@ -153,6 +153,7 @@ def _mask_rests(file: DataFile) -> Iterator[Rest]:
         re.search(r"[ _\-.][A-Za-z][A-Za-z0-9]*$", last),
         re.match(r"[A-Za-z]+[ _\-.]", last),
         re.fullmatch(r"[A-Za-z_]+", last),
+        re.search(r"[ _\-.]\d+$", last),
     ]
     for rest in _rests(file, MASK_WORDS):
         yield rest

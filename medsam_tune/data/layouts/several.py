@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 
 from medsam_tune.data.layouts.words import IMAGE_WORDS, MASK_WORDS, tokens
 from medsam_tune.data.patterns import INSTANCE, LABEL, PathPattern
@@ -13,7 +13,7 @@ _SEPARATORS = " _-./"
 
 
 def joined_masks(masks: Mapping[str, int]) -> PathPattern | None:
-    """Return the one pattern of which several patterns of the same images' masks are parts, or None where they are alternatives.
+    """Return the one pattern of which several patterns of the same images' masks are parts; None where they are alternatives.
 
     Args:
         masks: Pattern to the images that have such a mask.
@@ -44,13 +44,19 @@ def joined_masks(masks: Mapping[str, int]) -> PathPattern | None:
 
 def _frame(texts: Sequence[str]) -> tuple[str, str]:
     """Return what all texts begin and end with, cut where a word begins or ends."""
-    head = os.path.commonprefix(list(texts))
+    head = _begin(texts)
     while head and head[-1] not in _SEPARATORS and head[-1] != "}":
         head = head[:-1]
-    tail = os.path.commonprefix([text[len(head) :][::-1] for text in texts])[::-1]
+    tail = _begin([text[len(head) :][::-1] for text in texts])[::-1]
     while tail and tail[0] not in _SEPARATORS and tail[0] != "{":
         tail = tail[1:]
     return head, tail
+
+
+def _begin(texts: Sequence[str]) -> str:
+    """Return the letters that all texts begin with."""
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+    return "".join(letters[0] for letters in same)
 
 
 def _are_alternatives(middles: Sequence[str]) -> bool:

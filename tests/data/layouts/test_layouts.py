@@ -124,6 +124,55 @@ def test_layout_is_found_by_its_names(tmp_path, case):
         assert _numbers(pair.image.stem) == _numbers(pair.masks[0].stem)
 
 
+SEVERAL = {
+    "a file a class, beside each other": (
+        ["a.png", "a_liver.png=m", "a_lung.png=m", "b.png", "b_liver.png=m", "b_lung.png=m"],
+        ("{name}", "{name}_{label}", ("liver", "lung")),
+    ),
+    "a file a class, in one folder": (
+        ["img/a.png", "masks/a_liver.png=m", "masks/a_lung.png=m", "img/b.png", "masks/b_liver.png=m", "masks/b_lung.png=m"],
+        ("img/{name}", "masks/{name}_{label}", ("liver", "lung")),
+    ),
+    "a folder a class": (
+        [
+            "images/a.png",
+            "images/b.png",
+            "masks/left/a.png=m",
+            "masks/right/a.png=m",
+            "masks/left/b.png=m",
+            "masks/right/b.png=m",
+        ],
+        ("images/{name}", "masks/{label}/{name}", ("left", "right")),
+    ),
+    "folders of classes that no word tells": (
+        ["pictures/a.png", "pictures/b.png", "liver/a.png=m", "lung/a.png=m", "liver/b.png=m", "lung/b.png=m"],
+        ("pictures/{name}", "{label}/{name}", ("liver", "lung")),
+    ),
+    "TotalSegmentator": (
+        [
+            f"s{n}/{file}"
+            for n in (1, 2)
+            for file in ("ct.nii.gz", "segmentations/liver.nii.gz=m", "segmentations/lung.nii.gz=m")
+        ],
+        ("{name}/ct", "{name}/segmentations/{label}", ("liver", "lung")),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SEVERAL)
+def test_files_of_classes_are_joined(tmp_path, case):
+    names, (images, masks, labels) = SEVERAL[case]
+    found = detect(write(tmp_path, *names))
+    assert (found.images.text, found.masks.text, found.masks.choices["label"]) == (images, masks, labels)
+    assert [pair.numbers for pair in found.pairs] == [(1, 2), (1, 2)]
+
+
+def test_further_masks_of_an_image_are_further_objects(tmp_path):
+    found = detect(write(tmp_path, "b (1).png", "b (1)_mask.png=m", "b (1)_mask_1.png=m", "b (2).png", "b (2)_mask.png=m"))
+    assert (found.masks.text, found.masks.choices["instance"]) == ("{name}_mask{instance}", ("", "_1"))
+    assert [len(pair.masks) for pair in found.pairs] == [2, 1]
+
+
 def _numbers(stem):
     return [letter for letter in stem.rpartition("/")[2] if letter.isdigit()][:1]
 
