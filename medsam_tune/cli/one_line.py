@@ -25,6 +25,7 @@ LOG_FILE = "error.log"
 MAX_LETTERS = 1500
 
 _IN_A_WORKER = re.compile(r"^Caught \w+ in .*process")
+_NO_BATCH = "DataLoader timed out"
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|Unable to allocate", re.IGNORECASE)
 
 
@@ -120,6 +121,11 @@ def describe(error: Exception) -> str:
         said = str(error).strip().splitlines()[-1]
     if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         return f"out of memory ({said}). Lower data.batch_size or the sizes in the recipe, or use a machine with more memory."
+    if said.startswith(_NO_BATCH):
+        return (
+            f"data.num_workers: a worker gave no batch in time ({said}). It may have no room left in /dev/shm, or the disk may "
+            "be slow. Set data.num_workers: 0, or lower data.batch_size."
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return write_fault(Path(str(error.filename)), error).replace("could not be written", "cannot be used")
     if isinstance(error, ImportError):

@@ -28,6 +28,7 @@ from medsam_tune.data.patients import patient_rule, patients_of, stated_rule
 from medsam_tune.data.sample import data_folder
 from medsam_tune.data.sampler import EpochSampler
 from medsam_tune.data.setting_checks import check_counts, check_tiles, check_views
+from medsam_tune.data.shared_memory import WORKER_TIMEOUT_SECONDS
 from medsam_tune.data.split_choice import choose_splits
 from medsam_tune.data.splits import PARTS, Splits, SplitSettings
 from medsam_tune.data.targets import Target
@@ -391,8 +392,7 @@ class SegmentationDataModule(LightningDataModule):
         return make_chunks([places[index] for index in indices], self.chunk)
 
     def _loader(self, stage: Stage, *, shuffle: bool) -> DataLoader[tuple[PreparedItem, ...]]:
-        items = self.dataset(stage)
-        dataset = ChunkDataset(items, self.chunks(stage))
+        dataset = ChunkDataset(self.dataset(stage), self.chunks(stage))
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=shuffle, rank=rank, world=world)
         # Evaluation starts over after an interruption, and Lightning builds its own loader from a plain one for prediction.
@@ -404,6 +404,7 @@ class SegmentationDataModule(LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=collate_chunks,
             persistent_workers=self.num_workers > 0,
+            timeout=WORKER_TIMEOUT_SECONDS if self.num_workers else 0,
             pin_memory=torch.cuda.is_available(),
             # Of its own, so that reading data leaves the global random state alone.
             generator=torch.Generator().manual_seed(self.seed),

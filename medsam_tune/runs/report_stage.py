@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -126,10 +127,17 @@ def model_config(cli: MedsamCLI) -> dict[str, Any]:
 
 
 def _test_batches(cli: MedsamCLI) -> Iterator[SegmentationBatch]:
-    dataset, size = cli.datamodule.dataset("test"), cli.datamodule.chunks_per_batch("test")
-    chunks = ChunkDataset(dataset, cli.datamodule.chunks("test"))
-    for start in range(0, len(chunks), size):
-        yield collate_chunks([chunks[number] for number in range(start, min(start + size, len(chunks)))])
+    """Yield the images that the test has scored, under ``trainer.limit_test_batches`` fewer than the split holds."""
+    data = cli.datamodule
+    chunks, size = data.chunks("test"), data.chunks_per_batch("test")
+    if cli.trainer.limit_test_batches != 1.0:
+        scored = [] if cli.results.scores is None else np.unique(cli.results.scores.slices.sample_index).tolist()
+        places = {place for image in scored for place in data.positions("test", image)}
+        # A chunk is tested whole, and an image without a row, which shows nothing, moves no figure.
+        chunks = [chunk for chunk in chunks if not places.isdisjoint(chunk)]
+    items = ChunkDataset(data.dataset("test"), chunks)
+    for start in range(0, len(items), size):
+        yield collate_chunks([items[number] for number in range(start, min(start + size, len(items)))])
 
 
 def _case_figures(cli: MedsamCLI) -> list[CaseFigure]:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from medsam_tune.training.module import TuningModule
 
 
+CURRENT_WEIGHTS = "current_model_state"
+"""Where Lightning's averaging callbacks keep the weights in training; ``state_dict`` then holds their average."""
+
+
 def trained_entries(module: TuningModule, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the entries of ``state_dict`` that a checkpoint stores: exactly what was trained."""
     parts = {"segmenter": module.segmenter, "task": module.task}
@@ -55,7 +59,8 @@ def restore_frozen(module: TuningModule, checkpoint: dict[str, Any]) -> None:
         raise CheckpointError(
             f"checkpoint: does not fit the recipe's model: {faults}. Use the config.yaml of the run that wrote the checkpoint."
         )
-    checkpoint["state_dict"] = {**current, **checkpoint["state_dict"]}
+    for name in {"state_dict", CURRENT_WEIGHTS} & checkpoint.keys():
+        checkpoint[name] = {**current, **checkpoint[name]}
 
 
 def _named(weights: Mapping[str, str] | None) -> str:

@@ -16,13 +16,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from medsam_tune.data.datamodule import SegmentationDataModule
+from medsam_tune.data.datamodule import SegmentationDataModule, Stage
 from medsam_tune.errors import RecipeError, own_error
 from medsam_tune.training.callbacks import StageClock
 from medsam_tune.training.console import quieten, say
 from medsam_tune.training.example_length import plan_length, stated
-from medsam_tune.training.faults import one_fault
-from medsam_tune.training.limits import check_numbers, check_recipe_files, check_stages, config_files
+from medsam_tune.training.faults import one_fault, unwritable
+from medsam_tune.training.limits import check_numbers, check_recipe_files, config_files
 from medsam_tune.training.module import TuningModule
 from medsam_tune.training.opening import counted
 from medsam_tune.training.origin import (
@@ -48,15 +48,24 @@ from medsam_tune.training.run_folder import (
     share_run_folder,
 )
 from medsam_tune.training.sample_settings import without_sample_settings
+from medsam_tune.training.schedule import planned_steps
 from medsam_tune.training.settings import RunSettings
 from medsam_tune.training.short_keys import expand_class_names, expand_short_keys
 from medsam_tune.training.signals import SIGTERM_STATUS, slurm_job
 from medsam_tune.training.test_results import TestResults
-from medsam_tune.training.trainer_config import check_callbacks, trainer_config
+from medsam_tune.training.trainer_config import trainer_config
+from medsam_tune.training.trainer_keys import check_limits, check_trainer_parts, check_trainer_values, without_finder
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _OPTIONS = {"config", "c", "help", "print_config", "ckpt_path", "weights_only", "verbose", "return_predictions", "untuned"}
 _SCORED: dict[str | None, Literal["val", "test"]] = {"validate": "val", "test": "test"}
+_STAGES: dict[str | None, tuple[Stage, ...]] = {
+    None: ("train", "val", "test"),
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
 
 
 class MedsamCLI(LightningCLI):
@@ -127,7 +136,9 @@ class MedsamCLI(LightningCLI):
         except ArgumentError as error:
             recipe = "recipe" if self.recipe_file is None else str(self.recipe_file)
             raise RecipeError(one_fault(str(error), recipe=recipe, known_keys=keys)) from error
-        check_numbers(self._section().as_dict())
+        values = self._section().as_dict()
+        check_numbers(values)
+        check_trainer_values(values["trainer"], subcommand=self.config.get("subcommand"))
 
     def _keys(self, parser: LightningArgumentParser, words: list[str]) -> list[str]:
         """Return every key of the resolved recipe, those of sections and classes included."""
@@ -195,19 +206,22 @@ class MedsamCLI(LightningCLI):
         self.model.segmenter.check_data(self.datamodule)
         if self.subcommand in (None, "fit"):
             self.model.trainable_parameters()
-            self.model.check_scheduler()
-            check_stages(self._get(self.config_init, "trainer"), whole_run=self.subcommand is None)
-            check_callbacks(self._get(self.config_init, "trainer").callbacks)
+            self.model.check_optimizer()
+        recipe = self._get(self.config_init, "trainer")
+        check_trainer_parts(recipe, figures=self.model.validation_figures())
+        self.dump()  # before a folder is made
         section = self._section()
         continued = self.folder is not None
         if self.folder is None:
             self.folder = RunFolder(make_run_folder(Path(section.run.folder), self.recipe))
-        config = trainer_config(self, self._get(self.config_init, "trainer"), continued=continued)
+        config = trainer_config(self, recipe, continued=continued)
         try:
             trainer = pl.Trainer(**config)
+            check_limits(trainer, self.datamodule, _STAGES[self.subcommand], interval=recipe["val_check_interval"])
             if self.subcommand in (None, "fit"):
                 self._plan_length(trainer)
-        except (MisconfigurationException, RecipeError, TypeError, ValueError) as error:
+                self.model.check_schedule(planned_steps(trainer, self.datamodule))
+        except (MisconfigurationException, RecipeError, TypeError, ValueError, ImportError) as error:
             self.discard_unused_folder()
             raise own_error(error) or RecipeError(f"trainer: {' '.join(str(error).split())}") from error
         return trainer
@@ -256,21 +270,29 @@ class MedsamCLI(LightningCLI):
                 self.folder.path.parent.rmdir()
 
     def dump(self) -> str:
-        """Return the resolved recipe as YAML; which checkpoint it was continued from is no part of it."""
+        """Return the resolved recipe as YAML; which checkpoint it was continued from is no part of it.
+
+        Raises:
+            RecipeError: If it holds a value that no YAML can, such as a default of a class that is no text.
+        """
         parser = self._parser(self.subcommand)
         section = self._section().clone()
         if "ckpt_path" in section:
             section["ckpt_path"] = None
         section.pop("untuned", None)
-        text: str = parser.dump(section, skip_none=False, format="yaml")
+        try:
+            text: str = parser.dump(section, skip_none=False, format="yaml")
+        except ValueError as error:
+            raise RecipeError(f"recipe: {unwritable(str(error))}") from error
         return text
 
     def take_found(self) -> dict[str, int]:
-        """Take into the recipe what a callback has found, a batch size that fits into the memory, and return it by key."""
-        data, found = self._section().data, self.datamodule.batch_size
-        if data.batch_size == found:
+        """Take into the recipe the batch size that a finder has found, without the finder, and return it by key."""
+        section, found = self._section(), self.datamodule.batch_size
+        section.trainer.callbacks = without_finder(section.trainer.callbacks)
+        if section.data.batch_size == found:
             return {}
-        data.batch_size = found
+        section.data.batch_size = found
         return {"data.batch_size": found}
 
     def recipe_values(self) -> dict[str, Any]:
@@ -309,7 +331,7 @@ class MedsamCLI(LightningCLI):
         return path
 
     def _section(self) -> Namespace:
-        section: Namespace = self.config[self.subcommand] if getattr(self, "subcommand", None) else self.config
+        section: Namespace = self.config[self.config.subcommand] if self.config.get("subcommand") else self.config
         return section
 
 

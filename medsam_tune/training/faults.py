@@ -21,6 +21,8 @@ _NO_CLASS = re.compile(
 _UNRECOGNISED = re.compile(r"unrecognized arguments: (.+)", re.DOTALL)
 _EXPECTED = re.compile(r"Expected (?:an? )?((?:<class|typing\.|\w+$).*)", re.MULTILINE)
 _GIVEN = re.compile(r"(?:Given value|Got value): (?:NestedArg\(key='[^']+', val='(.*)'\)|(.+))")
+_REQUIRED = re.compile(r"the following arguments are required: ([\w, ]+)")
+_UNWRITABLE = re.compile(r"cannot represent an object', (<[^>]+>)\)")
 _NO_SUBCLASS = re.compile(r"Import path (\S*) ?does not correspond to a subclass of (\w+)")
 
 
@@ -52,12 +54,27 @@ def one_fault(text: str, *, recipe: str = "recipe", known_keys: Iterable[str] = 
     return _unknown_option(key, text) if _NOT_ACCEPTED.search(text) else f"{key}: {_on_one_line(_reason(text))}"
 
 
+def unwritable(text: str) -> str:
+    """Return jsonargparse's complaint about a recipe that cannot be written as YAML, as one line.
+
+    Example:
+        >>> unwritable("- ('cannot represent an object', <Interval.step: 'step'>)")
+        "config.yaml cannot hold <Interval.step: 'step'>, a default of a class. Give that argument as text."
+    """
+    found = _UNWRITABLE.search(text)
+    if found is None:
+        return f"cannot be written to config.yaml: {_on_one_line(text)}"
+    return f"config.yaml cannot hold {found[1]}, a default of a class. Give that argument as text."
+
+
 def _reason(text: str) -> str:
     if found := _NO_CLASS.search(text):
         asked = _class_path(text) or _given(text) or found[0]
         return f"there is no class {asked}.{_other_classes(asked, text)}"
     if found := _NO_SUBCLASS.search(text):
         return f"{found[1] or _given(text)} is no {found[2]}.{_other_classes('', text)}"
+    if found := _REQUIRED.search(text):
+        return f"{(_class_path(text) or 'it').rpartition('.')[2]} needs {found[1]}."
     if "must include a class_path" in text:
         return "has no class_path to which this option could belong. Name the class first, by its dotted path."
     alternatives = _EXPECTED.findall(_innermost(text).replace(". Got value", "\nGot value"))

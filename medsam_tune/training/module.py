@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -27,10 +29,10 @@ from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.side.base import SideNetwork
 from medsam_tune.tasks.base import Task
 from medsam_tune.tasks.segmentation import SegmentationTask
-from medsam_tune.training.checkpoint import frozen_parts, restore_frozen, trained_entries
+from medsam_tune.training.checkpoint import CURRENT_WEIGHTS, frozen_parts, restore_frozen, trained_entries
 from medsam_tune.training.finite import FiniteLosses
 from medsam_tune.training.means import RunningMeans
-from medsam_tune.training.schedule import check_cycle, planned_steps, scheduler_config, step_schedule
+from medsam_tune.training.schedule import check_cycle, check_figure, planned_steps, scheduler_config, step_schedule
 from medsam_tune.tuners.base import Tuner
 from medsam_tune.types import MaskPrediction, SegmentationBatch
 
@@ -110,7 +112,7 @@ class TuningModule(pl.LightningModule):
         self.last_loss = torch.zeros(())
         self.means = RunningMeans()
         self.finite = FiniteLosses(torch.device("cpu"))
-        self._gradients_checked = False
+        self._gradients_checked, self._validating = False, False
 
     @property
     def side_px(self) -> int:
@@ -146,15 +148,36 @@ class TuningModule(pl.LightningModule):
             )
         return trainable
 
-    def check_scheduler(self) -> None:
-        """Build the scheduler once on a parameter that is thrown away.
+    def check_optimizer(self) -> None:
+        """Build optimizer and scheduler once on a parameter that is thrown away.
 
         Raises:
-            RecipeError: If it watches a figure in the wrong direction.
+            RecipeError: If a class refuses its settings, or the scheduler watches a figure in the wrong direction or one that
+                nothing logs.
         """
+        optimizer = self._thrown_away()
         if self.scheduler_factory is not None:
-            scheduler = self.scheduler_factory(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-3))
-            scheduler_config(scheduler, default=self.task.monitor)
+            scheduler = _made("scheduler", self.scheduler_factory, optimizer)
+            monitor = scheduler_config(scheduler, default=self.task.monitor).get("monitor")
+            check_figure("model.scheduler.monitor", monitor, self.validation_figures())
+
+    def check_schedule(self, total_steps: float) -> None:
+        """Hold the learning-rate curve against the length of the training.
+
+        Raises:
+            RecipeError: If the curve is over before it, or needs an end that a time limit alone does not set.
+        """
+        optimizer = self._thrown_away()
+        if self.scheduler_factory is not None:
+            check_cycle(_made("scheduler", self.scheduler_factory, optimizer), total_steps)
+        else:
+            step_schedule(optimizer, self.schedule, warmup_steps=self.warmup_steps, total_steps=total_steps)
+
+    def validation_figures(self) -> list[str]:
+        """Return the names of what a validation logs."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a metric that saw nothing yet has the names all the same
+            return [f"val/{name}" for name in self.task.figures(self.task.metric())]
 
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
         batch = self._known(batch)
@@ -194,11 +217,15 @@ class TuningModule(pl.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.segmenter.after_step(step)
 
+    def on_validation_epoch_start(self) -> None:
+        self._validating = True
+
     def validation_step(self, batch: SegmentationBatch, batch_idx: int) -> dict[str, MaskPrediction]:
         prediction = self.task.score(self.val_metric, self.segmenter, self._known(batch), self.loss)
         return {} if prediction is None else {"prediction": prediction}
 
     def on_validation_epoch_end(self) -> None:
+        self._validating = False
         self._log_metric("val", self.val_metric)
 
     def test_step(self, batch: SegmentationBatch, batch_idx: int) -> None:
@@ -215,7 +242,6 @@ class TuningModule(pl.LightningModule):
         optimizer = _made("optimizer", self.optimizer_factory, self.trainable_parameters())
         if self.scheduler_factory is not None:
             scheduler = _made("scheduler", self.scheduler_factory, optimizer)
-            check_cycle(scheduler, planned_steps(self.trainer))
             return {"optimizer": optimizer, "lr_scheduler": scheduler_config(scheduler, default=self.task.monitor)}
         if self.schedule == "constant" and not self.warmup_steps:
             return optimizer
@@ -226,14 +252,27 @@ class TuningModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.finite.look()
         weights = self.segmenter.base_weights()
-        checkpoint["state_dict"] = trained_entries(self, checkpoint["state_dict"])
+        if self._validating and CURRENT_WEIGHTS in checkpoint:
+            # A callback that averages has changed places with the network for this validation.
+            averaged = checkpoint[CURRENT_WEIGHTS]
+            checkpoint[CURRENT_WEIGHTS], checkpoint["state_dict"] = checkpoint["state_dict"], averaged
+        for name in {"state_dict", CURRENT_WEIGHTS} & checkpoint.keys():
+            checkpoint[name] = trained_entries(self, checkpoint[name])
         checkpoint["base_weights"] = None if weights is None else {"name": weights.name, "sha256": weights.sha256}
         checkpoint["frozen"] = frozen_parts(self)
         checkpoint["tuner"] = self.segmenter.extra_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trainer = self._trainer
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING:
+            # Lightning would take them in place of the averaged weights, which were validated.
+            checkpoint.pop(CURRENT_WEIGHTS, None)
         restore_frozen(self, checkpoint)
         self.segmenter.load_extra_state(checkpoint.get("tuner", {}))
+
+    def _thrown_away(self) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = _made("optimizer", self.optimizer_factory, [nn.Parameter(torch.zeros(1))])
+        return optimizer
 
     def _parts(self) -> dict[str, nn.Module]:
         return {"segmenter": self.segmenter, "task": self.task}

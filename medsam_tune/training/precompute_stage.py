@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from medsam_tune.data.datamodule import Stage
+from medsam_tune.data.shared_memory import check_workers
 from medsam_tune.errors import RecipeError
 from medsam_tune.inference.automatic import AutomaticMaskGenerator
 from medsam_tune.inference.prior_network import build_prior_network, prior_origin
@@ -57,6 +58,9 @@ class PrecomputeStage(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         device, stages = trainer.strategy.root_device, STAGES[stage]
+        # Hours of encoding would come before the first worker otherwise.
+        for name in stages:
+            check_workers(data, name, processes=trainer.num_devices)
         if data.priors is not None:
             self.clock.start("priors")
             priors = prior_precompute(data, device=device)

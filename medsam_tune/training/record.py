@@ -21,6 +21,7 @@ from medsam_tune.training.loggers import RunCsvLogger
 from medsam_tune.training.module import tuned
 from medsam_tune.training.places import split_places, write_recipe
 from medsam_tune.training.recipe_paths import shareable
+from medsam_tune.training.saving import best_score
 from medsam_tune.training.signals import slurm_job
 from medsam_tune.training.test_results import parameter_counts
 from medsam_tune.yaml_files import opening_comment
@@ -77,9 +78,10 @@ class RecordRun(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not trainer.is_global_zero:
             return
-        so_far = getattr(trainer.checkpoint_callback, "best_model_score", None)
         task = tuned(pl_module).task
-        scores = [float(score) for score in (so_far, trainer.callback_metrics.get(task.monitor)) if score is not None]
+        scores = [
+            float(score) for score in (best_score(trainer), trainer.callback_metrics.get(task.monitor)) if score is not None
+        ]
         choose = max if task.goal == "max" else min
         best = choose((score for score in scores if math.isfinite(score)), default=None)
         for logger in trainer.loggers:

@@ -155,6 +155,14 @@ class Patience(EarlyStopping):
             trainer.should_stop = True
 
 
+def best_score(trainer: pl.Trainer) -> float | None:
+    """Return the figure of ``best.ckpt``, whatever other checkpoints the recipe keeps; None before the first validation."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, BestCheckpoint) and callback.best_model_score is not None:
+            return float(callback.best_model_score)
+    return None
+
+
 def checkpoint_callbacks(folder: Path, settings: RunSettings, interruptions: Interruptions, task: Task) -> list[Callback]:
     """Return the callbacks that keep the task's best and the last checkpoint, and stop early where the recipe asks for it."""
     last = LastCheckpoint(folder / "last.ckpt", every_n_steps=settings.save_every_n_steps, interruptions=interruptions)

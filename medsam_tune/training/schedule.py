@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
@@ -61,6 +62,16 @@ def scheduler_config(scheduler: LRScheduler | ReduceLROnPlateau, *, default: str
     if monitor in ("val/dice", "val/iou") and scheduler.mode == "min":
         raise RecipeError(f"model.scheduler.mode: is min, but {monitor} is better when it rises. Set mode: max.")
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}
+
+
+def check_figure(key: str, monitor: str | None, figures: Collection[str]) -> None:
+    """Refuse to watch a figure that nothing logs; the losses of a training have names of their own.
+
+    Raises:
+        RecipeError: With the figures there are.
+    """
+    if monitor is not None and monitor not in figures and not monitor.startswith("train/"):
+        raise RecipeError(f"{key}: there is no figure {monitor}. A training logs {', '.join([*figures, 'train/loss'])}.")
 
 
 def check_cycle(scheduler: object, steps: float) -> None:

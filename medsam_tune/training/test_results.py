@@ -21,6 +21,7 @@ from medsam_tune.metrics.overlap import OverlapMetric
 from medsam_tune.training.checkpoint import read_checkpoint
 from medsam_tune.training.module import TuningModule, tuned
 from medsam_tune.training.run_folder import RunFolder
+from medsam_tune.training.saving import best_score
 
 if TYPE_CHECKING:
     from medsam_tune.data.datamodule import SegmentationDataModule
@@ -88,8 +89,8 @@ class TestResults(Callback):
         self._tested_step = checkpoint["global_step"]
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])
-        score = getattr(trainer.checkpoint_callback, "best_model_score", None)
-        figures = {} if score is None else {module.task.monitor: float(score)}
+        score = best_score(trainer)
+        figures = {} if score is None else {module.task.monitor: score}
         self.summary = {"validation": figures, **self._facts(trainer, module)}
         if trainer.is_global_zero:
             self.write()

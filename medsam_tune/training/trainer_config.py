@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.callbacks import Callback, LearningRateFinder
+from lightning.pytorch.callbacks import Callback
 
-from medsam_tune.errors import RecipeError
 from medsam_tune.training.callbacks import RandomState, ResumeHint, TrainingRows
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
 from medsam_tune.training.loggers import run_loggers
@@ -19,6 +18,7 @@ from medsam_tune.training.record import RecordRun
 from medsam_tune.training.saving import checkpoint_callbacks
 from medsam_tune.training.schedule import EndOfTraining
 from medsam_tune.training.signals import Interruptions
+from medsam_tune.training.trainer_keys import as_list, first_batches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,37 +37,20 @@ def trainer_config(cli: MedsamCLI, recipe: Mapping[str, Any], *, continued: bool
     config = dict(recipe)
     if config["max_epochs"] is None and (config["max_steps"] != -1 or config["max_time"] is not None):
         config["max_epochs"] = -1
-    if (batches := config["overfit_batches"]) > 0:
-        # Lightning would put a sampler of its own in place of ours, which cannot be resumed.
-        config |= {"overfit_batches": 0.0, "limit_train_batches": batches, "limit_val_batches": batches}
+    if config["overfit_batches"] > 0:
+        config |= {"overfit_batches": 0.0, **first_batches(config["overfit_batches"], cli.datamodule)}
         cli.datamodule.fixed_order = True
-    theirs = _as_list(config.get("callbacks")) or []
+    theirs = as_list(config.get("callbacks")) or []
     bar = [StageBar()] if config["enable_progress_bar"] is not False and not brings_a_bar(theirs) else []
     return config | {
         "enable_progress_bar": brings_a_bar(theirs),
         "max_steps": -1,  # EndOfTraining has it
-        "logger": run_loggers(cli.run_folder.path, _as_list(config.get("logger"))),
+        "logger": run_loggers(cli.run_folder.path, as_list(config.get("logger"))),
         "callbacks": [*theirs, *bar, *_callbacks(cli, recipe["max_steps"], continued=continued)],
-        "plugins": [*(_as_list(config.get("plugins")) or []), AtomicCheckpointIO()],
+        "plugins": [*(as_list(config.get("plugins")) or []), AtomicCheckpointIO()],
         "default_root_dir": str(cli.run_folder.path),
         "use_distributed_sampler": False,
     }
-
-
-def check_callbacks(callbacks: Any) -> None:  # noqa: ANN401 - one, several or none
-    """Refuse a callback that would look in the module for what the recipe's optimizer holds.
-
-    Args:
-        callbacks: Of the recipe, built.
-
-    Raises:
-        RecipeError: Saying what to use in its place.
-    """
-    if any(isinstance(each, LearningRateFinder) for each in _as_list(callbacks) or []):
-        raise RecipeError(
-            "trainer.callbacks: LearningRateFinder sets a learning rate of the module, but the optimizer's own counts here. "
-            "Compare values of model.optimizer.lr with medsam-tune sweep."
-        )
 
 
 def _callbacks(cli: MedsamCLI, max_steps: int, *, continued: bool) -> list[Callback]:
@@ -89,11 +72,3 @@ def _callbacks(cli: MedsamCLI, max_steps: int, *, continued: bool) -> list[Callb
         PredictionFiles(folder.path / "predictions"),
         ResumeHint(folder.checkpoints, cli.command),
     ]
-
-
-def _as_list(value: Any) -> list[Any] | None:  # noqa: ANN401 - trainer keys take one or many of several classes
-    if value is None or value is True:
-        return None
-    if value is False:
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]

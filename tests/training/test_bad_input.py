@@ -140,6 +140,18 @@ def test_key_or_value_that_does_not_parse_is_named_with_what_was_likely_meant(re
         (["--data.split.test_fraction=1.5"], "data.split.test_fraction: expected a fraction between 0 and 1, got 1.5."),
         (["--data.split.folds=5"], "data.split.folds and data.split.fold belong together"),
         (["--data.split.file=none.json"], "none.json: cannot be read (No such file or directory)."),
+        (
+            ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.betas=[2,3]"],
+            "model.optimizer: Invalid beta parameter at index 0: 2.0. Correct its init_args.",
+        ),
+        (
+            ["--model.scheduler=torch.optim.lr_scheduler.OneCycleLR", "--model.scheduler.max_lr=0.01"],
+            "model.scheduler: You must define either total_steps OR (epochs AND steps_per_epoch).",
+        ),
+        (
+            ["--model.schedule=cosine", "--trainer.max_epochs=null", "--trainer.max_time=00:01:00:00"],
+            "model.schedule: cosine needs trainer.max_epochs or trainer.max_steps, got only a time limit.",
+        ),
         (["--trainer.strategy=dpp"], "trainer: You selected an invalid strategy name: `strategy='dpp'`"),
         (["--trainer.devices=none"], "trainer: `devices` selected with `CPUAccelerator` should be an int > 0."),
         (["--ckpt_path=none.ckpt"], "none.ckpt: no such checkpoint. Give the path"),
@@ -246,21 +258,6 @@ def test_recipe_that_is_no_utf8_or_has_a_section_too_many_is_named(refused):
     assert refused(recipe="latin.yaml") == "latin.yaml: line 1: is no text in UTF-8. Save the file as UTF-8."
     Path("typo.yaml").write_text(RECIPE + "dta: {}\n")
     assert refused(recipe="typo.yaml").startswith("typo.yaml: dta: no such section. A recipe has data, model,")
-
-
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (["--trainer.val_check_interval=1000"], "trainer: `val_check_interval` (1000) must be less than or equal to the"),
-        (
-            ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.betas=[2,3]"],
-            "model.optimizer: Invalid beta parameter at index 0: 2.0. Correct its init_args.",
-        ),
-    ],
-)
-def test_setting_that_only_the_start_of_training_can_judge_is_one_line_too(workplace, capsys, overrides, said):
-    assert run("--run.report=false", *overrides) == 2
-    assert f"error: {said}" in capsys.readouterr().err
 
 
 def test_full_disk_while_caching_loses_nothing(refused, workplace, monkeypatch):

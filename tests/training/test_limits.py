@@ -33,11 +33,6 @@ def recipe(key, value, class_path="medsam_tune.prompt_encoders.EmbeddingPromptGe
         ("model.prompt_encoder.init_args.width", -3, r"model\.prompt_encoder\.width: expected a number from 1 to 65536"),
         ("trainer.accumulate_grad_batches", 0, r"trainer\.accumulate_grad_batches: expected a number of at least 1, got 0"),
         ("trainer.gradient_clip_val", -1.0, r"trainer\.gradient_clip_val: expected a number of at least 0, got -1\.0"),
-        ("trainer.val_check_interval", 0, r"trainer\.val_check_interval: expected a part of an epoch"),
-        ("trainer.precision", "64-true", r"trainer\.precision: 64-true casts the whole network.*Use 32-true, 16-mixed"),
-        ("trainer.precision", "bf16-true", r"trainer\.precision: bf16-true casts the whole network"),
-        ("trainer.precision", 64, r"trainer\.precision: 64 casts the whole network"),
-        ("trainer.val_check_interval", 1.5, r"trainer\.val_check_interval: expected a part of an epoch"),
     ],
 )
 def test_number_out_of_bounds_is_named(key, value, said):
@@ -53,26 +48,14 @@ def test_number_out_of_bounds_is_named(key, value, said):
         ("model.optimizer.init_args.lr", 0.0),
         ("model.objects_per_decode", 0),
         ("model.prompt_encoder.init_args.width", 65536),
-        ("trainer.val_check_interval", 0.25),
-        ("trainer.val_check_interval", 3),
-        ("trainer.precision", "32-true"),
-        ("trainer.precision", "bf16-mixed"),
-        ("trainer.precision", None),
     ],
 )
 def test_number_within_bounds_passes(key, value):
-    check_numbers(recipe(key, value) if not key.startswith("trainer") else {"trainer": {"max_epochs": 1, key[8:]: value}})
+    check_numbers(recipe(key, value))
 
 
 def test_another_ones_class_may_mean_something_else_by_width():
     check_numbers(recipe("model.prompt_encoder.init_args.width", -3, class_path="mine.Encoder"))
-
-
-@pytest.mark.parametrize("ends", [{"max_epochs": 3}, {"max_steps": 10}, {"max_time": "00:01:00:00"}])
-def test_training_needs_something_that_ends_it(ends):
-    check_numbers({"trainer": {"max_epochs": None, "max_steps": -1, "max_time": None} | ends})
-    with pytest.raises(RecipeError, match=r"^trainer\.max_epochs: is null, and nothing else ends the training\."):
-        check_numbers({"trainer": {"max_epochs": None, "max_steps": -1, "max_time": None}})
 
 
 @pytest.mark.parametrize(
@@ -97,16 +80,3 @@ def test_only_files_that_are_there_are_read(tmp_path):
     (tmp_path / "a.yaml").touch()
     words = ["fit", "--config", "none.yaml", f"--config={tmp_path / 'a.yaml'}", f"--config={'x' * 10_000}", "--config"]
     assert list(config_files(words)) == [tmp_path / "a.yaml"]
-
-
-@pytest.mark.parametrize("devices", [99, "99"])
-def test_more_processes_than_cores_are_refused_before_any_is_started(devices, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
-    with pytest.raises(RecipeError, match=r"trainer\.devices: 99 processes on a CPU of 4 cores\. Use at most 4\."):
-        check_numbers({"trainer": {"accelerator": "cpu", "devices": devices, "max_epochs": 1}})
-
-
-@pytest.mark.parametrize("devices", [4, "auto", -1, [0, 1]])
-def test_processes_that_the_cores_can_hold_are_taken(devices, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
-    check_numbers({"trainer": {"accelerator": "cpu", "devices": devices, "max_epochs": 1}})

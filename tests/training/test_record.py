@@ -11,7 +11,7 @@ from wandb.proto import wandb_internal_pb2
 
 from medsam_tune.training.record import continue_wandb, flat, git_commit, record_continuation
 from medsam_tune.training.run_folder import RunFolder, newest_run, requeued_run
-from tests.training.tiny_runs import only_run, run
+from tests.training.tiny_runs import only_run, run, weights_of
 
 FAST = ("--run.baselines=false", "--run.report=false")
 WANDB = ("--trainer.logger=WandbLogger", "--trainer.logger.project=p", "--trainer.logger.offline=true")
@@ -103,17 +103,6 @@ def test_resume_with_other_settings_leaves_no_untrue_config(workplace):
     assert "--trainer.max_epochs=2" in (only_run().resumes / "001.yaml").read_text().splitlines()[0]
 
 
-def test_a_batch_size_that_a_callback_finds_stands_in_recipe_and_summary(workplace, capsys):
-    finder = "--trainer.callbacks=lightning.pytorch.callbacks.BatchSizeFinder"
-    limits = ("--trainer.callbacks.max_trials=2", "--trainer.callbacks.steps_per_trial=1", "--trainer.max_epochs=1")
-    assert run(*FAST, finder, *limits) == 0
-    found = yaml.safe_load(only_run().config.read_text())["data"]["batch_size"]
-    assert found > 2
-    assert json.loads(only_run().summary.read_text())["found"] == {"data.batch_size": found}
-    assert run("--trainer.callbacks=lightning.pytorch.callbacks.LearningRateFinder", "--run.folder=other") == 2
-    assert "Compare values of model.optimizer.lr with medsam-tune sweep" in capsys.readouterr().err
-
-
 def test_wandb_run_holds_recipe_code_and_data_goes_on_after_a_resume_and_its_summary_is_the_best(workplace, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     assert run(*FAST, *WANDB, *SPOILT, "--trainer.max_epochs=1") == 0
@@ -180,3 +169,17 @@ def test_auto_begins_where_no_run_is_and_goes_on_where_one_is(workplace):
     assert run(*FAST, "--trainer.max_epochs=1", "--ckpt_path=auto") == 0
     assert run(*FAST, "--trainer.max_epochs=2", "--ckpt_path=auto") == 0
     assert newest_run(workplace / "runs", "tiny") == only_run().path.absolute()
+
+
+@pytest.mark.filterwarnings("default")
+def test_batch_size_that_a_finder_found_stands_in_recipe_and_summary_and_trains_as_if_it_had_been_asked_for(workplace):
+    finder = "--trainer.callbacks=lightning.pytorch.callbacks.BatchSizeFinder"
+    short = (*FAST, "--trainer.max_epochs=1")
+    assert run(*short, finder, "--trainer.callbacks.max_trials=2", "--trainer.callbacks.steps_per_trial=1") == 0
+    found = only_run()
+    config = yaml.safe_load(found.config.read_text())
+    assert (config["data"]["batch_size"], config["trainer"]["callbacks"]) == (4, None)
+    assert json.loads(found.summary.read_text())["found"] == {"data.batch_size": 4}
+    assert run(*short, "--data.batch_size=4", "--run.folder=asked") == 0
+    asked = weights_of(only_run("asked").last_checkpoint)
+    assert all(torch.equal(weights, asked[name]) for name, weights in weights_of(found.last_checkpoint).items())

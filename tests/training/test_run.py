@@ -165,3 +165,12 @@ def test_same_seed_repeats_the_figures_exactly_and_skips_what_is_switched_off(fi
     assert again.test_cases.read_text() == finished[1].test_cases.read_text()
     assert not again.report.exists()
     assert json.loads(again.summary.read_text())["baselines"] is None
+
+
+def test_untuned_network_is_scored_on_the_images_that_were_tested_and_no_others(workplace):
+    words = ("--trainer.max_epochs=1", "--run.report=false", "--data.eval_batch_size=1")
+    assert run(*words, "--trainer.limit_test_batches=1") == 0
+    summary = json.loads(only_run().summary.read_text())
+    assert summary["test"]["n_cases"] == summary["test"]["slices"]["n"] == 1
+    for found in summary["baselines"].values():
+        assert (found["n_cases"], found["slices"]["n"], found["tuned_minus_this"]["n_cases"]) == (1, 1, 1)

@@ -2,8 +2,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from medsam_tune.training.saving import BestCheckpoint, Patience
+from medsam_tune.training.saving import BestCheckpoint, Patience, best_score
 
 TRAINER = SimpleNamespace(strategy=SimpleNamespace(reduce_boolean_decision=bool))
 
@@ -42,6 +43,13 @@ def test_newest_weights_are_best_while_no_validation_case_shows_an_object(tmp_pa
     assert "no validation case shows an object" in capsys.readouterr().out
     best = best_with(tmp_path, 0.25)
     assert not best.check_monitor_top_k(TRAINER, torch.tensor(float("nan")))
+
+
+def test_best_figure_is_that_of_best_ckpt_whatever_checkpoints_a_recipe_keeps_beside_it(tmp_path):
+    other = ModelCheckpoint(tmp_path, monitor="train/loss")
+    other.best_model_score = torch.tensor(9.0)
+    assert best_score(SimpleNamespace(checkpoint_callbacks=[other, best_with(tmp_path, 0.75)])) == 0.75
+    assert best_score(SimpleNamespace(checkpoint_callbacks=[other, BestCheckpoint(tmp_path)])) is None
 
 
 def test_patience_of_today_counts_and_a_finished_run_stays_finished():

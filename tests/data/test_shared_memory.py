@@ -1,0 +1,81 @@
+"""Batches of loader workers must fit into shared memory, or the first worker without room waits for ever."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from medsam_tune.data import SegmentationDataModule, shared_memory
+from medsam_tune.data.shared_memory import WORKER_TIMEOUT_SECONDS, check_shared_memory, check_workers, tensor_bytes
+from medsam_tune.errors import RecipeError
+from medsam_tune.geometry import InputRule
+from tests.factories import make_batch
+
+RULE = InputRule(side=64, grid=4)
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Return a function that says how many bytes are free."""
+
+    def set_free(count):
+        monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda path: SimpleNamespace(free=count))
+
+    return set_free
+
+
+def test_each_worker_reads_two_batches_ahead_and_each_process_holds_two_more(free):
+    # 2 processes x (3 workers x 2 + 2) = 16 batches of 1 MB.
+    free(16_000_000)
+    check_shared_memory(1_000_000, workers=3, processes=2)
+    free(15_999_999)
+    said = r"^data\.num_workers: 3 need room for 16 batches of 1\.0 MB in /dev/shm, which has 16\.0 MB free\. .*--shm-size=1g"
+    with pytest.raises(RecipeError, match=said):
+        check_shared_memory(1_000_000, workers=3, processes=2)
+
+
+def test_system_without_such_a_folder_sets_no_limit(free, monkeypatch, tmp_path):
+    free(0)
+    monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path / "none")
+    check_shared_memory(1_000_000, workers=3)
+
+
+def test_tensors_of_queries_and_truth_count_too():
+    batch = make_batch()
+    expected = sum(
+        tensor.numel() * tensor.element_size()
+        for tensor in (
+            batch.images,
+            batch.masks,
+            batch.image_index,
+            batch.labels,
+            batch.sample_index,
+            batch.case_index,
+            *batch.original_masks,
+        )
+    )
+    assert tensor_bytes(batch) == expected
+    assert tensor_bytes((torch.zeros(3), (torch.zeros(2, dtype=torch.bool), None, "text"))) == 14
+
+
+def test_data_that_would_not_fit_are_refused_before_a_worker_starts(array_source, free):
+    data = SegmentationDataModule(array_source(8), "anywhere", batch_size=2, eval_batch_size=1, num_workers=1)
+    data.open(RULE)
+    # Image (3, 64, 64) float32, mask (64, 64) and embedding (256, 4, 4) float32: 69,632 bytes and a little more.
+    one = 4 * 3 * 64 * 64 + 64 * 64 + 4 * 256 * 4 * 4
+    free(1.02 * 4 * 2 * one)
+    check_workers(data, "train")
+    free(4 * 2 * one)
+    check_workers(data, "test")
+    with pytest.raises(RecipeError, match=r"^data\.num_workers: 1 need room for 4 batches of 0\.1 MB"):
+        check_workers(data, "train")
+    data.num_workers = 0
+    check_workers(data, "train")
+
+
+def test_worker_that_gives_nothing_is_not_waited_for_for_ever(array_source):
+    data = SegmentationDataModule(array_source(8), "anywhere", num_workers=1)
+    data.open(RULE)
+    assert data.train_dataloader().timeout == data.test_dataloader().timeout == WORKER_TIMEOUT_SECONDS
+    data.num_workers = 0
+    assert data.train_dataloader().timeout == 0
