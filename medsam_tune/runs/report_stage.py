@@ -130,7 +130,8 @@ def _test_batches(cli: MedsamCLI) -> Iterator[SegmentationBatch]:
     """Yield the images that the test has scored, under ``trainer.limit_test_batches`` fewer than the split holds."""
     data = cli.datamodule
     chunks, size = data.chunks("test"), data.chunks_per_batch("test")
-    if cli.trainer.limit_test_batches != 1.0:
+    limit = cli.trainer.limit_test_batches
+    if isinstance(limit, int) or limit < 1:  # a whole 1 is one batch
         scored = [] if cli.results.scores is None else np.unique(cli.results.scores.slices.sample_index).tolist()
         places = {place for image in scored for place in data.positions("test", image)}
         # A chunk is tested whole, and an image without a row, which shows nothing, moves no figure.
