@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medsam_tune.backbone.anatomy import Anatomy
+from medsam_tune.backbone.candidates import PromptDecoder, plain_decoder
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import InputRule
 from medsam_tune.types import EncoderInput, ImageEmbeddings, MaskPrediction, PromptEmbeddings
@@ -172,3 +173,14 @@ class Backbone(nn.Module, ABC):
             prompts: One row an image.
         """
         raise RecipeError(f"model.segmenter: {type(self).__name__} cannot emit one mask a class. Take SamBackbone.")
+
+    def prompt_decoder(self, embeddings: ImageEmbeddings, *, multimask_output: bool = False) -> PromptDecoder:
+        """Return what decodes many prompts on one image, of whose masks few are kept; by default ``decode`` itself.
+
+        A backbone may compute once what does not depend on the prompt, as long as the masks stay those of ``decode``.
+
+        Args:
+            embeddings: Of the one image.
+            multimask_output: As for ``decode``.
+        """
+        return plain_decoder(self, embeddings, multimask_output=multimask_output)

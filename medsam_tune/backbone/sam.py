@@ -33,8 +33,10 @@ from medsam_tune.backbone.architectures import (
     resize_position_tables,
 )
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
+from medsam_tune.backbone.candidates import PromptDecoder
 from medsam_tune.backbone.freezing import freeze, set_train_modes, set_trainable
 from medsam_tune.backbone.sam_anatomy import sam_anatomy
+from medsam_tune.backbone.shared_decoder import SharedDecoder, is_stock
 from medsam_tune.backbone.weights import WEIGHTS, fetch_weights, load_state_dict_file, load_strictly
 from medsam_tune.errors import RecipeError
 from medsam_tune.files import sha256_of
@@ -182,6 +184,13 @@ class SamBackbone(Backbone):
         wanted = range(1, decoder.num_mask_tokens) if multimask_output else range(1)
         masks, iou_token = self._run_decoder(embeddings.main, image_index, prompts, wanted)
         return MaskPrediction(masks, decoder.iou_prediction_head(iou_token)[:, wanted.start : wanted.stop])
+
+    def prompt_decoder(self, embeddings: ImageEmbeddings, *, multimask_output: bool = False) -> PromptDecoder:
+        """Return what decodes many prompts on one image, with shared projections where the decoder is as SAM has it."""
+        if self.attached_tuner is not None or not is_stock(self.mask_decoder):
+            return super().prompt_decoder(embeddings, multimask_output=multimask_output)
+        source = embeddings.main + self.no_mask_embedding()
+        return SharedDecoder(self.mask_decoder, source, self.image_pe(), multimask_output=multimask_output)
 
     def emit_classes(self, n_classes: int) -> None:
         """Turn the decoder, in place, into one that emits a mask for the background and one for each of K classes.

@@ -76,7 +76,8 @@ def _stored_splits(
         seen = f"; {len(known)} of them trained the run or chose its weights ({first_names(known)})" if cohort else ""
         raise DataError(
             f"{stored}: the data differ from those that the run was trained on: {differences.message()}{seen}. "
-            f"Put the data back as they were, or say which cases count with --data.split.file=FILE ({stored}, if the difference is meant)."
+            "Put the data back as they were, or say which cases count with --data.split.file=FILE "
+            f"({stored}, if the difference is meant)."
         )
     return load_splits(stored, cases, patients=patients)
 

@@ -26,8 +26,8 @@ from torch import Tensor
 from torchvision.ops import nms  # type: ignore[import-untyped]
 
 from medsam_tune.backbone.base import Backbone
+from medsam_tune.backbone.candidates import Candidates
 from medsam_tune.geometry import Frame, boxes_to_input, image_to_input, to_original
-from medsam_tune.inference.automatic_decoding import Candidates, prompt_decoder
 from medsam_tune.precompute.prior_settings import PriorSettings
 from medsam_tune.types import AutomaticMasks, EncoderInput
 
@@ -62,7 +62,7 @@ class AutomaticMaskGenerator:
         """Return the masks of an image (3, H, W) in 0..255, on the CPU, by falling predicted IoU."""
         image_in, frame = image_to_input(image.to(self.device, torch.float32), self.backbone.input_rule)
         image_embeddings = self.backbone.encode(EncoderInput(image_in[None], (frame,)))
-        decode = prompt_decoder(self.backbone, image_embeddings, multimask_output=not self.settings.box_fractions)
+        decode = self.backbone.prompt_decoder(image_embeddings, multimask_output=not self.settings.box_fractions)
         kept = [self._select(decode(sparse), frame) for sparse in self._prompts(frame)]
         return _without_duplicates(kept, frame.original_size, self.settings.box_nms_thresh)
 

@@ -11,7 +11,6 @@ from medsam_tune.backbone.input_rules import SAM
 from medsam_tune.geometry import InputRule, image_to_input, to_original
 from medsam_tune.inference import automatic
 from medsam_tune.inference.automatic import AutomaticMaskGenerator
-from medsam_tune.inference.automatic_decoding import prompt_decoder
 from medsam_tune.precompute.prior_settings import PriorSettings
 from medsam_tune.types import ImageEmbeddings, PromptEmbeddings
 from tests.backbones import BACKBONES
@@ -170,7 +169,7 @@ def test_stability_at_low_resolution_is_measured_on_the_decoders_grid(backbone):
         image_in, frame = image_to_input(image, backbone.input_rule)
         (sparse,) = AutomaticMaskGenerator(backbone, settings, prompts_per_batch=25)._prompts(frame)
         embeddings = ImageEmbeddings(encode(backbone, image_in[None], [frame]))
-        candidates = prompt_decoder(backbone, embeddings, multimask_output=True)(sparse)
+        candidates = backbone.prompt_decoder(embeddings, multimask_output=True)(sparse)
         low_res = candidates.logits_of(torch.ones(25, 3, dtype=torch.bool))[:, :12]
     by_iou = dict(zip(candidates.predicted_iou.flatten().tolist(), low_res, strict=True))
     assert len(ours.masks) >= 2
@@ -212,9 +211,9 @@ def test_shared_projections_change_no_logit(backbone):
         expected = backbone.decode(
             embeddings, torch.zeros(6, dtype=torch.int64), PromptEmbeddings(sparse, dense), multimask_output=True
         )
-        shared = prompt_decoder(backbone, embeddings, multimask_output=True)(sparse)
+        shared = backbone.prompt_decoder(embeddings, multimask_output=True)(sparse)
         backbone.attached_tuner = "SomeTuner"
-        plain = prompt_decoder(backbone, embeddings, multimask_output=True)(sparse)
+        plain = backbone.prompt_decoder(embeddings, multimask_output=True)(sparse)
         for candidates in (shared, plain):
             torch.testing.assert_close(candidates.predicted_iou, expected.iou_predictions, atol=1e-6, rtol=1e-5)
             torch.testing.assert_close(candidates.logits_of(kept), expected.low_res_masks[kept], atol=1e-6, rtol=1e-5)

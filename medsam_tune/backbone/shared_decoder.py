@@ -10,74 +10,36 @@ Differs from the authors' code:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 from torch import Tensor
 
-from medsam_tune.backbone.base import Backbone
-from medsam_tune.types import ImageEmbeddings, PromptEmbeddings
+from medsam_tune.backbone.candidates import Candidates
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Hold M masks for each of n prompts, upscaled on demand.
-
-    Attributes:
-        predicted_iou: (n, M) float32.
-        logits_of: Maps a choice (n, M) bool of k masks to their logits (k, 4g, 4g), row after row.
-    """
-
-    predicted_iou: Tensor
-    logits_of: Callable[[Tensor], Tensor]
+def is_stock(decoder: object) -> bool:
+    """Tell whether a decoder is segment_anything's own, block by block, so that ``SharedDecoder`` can stand for it."""
+    return type(decoder) is MaskDecoder and type(decoder.transformer) is TwoWayTransformer
 
 
-Decode = Callable[[Tensor], Candidates]
-
-
-def prompt_decoder(backbone: Backbone, embeddings: ImageEmbeddings, *, multimask_output: bool) -> Decode:
-    """Return what decodes sparse embeddings (n, T, C) of n prompts on one image.
+class SharedDecoder:
+    """Decode prompts on one image with the first layer's image projections computed once.
 
     Args:
-        backbone: One whose decoder is segment_anything's own is decoded with shared projections; another, or one with a
-            tuner, by its ``decode``.
-        embeddings: Of the one image.
-        multimask_output: True gives M = 3 masks (whole, part, subpart), False gives the one for prompts without ambiguity.
+        decoder: segment_anything's mask decoder.
+        source: Image embedding with the embedding of "no mask" added, (1, C, g, g).
+        image_pe: Dense positional encoding (1, C, g, g).
+        multimask_output: True gives M = 3 masks (whole, part, subpart), False the one for prompts without ambiguity.
     """
+
     # Any: segment_anything carries no types.
-    decoder: Any = backbone.parts()["mask_decoder"]
-    own = type(decoder) is MaskDecoder and type(decoder.transformer) is TwoWayTransformer
-    if own and backbone.attached_tuner is None:
-        return _SharedDecoder(backbone, embeddings.main, multimask_output=multimask_output)
-    return _plain_decoder(backbone, embeddings, multimask_output=multimask_output)
-
-
-def _plain_decoder(backbone: Backbone, embeddings: ImageEmbeddings, *, multimask_output: bool) -> Decode:
-    dense = backbone.no_mask_embedding().expand_as(embeddings.main)
-
-    def decode(sparse_embeddings: Tensor) -> Candidates:
-        n_prompts = len(sparse_embeddings)
-        prompts = PromptEmbeddings(sparse_embeddings, dense.expand(n_prompts, -1, -1, -1))
-        index = torch.zeros(n_prompts, dtype=torch.int64, device=embeddings.main.device)
-        prediction = backbone.decode(embeddings, index, prompts, multimask_output=multimask_output)
-        ious = cast(Tensor, prediction.iou_predictions)
-        return Candidates(ious, lambda kept: prediction.low_res_masks[kept])
-
-    return decode
-
-
-class _SharedDecoder:
-    """Decode prompts with the first layer's image projections computed once."""
-
-    def __init__(self, backbone: Backbone, image_embeddings: Tensor, *, multimask_output: bool) -> None:
-        decoder: Any = backbone.parts()["mask_decoder"]
+    def __init__(self, decoder: Any, source: Tensor, image_pe: Tensor, *, multimask_output: bool) -> None:  # noqa: ANN401
         self.wanted = slice(1, None) if multimask_output else slice(0, 1)
-        self.grid = image_embeddings.shape[-2:]
-        self.source = (image_embeddings + backbone.no_mask_embedding()).flatten(2).transpose(1, 2)
-        self.image_pe = backbone.image_pe().flatten(2).transpose(1, 2)
+        self.grid = source.shape[-2:]
+        self.source = source.flatten(2).transpose(1, 2)
+        self.image_pe = image_pe.flatten(2).transpose(1, 2)
         positioned = self.source + self.image_pe
         self.decoder = decoder
         layer = decoder.transformer.layers[0]
@@ -86,6 +48,7 @@ class _SharedDecoder:
         self.write_queries = writing.q_proj(positioned)
 
     def __call__(self, sparse_embeddings: Tensor) -> Candidates:
+        """Decode sparse embeddings (n, T, C) of n prompts."""
         decoder = self.decoder
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         prompt_tokens = torch.cat([output_tokens.expand(len(sparse_embeddings), -1, -1), sparse_embeddings], dim=1)
