@@ -44,6 +44,7 @@ ROOMS = {
     "pydicom": ("data/", "inference/"),
     "highdicom": ("data/", "inference/"),
     "matplotlib": ("evaluation/",),
+    "contourpy": ("evaluation/",),
     "lightning": ("training/", "data/datamodule.py", "cli/"),
     "jsonargparse": ("training/", "cli/"),
     "optuna": ("sweeps/",),

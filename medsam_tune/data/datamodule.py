@@ -31,13 +31,13 @@ from medsam_tune.data.setting_checks import check_counts, check_tiles, check_vie
 from medsam_tune.data.shared_memory import WORKER_TIMEOUT_SECONDS
 from medsam_tune.data.split_choice import choose_splits
 from medsam_tune.data.splits import PARTS, Splits, SplitSettings
-from medsam_tune.data.targets import Target
+from medsam_tune.data.targets import Target, apply_target
 from medsam_tune.data.tiles import TiledSource, Tiles
 from medsam_tune.data.transforms import Augmentation
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import Frame, InputRule, image_to_input
 from medsam_tune.precompute.prior_settings import PriorSettings
-from medsam_tune.types import SegmentationBatch
+from medsam_tune.types import Sample, SegmentationBatch
 
 Stage = Literal["train", "val", "test", "predict"]
 DEFAULT_SPLIT = SplitSettings()
@@ -273,6 +273,15 @@ class SegmentationDataModule(LightningDataModule):
         if isinstance(self._images, TiledSource):
             return next(group for group in self._images.groups(indices) if self._images.images([indices[group[0]]]) == [image])
         return (indices.index(image),)
+
+    def source_images(self, stage: Stage) -> list[int]:
+        """Return the images of the source that a stage shows, whole or in tiles, in reading order."""
+        indices = self.dataset(stage).indices
+        return self._images.images(indices) if isinstance(self._images, TiledSource) else list(indices)
+
+    def stored(self, image: int) -> Sample:
+        """Return an image of the source as its file holds it, whole, one row an object."""
+        return apply_target(self.source[image], self.target, classes=tuple(self._classes))
 
     def cache_items(self, stages: Sequence[Stage] = ("train", "val", "test")) -> list[tuple[int, int]]:
         """Return the (source index, view) pairs whose embeddings the cache must hold, each once, in reading order."""

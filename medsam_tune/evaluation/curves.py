@@ -1,4 +1,4 @@
-"""Loss and Dice curves from the ``metrics.csv`` that Lightning's CSVLogger writes."""
+"""Curves of a training, from the ``metrics.csv`` that Lightning's CSVLogger writes and the ``epochs.csv`` of the run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsam_tune.errors import DataError
+from medsam_tune.evaluation.figure_style import FIRST_COLOUR, GREY, SECOND_COLOUR, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Series = list[tuple[float, float]]
-# Blue and orange, apart for every kind of colour vision, at a lightness that reads on a white and on a nearly black page.
-_COLOURS = ("#2F8FD0", "#DB6D1D")
-_GREY = "#7d8590"
 _SMOOTHED_FROM = 60
 
 
@@ -52,21 +50,39 @@ def read_metrics(path: Path) -> dict[str, Series]:
     return {name: points for name, points in series.items() if points}
 
 
-def draw_curves(path: Path) -> bytes | None:
-    """Draw loss (left) and validation Dice and IoU (right) over the optimizer step; None where the file holds neither.
+def draw_curves(path: Path, epochs: Path | None = None) -> bytes | None:
+    """Draw losses, validation Dice and IoU and the learning rate over the optimizer step, and the seconds of each epoch.
+
+    Args:
+        path: ``metrics.csv``.
+        epochs: ``epochs.csv``, which may be missing.
+
+    Returns:
+        The PNG; None where there is nothing to draw.
 
     Raises:
-        DataError: If the file is missing or no metrics table.
+        DataError: If ``path`` is missing, or a file is no table of metrics.
     """
     from matplotlib.figure import Figure
 
     series = read_metrics(path)
-    panels = [(title, names) for title, names in (("Loss", _losses(series)), ("Validation", _scores(series))) if names]
+    seconds = read_metrics(epochs).get("seconds", []) if epochs is not None and epochs.is_file() else []
+    series = {name: points for name, points in series.items() if name != "lr" or len(points) > 1}
+    series |= {"seconds": seconds} if len(seconds) > 1 else {}
+    titles = {"Loss": _losses(series), "Validation": _scores(series), "Learning rate": ["lr"], "Seconds an epoch": ["seconds"]}
+    panels = {title: names for title, names in titles.items() if names and all(name in series for name in names)}
     if not panels:
         return None
-    figure = Figure(figsize=(4.6 * len(panels), 2.9), dpi=120, layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw(axes, title, {name: series[name] for name in names})
+    rows, columns = (len(panels) + 1) // 2, min(2, len(panels))
+    figure = Figure(figsize=(4.6 * columns, 2.7 * rows), dpi=120, layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (title, names) in zip(places, panels.items(), strict=False):
+        if title in ("Loss", "Validation"):
+            _draw(axes, title, {name: series[name] for name in names})
+        else:
+            _draw_as_it_is(axes, title, series[names[0]])
+    for axes in places[len(panels) :]:
+        axes.set_axis_off()
     buffer = BytesIO()
     figure.savefig(buffer, format="png", transparent=True)
     return buffer.getvalue()
@@ -91,7 +107,8 @@ def _scores(series: Mapping[str, Series]) -> list[str]:
 
 
 def _draw(axes: Axes, title: str, series: Mapping[str, Series]) -> None:
-    for (name, points), colour in zip(series.items(), _COLOURS, strict=False):
+    """Draw losses and figures, which scatter: a long curve is smoothed."""
+    for (name, points), colour in zip(series.items(), (FIRST_COLOUR, SECOND_COLOUR), strict=False):
         steps, values = [step for step, _ in points], [value for _, value in points]
         label = name.replace("/loss_step", "/loss")
         if len(values) >= _SMOOTHED_FROM:
@@ -99,7 +116,16 @@ def _draw(axes: Axes, title: str, series: Mapping[str, Series]) -> None:
             axes.plot(steps, _smooth(values), color=colour, linewidth=1.8, label=f"{label}, smoothed")
         else:
             axes.plot(steps, values, color=colour, linewidth=1.8, marker="o", markersize=3, label=label)
-    _style(axes, title)
+    style(axes, title, "optimizer step")
+    axes.legend(
+        frameon=False, fontsize=8, labelcolor=GREY, loc="lower right", bbox_to_anchor=(1.0, 0.99), ncols=2, borderaxespad=0.2
+    )
+
+
+def _draw_as_it_is(axes: Axes, title: str, points: Series) -> None:
+    axes.plot([step for step, _ in points], [value for _, value in points], color=FIRST_COLOUR, linewidth=1.8, label=title)
+    axes.set_ylim(bottom=0)
+    style(axes, title, "optimizer step")
 
 
 def _smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
@@ -108,16 +134,3 @@ def _smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
     for value in values[1:]:
         smoothed.append(weight * smoothed[-1] + (1 - weight) * value)
     return smoothed
-
-
-def _style(axes: Axes, title: str) -> None:
-    axes.set_title(title, fontsize=10, color=_GREY, loc="left")
-    axes.set_xlabel("optimizer step", fontsize=8.5, color=_GREY)
-    axes.tick_params(colors=_GREY, labelsize=8)
-    axes.grid(color=_GREY, alpha=0.2, linewidth=0.6)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_GREY)
-    axes.legend(
-        frameon=False, fontsize=8, labelcolor=_GREY, loc="lower right", bbox_to_anchor=(1.0, 0.99), ncols=2, borderaxespad=0.2
-    )

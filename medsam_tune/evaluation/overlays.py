@@ -1,35 +1,32 @@
-"""Ground truth and prediction drawn as contours over the image, readable from 35 pixels upwards.
+"""A slice as a picture with lines over it: truth, prediction, the untuned network's prediction, and the prompts.
 
-A large image and its masks are reduced to about a panel's pixels before anything is drawn, and each mask is cut to its bounding
-box: matplotlib takes some 50 bytes a pixel for a contour.
+The picture is an SVG that stands in the page: lines keep their width when it is enlarged, and each kind can be hidden. A large
+image and its masks are reduced to about a panel's pixels before anything is drawn, and each mask is cut to its bounding box.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.path import Path
     from numpy.typing import NDArray
 
-# Two of the eight colours that Okabe and Ito (2008, "Color Universal Design") chose for every kind of colour vision.
-TRUTH_COLOUR = "#56B4E9"
-PREDICTION_COLOUR = "#E69F00"
-# One row of panels fills the report's page, so that lines and text come out equally large whatever the panels' proportions.
-_ROW_INCHES = 9.0
-_PANEL_INCHES = 3.2
-_TITLE_INCHES = 0.26
-_GAP_INCHES = 0.07
-_DPI = 150
+_PANEL_PX = 480  # an image is reduced to this height, or to at most twice that
 _WIDEST = 3  # width by height
+# Lines round an object that is shown thinner than this are drawn thin: two of 2 px would hide it. A panel is about 260 px wide.
+_THIN_PX, _SHOWN_PX = 9.0, 260.0
+_JPEG_QUALITY = 85
+
+LineKind = Literal["truth", "tuned", "untuned"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,19 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class PanelPrompts:
+    """Hold what the network was asked with, in pixels of an image or of a panel.
+
+    Attributes:
+        boxes: (x1, y1, x2, y2), the edges of the outermost pixels.
+        points: (x, y, label): 1 foreground, 0 background.
+    """
+
+    boxes: Sequence[tuple[float, float, float, float]] = ()
+    points: Sequence[tuple[float, float, int]] = ()
+
+
+@dataclass(frozen=True)
 class OverlaySlice:
     """Hold what one panel shows, all of it reduced by the same step.
 
@@ -55,21 +65,24 @@ class OverlaySlice:
         image: (H, W, 3) uint8.
         truth: Objects of the ground truth.
         prediction: Predicted objects.
-        title: Short text above the panel, drawn literally; may be empty.
+        untuned: What the untuned network predicts under the same queries.
+        prompts: What both were asked with.
+        title: Short text above the panel; may be empty.
         spacing_mm: Row and column spacing; a panel keeps the true proportions.
     """
 
     image: NDArray[np.uint8]
-    truth: Sequence[Shape]
-    prediction: Sequence[Shape]
+    truth: Sequence[Shape] = ()
+    prediction: Sequence[Shape] = ()
+    untuned: Sequence[Shape] = ()
+    prompts: PanelPrompts = PanelPrompts()
     title: str = ""
     spacing_mm: tuple[float, float] = (1.0, 1.0)
 
 
 def panel_step(height: int, width: int) -> int:
     """Return how many pixels of an image become one, so that as many are left as a panel has, or up to twice as many."""
-    panel = int(_PANEL_INCHES * _DPI)
-    return max(1, height // panel, width // (_WIDEST * panel))
+    return max(1, height // _PANEL_PX, width // (_WIDEST * _PANEL_PX))
 
 
 def panel_image(image: Tensor, step: int) -> NDArray[np.uint8]:
@@ -91,83 +104,140 @@ def panel_shapes(masks: Tensor, step: int) -> list[Shape]:
     return shapes
 
 
-def draw_overlays(slices: Sequence[OverlaySlice]) -> bytes:
-    """Draw slices side by side and return the PNG.
+def panel_prompts(boxes: Tensor | None, points: Tensor | None, labels: Tensor | None) -> PanelPrompts:
+    """Return prompts in pixels of the image as stored, as edges and middles of pixels.
 
-    Ground truth is a solid blue line, the prediction a dashed orange one above it, both with a dark rim, so that they stay
-    apart without colour and on any image.
-
-    Raises:
-        ValueError: If there is no slice.
+    Args:
+        boxes: (N, 4) XYXY, the last column and row included, or None.
+        points: (N, P, 2) in (x, y), or None.
+        labels: (N, P): 1 foreground, 0 background, others are no points; None without points.
     """
-    # The object interface: pyplot would keep global state and pick a window system.
-    from matplotlib.figure import Figure
-
-    if not slices:
-        raise ValueError("slices must hold at least one slice, got none.")
-    widths = [_proportion(s) for s in slices]
-    gaps = _GAP_INCHES * (len(slices) - 1)
-    height = min(_PANEL_INCHES, (_ROW_INCHES - gaps) / sum(widths))
-    title = _TITLE_INCHES if any(s.title for s in slices) else 0.0
-    figure = Figure(figsize=(height * sum(widths) + gaps, height + title), dpi=_DPI)
-    mean_width = height * sum(widths) / len(widths)
-    axes = figure.subplots(1, len(slices), squeeze=False, width_ratios=widths, gridspec_kw={"wspace": _GAP_INCHES / mean_width})
-    figure.subplots_adjust(left=0, right=1, bottom=0, top=height / (height + title))
-    for panel, overlay, width in zip(axes[0], slices, widths, strict=True):
-        _draw_panel(panel, overlay, width_inches=height * width)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", transparent=True)
-    return buffer.getvalue()
+    edges = [] if boxes is None else [(x1, y1, x2 + 1, y2 + 1) for x1, y1, x2, y2 in boxes.tolist()]
+    clicks = []
+    if points is not None and labels is not None:
+        places = points.flatten(0, 1).tolist()
+        clicks = [(x + 0.5, y + 0.5, int(k)) for (x, y), k in zip(places, labels.flatten().tolist(), strict=True) if k >= 0]
+    return PanelPrompts(edges, clicks)
 
 
-def _proportion(overlay: OverlaySlice) -> float:
+def joined_prompts(parts: Sequence[PanelPrompts], step: int) -> PanelPrompts:
+    """Return the prompts of an image's parts together, where ``step`` pixels become one."""
+    return PanelPrompts(
+        [(x1 / step, y1 / step, x2 / step, y2 / step) for part in parts for x1, y1, x2, y2 in part.boxes],
+        [(x / step, y / step, label) for part in parts for x, y, label in part.points],
+    )
+
+
+def draw_slice(overlay: OverlaySlice, *, name: str) -> str:
+    """Return the panel as an SVG element, to stand in a page that styles its classes.
+
+    Args:
+        overlay: What it shows.
+        name: Begins the identifiers of its lines; unique within the page, without blanks.
+    """
+    height, width = overlay.image.shape[:2]
+    across, down = _proportions(overlay)
+    kinds: dict[LineKind, Sequence[Shape]] = {
+        "truth": overlay.truth,
+        "untuned": overlay.untuned,
+        "tuned": overlay.prediction,
+    }
+    inner = "".join(_lines(kind, shapes, f"{name}-{kind}", width) for kind, shapes in kinds.items())
+    source = f"data:image/{_picture(overlay.image)}"
+    return (
+        f'<svg viewBox="0 0 {_short(width * across)} {_short(height * down)}" role="img" aria-label="{escape(overlay.title)}">'
+        f'<g transform="scale({across:.6g} {down:.6g})">'
+        f'<image href="{source}" width="{width}" height="{height}" preserveAspectRatio="none"/>'
+        f"{inner}{_prompt_marks(overlay.prompts)}</g></svg>"
+    )
+
+
+def _proportions(overlay: OverlaySlice) -> tuple[float, float]:
+    """Return by how much columns and rows are stretched, so that a millimetre is equally long both ways."""
     height, width = overlay.image.shape[:2]
     row_mm, column_mm = overlay.spacing_mm
     # Beyond that a panel would be a thin line; such a slice is squeezed.
-    return float(np.clip(width * column_mm / (height * row_mm), 1 / _WIDEST, _WIDEST))
+    wanted = float(np.clip(width * column_mm / (height * row_mm), 1 / _WIDEST, _WIDEST)) * height / width
+    return (wanted, 1.0) if wanted > 1 else (1.0, 1 / wanted)
 
 
-def _draw_panel(axes: Axes, overlay: OverlaySlice, *, width_inches: float) -> None:
-    axes.imshow(overlay.image, interpolation="bicubic", aspect="auto")
-    _draw_outlines(axes, overlay.truth, TRUTH_COLOUR, "solid")
-    _draw_outlines(axes, overlay.prediction, PREDICTION_COLOUR, "dashed")
-    height, width = overlay.image.shape[:2]
-    axes.set_xlim(-0.5, width - 0.5)
-    axes.set_ylim(height - 0.5, -0.5)
-    axes.set_axis_off()
-    if overlay.title:
-        # Mid grey reads on the light and on the dark page. A name may hold the signs that begin a formula.
-        axes.set_title(_shorten(overlay.title, width_inches), fontsize=9, color="#7d8590", pad=4, parse_math=False)
+def _picture(image: NDArray[np.uint8]) -> str:
+    """Return kind and content of an image file, whichever of two kinds is smaller."""
+    from PIL import Image
+
+    grey = bool((image == image[..., :1]).all())
+    shown = Image.fromarray(np.ascontiguousarray(image[..., 0] if grey else image))
+    files = []
+    for kind, settings in (("png", {"optimize": True}), ("jpeg", {"quality": _JPEG_QUALITY})):
+        buffer = BytesIO()
+        shown.save(buffer, format=kind.upper(), **settings)
+        files.append((len(buffer.getvalue()), kind, buffer.getvalue()))
+    _, kind, content = min(files)
+    return f"{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _shorten(title: str, width_inches: float) -> str:
-    """Keep the end of a title that is wider than its panel: a slice's name differs from its neighbour's there."""
-    # 9 points of DejaVu Sans are about 0.075 inches a letter.
-    letters = max(4, int(width_inches / 0.075))
-    return title if len(title) <= letters else f"...{title[3 - letters :]}"
+def _lines(kind: LineKind, shapes: Sequence[Shape], name: str, width: int) -> str:
+    """Return the outlines of one kind: a dark rim below, that they stay apart from any image, and the line."""
+    paths = [path for shape in shapes for path in _outline(shape)]
+    if not paths:
+        return ""
+    thin = " thin" if _thickness(shapes) * _SHOWN_PX / width < _THIN_PX else ""
+    return (
+        f'<defs><path id="{name}" vector-effect="non-scaling-stroke" d="{"".join(paths)}"/></defs>'
+        f'<use href="#{name}" class="rim {kind}{thin}"/><use href="#{name}" class="{kind}{thin}"/>'
+    )
 
 
-def _draw_outlines(axes: Axes, shapes: Sequence[Shape], colour: str, style: str) -> None:
-    from matplotlib.collections import PathCollection
+def _thickness(shapes: Sequence[Shape]) -> float:
+    """Return how wide objects are, in pixels of the panel: twice the area by the length of the outline, at the median."""
+    widths = []
+    for shape in shapes:
+        framed = np.pad(shape.mask, 1)
+        sides = sum(np.count_nonzero(framed != np.roll(framed, 1, axis)) for axis in (0, 1))
+        widths.append(2 * np.count_nonzero(shape.mask) / sides)
+    return float(np.median(widths))
 
-    paths = [path for shape in shapes for path in _outline(axes, shape)]
-    for line_colour, width, line_style, alpha in (("black", 2.6, "solid", 0.45), (colour, 1.5, style, 1.0)):
-        lines = PathCollection(
-            paths, facecolors="none", edgecolors=line_colour, linewidths=width, linestyles=line_style, alpha=alpha
-        )
-        axes.add_collection(lines, autolim=False)
 
+def _outline(shape: Shape) -> Iterator[str]:
+    """Yield the closed lines around a mask, in pixels of the panel's image whose first one begins at 0."""
+    from contourpy import contour_generator
 
-def _outline(axes: Axes, shape: Shape) -> Sequence[Path]:
-    """Return the lines around a mask in pixels of the panel's image."""
     # A rim of background closes the contour, also of an object that touches the border.
     framed = np.pad(shape.mask, 1).astype(np.float32)
-    height, width = shape.mask.shape
-    columns, rows = shape.left + np.arange(-1, width + 1), shape.top + np.arange(-1, height + 1)
-    contours = axes.contour(columns, rows, framed, levels=[0.5])
-    # It would keep its grids until the picture is written: of a few hundred objects, gigabytes.
-    contours.remove()
-    return contours.get_paths()
+    for line in contour_generator(z=framed, name="serial", line_type="Separate").lines(0.5):
+        # Halves of a pixel: a pixel's middle lies half a pixel behind its edge.
+        halves = np.rint(2 * (np.asarray(line) + np.array([shape.left - 0.5, shape.top - 0.5]))).astype(int)
+        corners = _corners(halves[:-1])
+        yield "M" + "L".join(f"{_half(x)} {_half(y)}" for x, y in corners) + "Z"
+
+
+def _corners(points: NDArray[np.int_]) -> NDArray[np.int_]:
+    """Drop the points of a closed line that lie on the way between their neighbours."""
+    before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
+    bends = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
+    kept: NDArray[np.int_] = points[bends] if bends.any() else points
+    return kept
+
+
+def _prompt_marks(prompts: PanelPrompts) -> str:
+    """Return boxes, and points as dots that are round on the object and square beside it."""
+    effect = 'vector-effect="non-scaling-stroke"'
+    marks = [
+        f'<path class="prompt" {effect} d="M{_short(x1)} {_short(y1)}H{_short(x2)}V{_short(y2)}H{_short(x1)}Z"/>'
+        for x1, y1, x2, y2 in prompts.boxes
+    ]
+    for x, y, label in prompts.points:
+        place = f'{effect} d="M{_short(x)} {_short(y)}h0"'
+        marks += [f'<path class="{kind} {"click" if label else "click off"}" {place}/>' for kind in ("rim", "prompt")]
+    return "".join(marks)
+
+
+def _half(doubled: int) -> str:
+    return str(doubled // 2) if doubled % 2 == 0 else f"{doubled / 2:.1f}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 def _touched(mask: Tensor, step: int) -> Tensor:

@@ -4,42 +4,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
-_STYLE = """
-:root { color-scheme: light dark; --text: #1f2328; --muted: #59636e; --line: #d8dee4; --page: #ffffff; --card: #f6f8fa; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6edf3; --muted: #9198a1; --line: #30363d; --page: #0d1117; --card: #161b22; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 2.5rem 1.25rem 4rem; background: var(--page); color: var(--text);
-       font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .35rem; }
-h2 { font-size: 1.12rem; margin: 2.6rem 0 .7rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: .95rem; margin: 1.3rem 0 .15rem; }
-p { margin: .35rem 0; }
-.muted, figcaption { color: var(--muted); font-size: .88rem; }
-.verdict { font-weight: 600; margin: .7rem 0; }
-.prose { white-space: pre-wrap; }
-.tiles { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1.4rem 0 0; }
-.tile { flex: 1 1 11rem; background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .8rem 1rem; }
-.tile b { display: block; font-size: 1.65rem; line-height: 1.2; font-weight: 650; font-variant-numeric: tabular-nums; }
-.tile span { color: var(--muted); font-size: .85rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th { text-align: left; font-weight: 600; color: var(--muted); font-size: .82rem; }
-th, td { padding: .38rem .8rem .38rem 0; border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; padding-right: .8rem; }
-tr.strong td { font-weight: 650; }
-figure { margin: .6rem 0 1.4rem; }
-.scroll + .scroll { margin-top: 1.3rem; }
-figure img { display: block; margin-bottom: .35rem; max-width: 100%; height: auto; border-radius: .35rem; }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem; margin: .5rem 0;
-      overflow-x: auto; font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-.swatch { display: inline-block; width: 1.5rem; vertical-align: middle; margin: 0 .35rem 0 .9rem; }
-.swatch:first-child { margin-left: 0; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 0 2.5rem; }
-"""
+from medsam_tune.evaluation.page_design import SCRIPT, STYLE
 
 
 def page(title: str, body: Iterable[str]) -> str:
@@ -48,13 +16,15 @@ def page(title: str, body: Iterable[str]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{parts}\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{parts}\n"
+        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 
 
-def heading(text: str, level: int = 2) -> str:
-    """Return a heading of level 1 to 3."""
-    return f"<h{level}>{escape(text)}</h{level}>"
+def heading(text: str, level: int = 2, *, name: str = "") -> str:
+    """Return a heading of level 1 to 3, with an identifier for links where it has a name."""
+    mark = f' id="{escape(name)}"' if name else ""
+    return f"<h{level}{mark}>{escape(text)}</h{level}>"
 
 
 def paragraph(text: str, *, kind: str = "") -> str:
@@ -68,22 +38,50 @@ def tiles(values: Sequence[tuple[str, str]]) -> str:
     return f'<div class="tiles">{inner}</div>'
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, strong: Sequence[int] = ()) -> str:
+@dataclass(frozen=True)
+class Cell:
+    """Hold a cell of a sortable table.
+
+    Attributes:
+        text: What is read.
+        value: What it is sorted by; the text by default.
+        link: The identifier of an element of the page that it leads to; none by default.
+    """
+
+    text: str
+    value: float | None = None
+    link: str = ""
+
+
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, strong: Sequence[int] = (), sortable: bool = False
+) -> str:
     """Return a table whose first column is text and whose other columns are figures, set to the right.
 
     Args:
         headers: One text a column.
-        rows: Cells as text.
+        rows: Cells.
         strong: Indices of rows in bold.
+        sortable: Let a click on a header sort the rows, and a long table scroll.
     """
-    head = "".join(f"<th{_number_class(column)}>{escape(text)}</th>" for column, text in enumerate(headers))
+    shown = [f'<button type="button">{escape(text)}</button>' if sortable else escape(text) for text in headers]
+    head = "".join(f"<th{_number_class(column)}>{text}</th>" for column, text in enumerate(shown))
     lines = [
         f"<tr{' class=strong' if index in strong else ''}>"
-        + "".join(f"<td{_number_class(column)}>{escape(cell)}</td>" for column, cell in enumerate(row))
+        + "".join(_cell(column, cell) for column, cell in enumerate(row))
         + "</tr>"
         for index, row in enumerate(rows)
     ]
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    kinds = ('class="scroll tall"', ' class="sortable"') if sortable else ('class="scroll"', "")
+    return f"<div {kinds[0]}><table{kinds[1]}><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+
+
+def _cell(column: int, cell: str | Cell) -> str:
+    if isinstance(cell, str):
+        return f"<td{_number_class(column)}>{escape(cell)}</td>"
+    text = f'<a href="#{escape(cell.link)}">{escape(cell.text)}</a>' if cell.link else escape(cell.text)
+    value = "" if cell.value is None else f' data-value="{cell.value:.6g}"'
+    return f"<td{_number_class(column)}{value}>{text}</td>"
 
 
 def facts(values: Mapping[str, object]) -> str:
@@ -91,7 +89,7 @@ def facts(values: Mapping[str, object]) -> str:
     lines = "".join(
         f"<tr><td>{escape(_words(name))}</td><td>{escape(plain(value))}</td></tr>" for name, value in values.items()
     )
-    return f'<div class="scroll"><table><tbody>{lines}</tbody></table></div>'
+    return f'<div class="scroll"><table class="facts"><tbody>{lines}</tbody></table></div>'
 
 
 def picture(png: bytes, *, alternative: str, caption: str = "") -> str:
@@ -106,13 +104,44 @@ def code(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
-def legend(entries: Sequence[tuple[str, str, str]]) -> str:
-    """Return a line that explains contours: triples (colour, border style, meaning)."""
+def panel(svg: str, caption: str) -> str:
+    """Return a picture of ``overlays.draw_slice`` that a click enlarges."""
+    return f'<figure class="panel" tabindex="0">{svg}<figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def panels(figures: Iterable[str]) -> str:
+    """Return pictures of ``panel`` in rows."""
+    return f'<div class="panels">{"".join(figures)}</div>'
+
+
+def legend(entries: Sequence[tuple[str, str]]) -> str:
+    """Return what the lines over pictures mean, each with a box that hides it: pairs (kind of line, meaning)."""
+    line = '<svg viewBox="0 0 30 8"><path class="{}" d="M0 4H30"/></svg>'
     inner = "".join(
-        f'<span class="swatch" style="border-top:3px {escape(style)} {escape(colour)}"></span>{escape(meaning)}'
-        for colour, style, meaning in entries
+        f'<label><input type="checkbox" id="show-{escape(kind)}" checked>{line.format(escape(kind))}{escape(meaning)}</label>'
+        for kind, meaning in entries
     )
-    return f'<p class="muted">{inner}</p>'
+    return f'<p class="legend">{inner}</p>'
+
+
+def folded(summary: str, inner: str, *, kind: str = "", name: str = "", is_open: bool = False) -> str:
+    """Return a part that a click on its summary shows or hides.
+
+    Args:
+        summary: What is read while it is hidden.
+        inner: A piece made by this module.
+        kind: Its style.
+        name: Its identifier, for links.
+        is_open: Show it at first.
+    """
+    marks = "".join(f' {key}="{escape(value)}"' for key, value in (("class", kind), ("id", name)) if value)
+    return f"<details{marks}{' open' if is_open else ''}><summary>{escape(summary)}</summary>{inner}</details>"
+
+
+def links(targets: Mapping[str, str]) -> str:
+    """Return links on one line: text to address, an element of the page (``#name``) or a file beside it."""
+    inner = "".join(f'<a href="{escape(address)}">{escape(text)}</a>' for text, address in targets.items())
+    return f"<nav>{inner}</nav>"
 
 
 def columns(blocks: Sequence[str]) -> str:

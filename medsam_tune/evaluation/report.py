@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medsam_tune.evaluation import page
-from medsam_tune.evaluation.overlays import PREDICTION_COLOUR, TRUTH_COLOUR
+from medsam_tune.evaluation.report_cases import CasePanel, CaseRow, ShownCase, case_table, gallery
+from medsam_tune.evaluation.report_results import opening, results
 from medsam_tune.files import write_text
-from medsam_tune.metrics.interval import METHOD_NAMES
 
 REPORT_FILE = "index.html"
+PAGE_LIMIT_BYTES = 5_000_000
+"""No page is larger, so that it can be mailed; pictures are left out where there are too many."""
 _ABSENT = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
-class CaseFigure:
-    """Hold one test case as a picture.
+class DataContent:
+    """Hold what the report says about the data; whatever is left empty is left out of the page.
 
     Attributes:
-        heading: Which case it is and why it is shown, such as ``Worst: case_07``.
-        caption: Its figures, such as ``Dice 0.81 over 12 slices``.
-        png: The overlay.
+        facts: What the source says about itself, and what was measured: sizes, spacing, objects.
+        splits: Counts by split, such as ``{"train": {"cases": 28, "images": 84}}``.
+        labels: Rows (label, images that show it, objects, median size).
+        size_unit: Unit of the sizes.
+        histogram: PNG of the object sizes.
+        samples: Training images with the contours of their masks.
+        attribution: Where a bundled sample comes from.
     """
 
-    heading: str
-    caption: str
-    png: bytes
+    facts: Mapping[str, object] = field(default_factory=dict)
+    splits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    labels: Sequence[tuple[str, int, int, str]] = ()
+    size_unit: str = "px"
+    histogram: bytes | None = None
+    samples: Sequence[CasePanel] = ()
+    attribution: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,203 +47,152 @@ class ReportContent:
 
     Attributes:
         title: The recipe's name or the run's.
-        description: What was done, in words: the comment a recipe opens with.
+        data_name: What the data are called.
+        description: What was done, in words, by heading: what the recipe's comment says of the method.
         trained: Rows (group of parameters, trained, total).
-        data: What the source says about itself.
-        splits: Counts by split, such as ``{"train": {"cases": 28, "images": 84}}``.
+        data: What the report says about the data.
         test: What ``summarise`` returned for the test split.
         baselines: The same by name, for the untuned model, each with its paired ``tuned_minus_this``; first the one that is
             asked as the tuned model is.
-        verdict: Whether the tuned model is better than the untuned one, in a sentence.
-        inference: The same by name, for the tuned model under each kind of inference it offers.
+        verdict: Whether the tuned model is better than the untuned one, as ``verdict_of`` returns it.
+        moved_boxes: What ``score_moved_boxes`` returned: Dice where each box is drawn a little wrong.
+        inference: Summaries by name, for the tuned model under each kind of inference it offers.
         curves: PNG of ``draw_curves``.
-        cases: Best, median and worst test case.
-        reload_code: Lines of Python that reload the export.
+        cases: Every test case and label.
+        shown: The test cases in the order in which they are shown.
+        panels: Their slices, the most important first; as many are taken as the page has room for.
+        settings: What the training was asked to do, by key.
+        reload_code: Lines of Python that reload the export and use it.
+        predict_command: The command that uses the model on files.
         run_command: The command that runs all of it again.
-        versions: Version by package.
-        seconds: Seconds by stage.
-        more: Further facts by name, such as the base weights or the peak memory.
+        config: The resolved recipe.
+        facts: Facts by block, such as ``{"Time": {"fit": "12 s"}}``.
+        files: Addresses of the run's files from the report's folder, by name.
+        citations: BibTeX of what the run rests on.
     """
 
     title: str
-    description: str = ""
+    data_name: str = ""
+    description: Mapping[str, str] = field(default_factory=dict)
     trained: Sequence[tuple[str, int, int]] = ()
-    data: Mapping[str, object] = field(default_factory=dict)
-    splits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    data: DataContent = DataContent()
     test: Mapping[str, Any] = field(default_factory=dict)
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    verdict: str = ""
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    moved_boxes: Mapping[str, Any] = field(default_factory=dict)
     inference: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     curves: bytes | None = None
-    cases: Sequence[CaseFigure] = ()
+    cases: Sequence[CaseRow] = ()
+    shown: Sequence[ShownCase] = ()
+    panels: Iterable[CasePanel] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
     reload_code: str = ""
+    predict_command: str = ""
     run_command: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    more: Mapping[str, object] = field(default_factory=dict)
+    config: str = ""
+    facts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    citations: str = ""
 
 
 def write_report(folder: Path, content: ReportContent) -> Path:
     """Write ``folder/index.html``, atomically, with all pictures and styles inside.
 
     Returns:
-        The file.
+        The file, of ``PAGE_LIMIT_BYTES`` at most.
 
     Raises:
         DataError: If the folder cannot be written.
     """
-    sections = [
-        *_opening(content),
-        *_results(content),
-        *_pictures(content),
-        *_training(content),
-        *_data(content),
-        *_again(content),
-        *_costs(content),
-    ]
+    before = [*_head(content), *results(content.test, content.baselines, content.moved_boxes, content.inference)]
+    table = case_table(content.cases, content.shown)
+    after = [*_training(content), *_data(content.data), *_use(content), *_again(content), *_citations(content)]
+    room = PAGE_LIMIT_BYTES - len(page.page(content.title, [*before, *table, *after]).encode())
+    parts = [*before, *table, *gallery(content.shown, content.panels, room=room), *after]
     path = folder / REPORT_FILE
-    write_text(path, page.page(content.title, sections))
+    write_text(path, page.page(content.title, parts))
     return path
 
 
-def _opening(content: ReportContent) -> list[str]:
+def _head(content: ReportContent) -> list[str]:
     parts = [page.heading(content.title, 1)]
-    if content.verdict:
-        parts.append(page.paragraph(content.verdict, kind="verdict"))
+    if content.data_name:
+        parts.append(page.paragraph(f"on {content.data_name}", kind="muted"))
+    parts += opening(content.verdict, content.test, content.trained)
     if content.description:
-        parts.append(page.paragraph(content.description, kind="muted prose"))
-    values = []
-    for name, key in (("Dice", "dice"), ("IoU", "iou")):
-        if (figures := content.test.get(key)) and figures["mean"] is not None:
-            values.append((f"{figures['mean']:.3f}", f"test {name}{_interval_text(figures)}"))
-    if content.test.get("n_cases"):
-        values.append((str(content.test["n_cases"]), f"test cases{_of_patients(content.test)}"))
-    if content.trained:
-        trained, total = sum(row[1] for row in content.trained), sum(row[2] for row in content.trained)
-        values.append((_share(trained, total), f"of {total:,} parameters trained"))
-    return [*parts, page.tiles(values)] if values else parts
+        parts.append(page.facts(content.description))
+    sections = {"Test results": content.test, "Test cases": content.cases, "Training": content.curves or content.trained}
+    sections |= {"Data": content.data != DataContent(), "Use the model": content.reload_code}
+    sections |= {"Run it again": content.run_command or content.facts, "Cite": content.citations}
+    targets = {name: f"#{_name(name)}" for name, there in sections.items() if there}
+    return [*parts, page.links(targets)] if len(targets) > 1 else parts
 
 
-def _interval_text(figures: Mapping[str, Any]) -> str:
-    interval = figures.get("ci95")
-    return "" if interval is None else f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
+def _name(heading: str) -> str:
+    return heading.lower().replace(" ", "-")
 
 
-def _results(content: ReportContent) -> list[str]:
-    if not content.test:
-        return []
-    headers = ("model", "Dice", "std", "95 % interval", "IoU", "std", "95 % interval", "cases")
-    untuned = [_baseline_row(name, summary) for name, summary in content.baselines.items()]
-    rows = [*untuned[:1], [*_result_row("tuned", content.test), _ABSENT], *untuned[1:]]
-    table = page.table((*headers, "tuned minus this"), rows, strong=(len(untuned[:1]),))
-    parts = [page.heading("Test results"), table]
-    if len(labels := content.test.get("per_label") or {}) > 1:
-        rows = [_result_row(str(name), summary) for name, summary in labels.items()]
-        parts += [page.heading("By label", 3), page.table(("label", *headers[1:]), rows)]
-    if content.inference:
-        rows = [_result_row(name.replace("_", " "), summary) for name, summary in content.inference.items()]
-        parts += [page.heading("By kind of inference", 3), page.table(("inference", *headers[1:]), rows)]
-    return [*parts, page.paragraph(_unit_note(content.test), kind="muted")]
-
-
-def _result_row(name: str, summary: Mapping[str, Any]) -> list[str]:
-    cells = [name]
-    for key in ("dice", "iou"):
-        figures = summary[key]
-        interval = figures.get("ci95")
-        cells += [_figure(figures["mean"]), _figure(figures["std"])]
-        cells.append(_ABSENT if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}")
-    return [*cells, str(summary["n_cases"])]
-
-
-def _baseline_row(name: str, summary: Mapping[str, Any]) -> list[str]:
-    row, difference = _result_row(f"untuned, {name.replace('_', ' ')}", summary), summary["tuned_minus_this"]
-    if difference["mean"] is None:
-        return [*row, _ABSENT]
-    ends = difference["ci95"]
-    return [*row, f"{difference['mean']:+.3f}" + ("" if ends is None else f" ({ends[0]:+.3f} to {ends[1]:+.3f})")]
-
-
-def _figure(value: float | None) -> str:
-    return _ABSENT if value is None else f"{value:.3f}"
-
-
-def _unit_note(test: Mapping[str, Any]) -> str:
-    note = "The unit is the case: pixels are pooled over a case's slices at native resolution, for each label."
-    excluded = test.get("n_excluded")
-    if excluded:
-        note += f" {excluded} pairs of case and label with neither ground truth nor prediction are left out."
-    slices = test.get("slices") or {}
-    if slices.get("n"):
-        note += f" Slice by slice, the mean Dice is {_figure(slices['dice']['mean'])} over {slices['n']} slices."
-    method = METHOD_NAMES.get(test["dice"].get("ci95_method"))
-    if method is None:
-        return note
-    unit = f"patients, who may have several cases ({test['n_patients']} in all)" if _of_patients(test) else "cases"
-    return f"{note} Intervals are over {unit}, by {method}."
-
-
-def _of_patients(test: Mapping[str, Any]) -> str:
-    return "" if test["n_patients"] == test["n_cases"] else f" of {test['n_patients']} patients"
-
-
-def _pictures(content: ReportContent) -> list[str]:
-    if not content.cases:
-        return []
-    lines = [(TRUTH_COLOUR, "solid", "ground truth"), (PREDICTION_COLOUR, "dashed", "prediction")]
-    parts = [page.heading("Test cases"), page.legend(lines)]
-    for case in content.cases:
-        parts += [page.heading(case.heading, 3), page.picture(case.png, alternative=case.heading, caption=case.caption)]
-    return parts
+def _section(heading: str) -> str:
+    return page.heading(heading, name=_name(heading))
 
 
 def _training(content: ReportContent) -> list[str]:
     parts = []
     if content.curves is not None:
-        parts += [page.heading("Training"), page.picture(content.curves, alternative="Loss and validation curves")]
+        alternative = "Loss, validation figures, learning rate and seconds of each epoch"
+        parts.append(page.picture(content.curves, alternative=alternative))
     if content.trained:
         rows = [
             [name, f"{trained:,}", f"{total:,}", f"{100 * trained / total:.3g} %" if total else _ABSENT]
             for name, trained, total in content.trained
         ]
-        parts += [page.heading("What was trained"), page.table(("parameters", "trained", "total", "share"), rows)]
-    return parts
+        parts.append(page.table(("parameters", "trained", "total", "share"), rows))
+    if content.settings:
+        parts.append(page.folded("Settings of the training", page.facts(content.settings)))
+    return [_section("Training"), *parts] if parts else []
 
 
-def _data(content: ReportContent) -> list[str]:
-    if not (content.data or content.splits):
+def _data(data: DataContent) -> list[str]:
+    if data == DataContent():
         return []
-    parts = [page.heading("Data")]
-    if content.splits:
-        counts = sorted({name for split in content.splits.values() for name in split})
+    parts = [_section("Data")]
+    if data.splits:
+        counts = list(dict.fromkeys(name for split in data.splits.values() for name in split))
         rows = [
             [name, *(f"{split[count]:,}" if count in split else _ABSENT for count in counts)]
-            for name, split in content.splits.items()
+            for name, split in data.splits.items()
         ]
         parts.append(page.table(("split", *counts), rows))
-    return [*parts, page.facts(content.data)] if content.data else parts
+    if data.labels:
+        headers = ("label", "images that show it", "objects", f"median size ({data.size_unit})")
+        parts.append(page.table(headers, [[name, f"{images:,}", f"{n:,}", size] for name, images, n, size in data.labels]))
+    if data.histogram is not None:
+        parts.append(page.picture(data.histogram, alternative="How large the objects are"))
+    if data.samples:
+        parts += [page.heading("Training images", 3), page.panels(page.panel(each.svg, each.caption) for each in data.samples)]
+    if data.facts:
+        parts.append(page.facts(data.facts))
+    return [*parts, page.paragraph(data.attribution, kind="muted prose")] if data.attribution else parts
+
+
+def _use(content: ReportContent) -> list[str]:
+    parts = [page.code(content.reload_code)] if content.reload_code else []
+    if content.predict_command:
+        parts += [page.paragraph("Or on files and folders:"), page.code(content.predict_command)]
+    return [_section("Use the model"), *parts] if parts else []
 
 
 def _again(content: ReportContent) -> list[str]:
-    parts = []
-    if content.reload_code:
-        parts += [page.heading("Use the model"), page.code(content.reload_code)]
-    if content.run_command:
-        parts += [page.heading("Run it again"), page.code(content.run_command)]
-    return parts
+    parts = [page.code(content.run_command)] if content.run_command else []
+    blocks = [page.heading(title, 3) + page.facts(values) for title, values in content.facts.items() if values]
+    if content.files:
+        parts.append(page.links(content.files))
+    if blocks:
+        parts.append(page.columns(blocks))
+    if content.config:
+        parts.append(page.folded("The resolved recipe", page.code(content.config)))
+    return [_section("Run it again"), *parts] if parts else []
 
 
-def _costs(content: ReportContent) -> list[str]:
-    seconds = {name: f"{value:,.1f} s" for name, value in content.seconds.items()}
-    blocks = [
-        page.heading(title, 3) + page.facts(values)
-        for title, values in (("Time", seconds), ("Versions", content.versions), ("Further", content.more))
-        if values
-    ]
-    return [page.heading("Costs and versions"), page.columns(blocks)] if blocks else []
-
-
-def _share(part: int, whole: int) -> str:
-    """Write a share in per cent with two digits, and whole numbers from 10 on."""
-    share = 100 * part / max(1, whole)
-    return f"{share:.0f} %" if share >= 10 else f"{share:.2g} %"
+def _citations(content: ReportContent) -> list[str]:
+    return [_section("Cite"), page.code(content.citations)] if content.citations else []

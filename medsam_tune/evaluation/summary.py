@@ -55,7 +55,7 @@ def summarise(
         "n_excluded": int(scores.excluded.sum()),
         "excluded_cases": [case_names[case] for case in np.setdiff1d(scores.case_index, scores.scored_cases())],
         "per_label": {
-            _label_name(label, label_names): _label_figures(scores, scores.label == label, people)
+            label_name(label, label_names): _label_figures(scores, scores.label == label, people)
             for label in np.unique(scores.label)
         },
         "slices": {"dice": _mean_and_std(scores.slices.dice[kept]), "n": int(kept.sum())},
@@ -81,7 +81,7 @@ def write_case_table(
         writer.writerow(
             [
                 case_names[scores.case_index[row]],
-                _label_name(scores.label[row], label_names),
+                label_name(scores.label[row], label_names),
                 *(int(column[row]) for column in (scores.n_slices, scores.tp, scores.fp, scores.fn)),
                 *("" if excluded else f"{value:.6f}" for value in ratios),
                 measures.distance_unit[row],
@@ -111,6 +111,11 @@ def pick_slices(scores: CaseScores, case: int, *, count: int = 4) -> list[int]:
     return sorted(samples[np.argsort(-pixels, kind="stable")[:count]].tolist())
 
 
+def label_name(label: int, label_names: Mapping[int, str]) -> str:
+    """Return the name of a label, or its number where it has none."""
+    return label_names.get(int(label), f"label {int(label)}")
+
+
 def _figures(values: NDArray[np.float64], patients: Sequence[str]) -> dict[str, Any]:
     interval = mean_interval(values, groups=patients, bounds=(0.0, 1.0))
     return {
@@ -137,7 +142,3 @@ def _label_figures(scores: CaseScores, rows: NDArray[np.bool_], people: Sequence
         "n_patients": len(set(patients)),
         "n_excluded": int((rows & scores.excluded).sum()),
     }
-
-
-def _label_name(label: int, label_names: Mapping[int, str]) -> str:
-    return label_names.get(int(label), f"label {int(label)}")

@@ -1,7 +1,8 @@
-"""Lines of Python that ask a tuned model about an image, as it was asked in training."""
+"""Lines of Python and of a shell that ask a tuned model about an image, as it was asked in training."""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 import torch
@@ -71,3 +72,29 @@ def _with_click(kinds: tuple[PromptKind, ...]) -> str:
         return "point_coords=[(x, y), (x_wrong, y_wrong)], point_labels=[1, 0]"
     click = "point_coords=[(x_wrong, y_wrong)], point_labels=[0]"
     return f"{_ARGUMENTS['boxes']}, {click}" if "boxes" in kinds else click
+
+
+def predict_command(segmenter: Segmenter, folder: str) -> str:
+    """Return the command line that uses a tuned model on files; FILE, INPUT and OUT are a user's.
+
+    Args:
+        segmenter: Says which prompts have to be given.
+        folder: The run's or the export's folder.
+
+    Returns:
+        The command, below a comment on its files; empty where the model is asked with a mask, which no file brings.
+    """
+    kinds = asked_kinds(segmenter)
+    lines = ["# INPUT: an image, a volume or a folder of them; the masks come to OUT"]
+    words = ["medsam-tune", "predict", shlex.quote(folder), "INPUT", "-o", "OUT"]
+    if "boxes" in kinds:
+        lines.append("# FILE: a table with image, x1, y1, x2, y2 and perhaps label and slice, as CSV or JSON, or a COCO file")
+        words += ["--boxes", "FILE"]
+    elif "points" in kinds:
+        lines.append(
+            "# FILE: a table with image, x, y and perhaps label (1 object, 0 background), object, slice, as CSV or JSON"
+        )
+        words += ["--points", "FILE"]
+    elif kinds:
+        return ""
+    return "\n".join([*lines, " ".join(words)])

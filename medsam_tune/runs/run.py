@@ -19,8 +19,9 @@ from medsam_tune.files import read_json
 from medsam_tune.folders import expand
 from medsam_tune.runs.build import Overrides, build, check_priors, override_words
 from medsam_tune.runs.closing import closing
+from medsam_tune.runs.other_scores import score_baselines, score_boxes, score_inference
 from medsam_tune.runs.recipe_files import find_recipe
-from medsam_tune.runs.report_stage import export_stage, report_stage, score_baselines, score_inference
+from medsam_tune.runs.report_stage import export_stage, report_stage
 from medsam_tune.segmenters.task import TaskSegmenter
 from medsam_tune.training.checkpoint import read_checkpoint
 from medsam_tune.training.cli import MedsamCLI
@@ -321,7 +322,9 @@ def _score_others(cli: MedsamCLI) -> None:
     baselines = score_baselines(cli)
     cli.clock.stop("baselines")
     verdict = not_compared(_why_not_compared(cli)) if baselines is None else verdict_of(baselines)
-    cli.results.write(baselines=baselines, verdict=verdict, **_inference(cli))
+    moved = score_boxes(cli)
+    boxes = {} if moved is None else {"moved_boxes": moved}
+    cli.results.write(baselines=baselines, verdict=verdict, **boxes, **_inference(cli))
 
 
 def _why_not_compared(cli: MedsamCLI) -> str:

@@ -18,7 +18,7 @@ from medsam_tune.prompt_encoders.base import PromptEncoder
 from medsam_tune.prompts.base import PromptSampler
 from medsam_tune.side.base import SideNetwork
 from medsam_tune.tuners.base import Tuner
-from medsam_tune.types import MaskPrediction, SegmentationBatch
+from medsam_tune.types import MaskPrediction, Queries, SegmentationBatch
 
 if TYPE_CHECKING:
     from medsam_tune.data.datamodule import SegmentationDataModule
@@ -94,6 +94,10 @@ class Segmenter(nn.Module, ABC):
     def reads_priors(self) -> bool:
         """Tell whether it needs the batch's prior maps. False by default."""
         return False
+
+    def given(self, batch: SegmentationBatch) -> Queries:
+        """Return the batch's queries with every prompt that the answer of ``forward`` rests on; as they are by default."""
+        return batch.queries
 
     def not_precomputable(self) -> str | None:
         """Return None when the image embedding is static, else the recipe key that makes it dynamic and why."""

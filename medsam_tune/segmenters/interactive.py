@@ -120,15 +120,31 @@ class InteractiveSegmenter(SamSegmenter):
         Clicks are a function of seed, epoch, image, object and round, and of the masks before them. New images have no truth
         to draw clicks from: there the first prompt stands alone.
         """
+        return self._played(batch)[0]
+
+    def given(self, batch: SegmentationBatch) -> Queries:
+        """Return the queries with the first prompt and the clicks of the last round, or with these clicks alone."""
+        queries, (_, clicks) = self.ask(batch), self._played(batch)
+        if not clicks.labels.shape[1]:
+            return queries
+        asked = queries.without_prompts() if self.keep == "last" else queries
+        first = Clicks.none(batch.n_objects, clicks.coords.device)
+        if asked.point_coords is not None and asked.point_labels is not None:
+            first = Clicks(asked.point_coords, asked.point_labels.float())
+        shown = first.joined(clicks)
+        return replace(asked, point_coords=shown.coords, point_labels=shown.labels)
+
+    def _played(self, batch: SegmentationBatch) -> tuple[list[MaskPrediction], Clicks]:
+        """Return the predictions of all rounds, and the clicks that the last one was shown."""
         rounds = 1 if batch.truth is None else self.rounds if batch.training else self.eval_rounds
         embeddings = self.image_embeddings(batch)
         first = self.prompt_encoder(self.ask(batch), batch.encoder_input(), embeddings, self.backbone)
         predictions = [self._decode(embeddings, batch.image_index, first)]
+        clicks = shown = Clicks.none(batch.n_objects, batch.images.device)
         if not batch.n_objects:
-            return predictions * rounds
+            return predictions * rounds, shown
         later = embeddings if self.encoder_rounds == "all" else embeddings.detach()
         silent = rounds_without_clicks(batch, rounds=rounds, count=self.mask_only_rounds if batch.training else 0)
-        clicks = Clicks.none(batch.n_objects, batch.images.device)
         for number in range(1, rounds):
             # A click and the mask fed back are inputs, as if a user had given them: no gradient flows through them.
             low_res_masks = predictions[-1].low_res_masks[:, :1].detach().float()
@@ -136,7 +152,7 @@ class InteractiveSegmenter(SamSegmenter):
             clicks = clicks.joined(new) if self.keep == "all" else new
             shown = clicks.withheld(silent[:, number])
             predictions.append(self._corrected(later, batch.image_index, first, shown, low_res_masks))
-        return predictions
+        return predictions, shown
 
     def _new_clicks(self, low_res_masks: Tensor, batch: SegmentationBatch, number: int) -> Clicks:
         counts, rule = (self.clicks, self.rule) if batch.training else ((1,), self.eval_rule)

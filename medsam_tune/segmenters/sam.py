@@ -177,6 +177,10 @@ class SamSegmenter(Segmenter):
             )
         return prompts.draw(batch, mask_side=4 * self.backbone.embedding_size)
 
+    def given(self, batch: SegmentationBatch) -> Queries:
+        """Return the queries as ``ask`` does."""
+        return self.ask(batch)
+
     def answer(
         self, queries: Queries, inputs: EncoderInput, embeddings: ImageEmbeddings, *, multimask_output: bool = False
     ) -> MaskPrediction:

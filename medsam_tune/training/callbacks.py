@@ -79,6 +79,7 @@ class TrainingRows(Callback):
     def __init__(self) -> None:
         self.loss = math.nan
         self._steps = 0
+        self._lr: dict[str, Tensor] = {}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
@@ -102,11 +103,17 @@ class TrainingRows(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._steps = trainer.global_step
 
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        # The one of this step: at the end of the batch the schedule has moved on.
+        self._lr = {"lr": torch.as_tensor(optimizer.param_groups[0]["lr"], dtype=torch.float64)}
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:  # noqa: ANN401
         stepped, self._steps = trainer.global_step != self._steps, trainer.global_step
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if stepped and every and (self._steps % every == 0 or trainer.should_stop):
-            _log(trainer, {"train/loss_step": tuned(pl_module).last_loss})
+            _log(trainer, {"train/loss_step": tuned(pl_module).last_loss, **self._lr})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning steps no scheduler that watches a metric at the end of an epoch that was resumed in its middle.

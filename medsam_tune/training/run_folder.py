@@ -64,6 +64,11 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     @property
+    def epochs_csv(self) -> Path:
+        """Return the table of the seconds of each epoch."""
+        return self.path / "epochs.csv"
+
+    @property
     def summary(self) -> Path:
         """Return the file of the test figures, the baselines and the costs."""
         return self.path / "summary.json"

@@ -17,6 +17,8 @@ class RunSettings:
         early_stopping_patience: Validations without a better Dice before training stops; None never stops early.
         baselines: Also score the untuned network on the test cases: asked as the tuned one is, and with boxes.
         report: Also write the HTML report.
+        box_jitter: Share of its width and height by which each side of a test's box is moved, in or out, in one more scoring of
+            networks that are asked with boxes; 0 leaves it out.
     """
 
     folder: str = "runs"
@@ -24,6 +26,7 @@ class RunSettings:
     early_stopping_patience: int | None = None
     baselines: bool = True
     report: bool = True
+    box_jitter: float = 0.1
 
     def __post_init__(self) -> None:
         if not self.folder.strip():
@@ -32,3 +35,5 @@ class RunSettings:
             raise RecipeError(f"run.save_every_n_steps: must be at least 1, got {self.save_every_n_steps}.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise RecipeError(f"run.early_stopping_patience: must be at least 1 or null, got {self.early_stopping_patience}.")
+        if not 0 <= self.box_jitter < 1:
+            raise RecipeError(f"run.box_jitter: must be at least 0 and below 1, got {self.box_jitter}; 0.1 is 10 %.")

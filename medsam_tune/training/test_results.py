@@ -37,6 +37,7 @@ class TestResults(Callback):
     Attributes:
         scores: The scores of all ranks after a test, or None.
         measures: Distances and sizes of the same cases, or None.
+        baseline_scores: Scores of the untuned network on the same cases, by way of asking, once they were made.
         summary: What ``summary.json`` holds.
         found: What a callback found for keys of the recipe, such as ``data.batch_size``.
     """
@@ -48,6 +49,7 @@ class TestResults(Callback):
         self.clock: StageClock | None = None
         self.scores: CaseScores | None = None
         self.measures: CaseMeasures | None = None
+        self.baseline_scores: dict[str, CaseScores] = {}
         self.summary: dict[str, Any] = {}
         self.found: dict[str, int] = {}
         self._tested_step: int | None = None

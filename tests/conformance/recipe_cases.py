@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,12 +31,24 @@ _SMALLER: dict[str, dict[str, Any]] = {
 
 def small_module(recipe: str) -> TuningModule:
     """The recipe's module, parsed as the command line parses it, on a tiny network with random weights."""
+    parser, parsed = _parsed(recipe)
+    torch.manual_seed(0)
+    module: TuningModule = parser.instantiate_classes(parsed).model
+    return module.train()
+
+
+def small_config(recipe: str) -> dict[str, Any]:
+    """The resolved ``model`` section of ``small_module``, as a run's config.yaml holds it."""
+    parser, parsed = _parsed(recipe)
+    config: dict[str, Any] = yaml.safe_load(parser.dump(parsed, skip_none=False))["model"]
+    return config
+
+
+def _parsed(recipe: str) -> tuple[ArgumentParser, Namespace]:
     model = yaml.safe_load((FOLDER / recipe).read_text(encoding="utf-8"))["model"]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TuningModule, "model")
-    torch.manual_seed(0)
-    module: TuningModule = parser.instantiate_classes(parser.parse_object({"model": _small(model)})).model
-    return module.train()
+    return parser, parser.parse_object({"model": _small(model)})
 
 
 def _small(value: Any) -> Any:

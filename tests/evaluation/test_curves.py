@@ -28,13 +28,13 @@ def test_sparse_columns_become_series_without_gaps(metrics):
     }
 
 
-def drawn_lines(path, monkeypatch):
+def drawn_lines(path, monkeypatch, epochs=None):
     from matplotlib.axes import Axes
 
     lines = []
     plot = Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda self, *a, **k: lines.append((k.get("label"), list(a[1]))) or plot(self, *a, **k))
-    png = draw_curves(path)
+    png = draw_curves(path, epochs)
     return png, dict(lines)
 
 
@@ -51,10 +51,24 @@ def test_long_curve_is_smoothed_from_its_first_value(tmp_path, monkeypatch):
     assert lines["train/loss, smoothed"][:3] == pytest.approx([1, 0.9, 0.81])
 
 
-def test_file_without_loss_or_dice_gives_no_picture(tmp_path):
+def test_learning_rate_and_seconds_are_drawn_as_they_are(tmp_path, monkeypatch):
+    path, epochs = tmp_path / "metrics.csv", tmp_path / "epochs.csv"
+    path.write_text("step,train/loss_step,lr\n" + "".join(f"{step},1,{step / 100}\n" for step in range(80)))
+    epochs.write_text("epoch,step,seconds\n0,39,12.5\n1,79,2.5\n")
+    _, lines = drawn_lines(path, monkeypatch, epochs)
+    assert lines["Learning rate"] == [step / 100 for step in range(80)]
+    assert lines["Seconds an epoch"] == [12.5, 2.5]
+
+
+def test_one_epoch_has_no_curve(metrics, tmp_path, monkeypatch):
+    (tmp_path / "epochs.csv").write_text("epoch,step,seconds\n0,39,12.5\n")
+    assert "Seconds an epoch" not in drawn_lines(metrics, monkeypatch, tmp_path / "epochs.csv")[1]
+
+
+def test_file_without_anything_to_draw_gives_no_picture(tmp_path):
     path = tmp_path / "metrics.csv"
-    path.write_text("epoch,step,lr\n0,1,0.1\n")
-    assert draw_curves(path) is None
+    path.write_text("epoch,step,train/bce\n0,1,0.1\n")
+    assert draw_curves(path, tmp_path / "absent.csv") is None
 
 
 def test_missing_or_foreign_file_says_what_to_give(tmp_path):

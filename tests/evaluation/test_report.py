@@ -7,7 +7,9 @@ import pytest
 
 from medsam_tune.errors import DataError
 from medsam_tune.evaluation.page import plain
-from medsam_tune.evaluation.report import CaseFigure, ReportContent, write_report
+from medsam_tune.evaluation.page_design import SCRIPT
+from medsam_tune.evaluation.report import PAGE_LIMIT_BYTES, DataContent, ReportContent, write_report
+from medsam_tune.evaluation.report_cases import CasePanel, CaseRow, ShownCase
 
 PNG = b"\x89PNG picture"
 FIGURES = {"mean": 0.8612, "std": 0.04, "ci95": [0.84, 0.88], "ci95_method": "t"}
@@ -20,25 +22,54 @@ TEST = {
     "n_excluded": 2,
     "per_label": {},
     "slices": {"dice": {"mean": 0.8, "std": 0.1}, "n": 90},
+    "hd95": {"mean": 3.456, "median": 2.0, "std": 1.0, "n": 8, "n_infinite": 1, "unit": "mm"},
 }
+MOVED = {
+    "share": 0.1,
+    "dice": {"tuned": FIGURES | {"mean": 0.8311}, "untuned": FIGURES | {"mean": 0.7022}},
+    "minus_exact": {"tuned": GAIN | {"mean": -0.0301, "ci95": None}, "untuned": GAIN | {"mean": -0.068, "ci95": None}},
+}
+ROW = CaseRow("case_07", "object", 3, 0.7, 0.54, 2.513, "mm", 3.25, 3.5, "ml", untuned_dice=0.61)
+ROWS = [replace(ROW, case="case_<i>", dice=0.2, hd95=float("inf")), ROW, replace(ROW, case="case_01", dice=None, hd95=None)]
+SHOWN = [ShownCase("case_<i>", "Worst: case_<i>, Dice 0.200", is_open=True), ShownCase("case_07", "case_07, Dice 0.700")]
+PANELS = [
+    CasePanel("case_<i>", "<svg></svg>", "slice <1>: Dice 0.2", position=1),
+    CasePanel("case_07", "<svg></svg>", "slice 5", position=5),
+    CasePanel("case_07", "<svg></svg>", "slice 4", position=4, is_picked=False),
+]
 CONTENT = ReportContent(
     title="autosam <script>alert(1)</script>",
-    description="first line\nsecond & last",
+    data_name="the bundled sample <u>",
+    description={"method": "first line & last"},
     trained=[("prompt_encoder", 250, 250), ("backbone", 0, 750)],
-    data={"root": "<i>folder</i>", "window": (-160.0, 240.0)},
-    splits={"train": {"cases": 28, "images": 1084}, "test": {"cases": 9}},
+    data=DataContent(
+        facts={"root": "<i>folder</i>", "window": (-160.0, 240.0)},
+        splits={"train": {"cases": 28, "images": 1084}, "test": {"cases": 9}},
+        labels=[("anterior", 12, 14, "102")],
+        size_unit="mm\u00b2",
+        histogram=PNG,
+        samples=[CasePanel("case_00", "<svg></svg>", "a training image")],
+        attribution="from <b>there</b>",
+    ),
     test=TEST,
     baselines={
         "same_prompts": TEST | {"dice": {"mean": 0.77, "std": 0.1, "ci95": None}, "tuned_minus_this": GAIN},
         "oracle_box": TEST | {"dice": {"mean": 0.79, "std": 0.1, "ci95": None}, "tuned_minus_this": GAIN | {"ci95": None}},
     },
-    verdict="Better than the untuned network <b>",
+    verdict={"text": "Better than the untuned network <b>", "verdict": "better", "against": "same_prompts"},
+    moved_boxes=MOVED,
     curves=PNG,
-    cases=[CaseFigure("Worst: case_07", "Dice 0.70", PNG)],
+    cases=ROWS,
+    shown=SHOWN,
+    panels=PANELS,
+    settings={"trainer.max_epochs": 7},
     reload_code='predictor = medsam_tune.load_export("runs/a/export")',
+    predict_command="medsam-tune predict runs/a INPUT -o OUT",
     run_command="medsam-tune run recipes/autosam.yaml",
-    versions={"torch": "2.15.0"},
-    seconds={"fit": 243.1},
+    config="model: <hidden>",
+    facts={"Time": {"fit": "243.1 s"}, "Versions": {"torch": "2.15.0"}, "Nothing": {}},
+    files={"config.yaml": "../config.yaml"},
+    citations="@misc{a, title = {<b>}}",
 )
 
 
@@ -51,7 +82,7 @@ class Words(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -77,32 +108,103 @@ def test_every_figure_and_command_stands_on_the_page(tmp_path):
         "untuned, oracle box",
         "+0.091 (+0.050 to +0.132)",
         "0.770",
+        "3.46 mm",
+        "mean of 8; 1 more is infinite",
         "25 %",
         "1,084",
         "-160, 240",
-        "Worst: case_07",
+        "Worst: case_<i>, Dice 0.200",
+        "1 further slice",
         'load_export("runs/a/export")',
+        "medsam-tune predict runs/a INPUT -o OUT",
         "medsam-tune run recipes/autosam.yaml",
+        "trainer.max epochs",
         "243.1 s",
         "2.15.0",
         "2 pairs of case and label",
         "0.800 over 90 slices",
+        "median size (mm\u00b2)",
+        "model: <hidden>",
     ):
         assert expected in text
+    assert "Nothing" not in text
 
 
 def test_text_from_outside_is_escaped(tmp_path):
     words = read(tmp_path)
-    assert not {"script", "i"} & {tag for tag, _ in words.tags}
-    assert "autosam <script>alert(1)</script>" in words.text
-    assert "<i>folder</i>" in words.text
+    assert not {"b", "i", "u"} & {tag for tag, _ in words.tags if tag != "b"}
+    assert [tag for tag, _ in words.tags].count("b") == 5  # the figures of the tiles
+    assert [tag for tag, _ in words.tags].count("script") == 1
+    assert SCRIPT in words.text
+    for text in ("autosam <script>alert(1)</script>", "<i>folder</i>", "case_<i>", "slice <1>: Dice 0.2", "from <b>there</b>"):
+        assert text in words.text
 
 
 def test_page_needs_no_other_file(tmp_path):
-    sources = [value for _, attributes in read(tmp_path).tags for name, value in attributes.items() if name in ("src", "href")]
+    tags = read(tmp_path).tags
+    sources = [attributes["src"] for _, attributes in tags if "src" in attributes]
     assert sources == [f"data:image/png;base64,{base64.b64encode(PNG).decode()}"] * 2
-    assert not re.search(r"https?://", (tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
+    links = [attributes["href"] for tag, attributes in tags if "href" in attributes]
+    assert {link for link in links if not link.startswith("#")} == {"../config.yaml"}
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|@import|url\(", page)
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["index.html"]
+
+
+def test_every_link_within_the_page_leads_somewhere(tmp_path):
+    tags = read(tmp_path).tags
+    targets = {attributes["id"] for _, attributes in tags if "id" in attributes}
+    assert {attributes["href"][1:] for tag, attributes in tags if tag == "a" and attributes["href"].startswith("#")} <= targets
+    assert len(targets) == sum("id" in attributes for _, attributes in tags)
+
+
+def test_cases_can_be_sorted_by_numbers_and_lead_to_their_slices(tmp_path):
+    words = read(tmp_path)
+    text = words.text
+    first = text.index("case", text.index("Test cases"))
+    assert text[first : first + 8] == [
+        *("case", "slices", "Dice", "untuned Dice", "IoU", "HD95 (mm)", "true size (ml)", "predicted size (ml)")
+    ]
+    values = [float(attributes["data-value"]) for tag, attributes in words.tags if tag == "td" and "data-value" in attributes]
+    assert {0.2, 0.7, -1.0, 2.513, 1e9} <= {round(value, 4) for value in values}
+    assert "\N{INFINITY}" in text
+    assert [attributes.get("id") for tag, attributes in words.tags if tag == "details" and "id" in attributes] == [
+        "case-0",
+        "case-1",
+    ]
+
+
+def test_pictures_that_have_no_room_are_left_out_and_counted(tmp_path):
+    drawn = []
+
+    def panels():
+        for number in range(40):
+            drawn.append(number)
+            yield CasePanel(f"case_{number}", f"<svg>{'x' * 200_000}</svg>", "a slice")
+
+    shown = [ShownCase(f"case_{number}", f"case_{number}") for number in range(40)]
+    path = write_report(tmp_path / "report", replace(CONTENT, shown=shown, panels=panels()))
+    assert PAGE_LIMIT_BYTES - 250_000 < path.stat().st_size <= PAGE_LIMIT_BYTES
+    page = path.read_text(encoding="utf-8")
+    assert len(drawn) == page.count('<figure class="panel"')  # a training image stands for the one that found no room
+    assert f"has room for {len(drawn) - 1} slices of {len(drawn) - 1} of 40 cases, failures first." in page
+
+
+def test_a_badly_drawn_box_stands_beside_the_exact_one(tmp_path):
+    text = read(tmp_path).text
+    start = text.index("moved minus as drawn")
+    assert [each for each in text[start + 1 :] if each.strip()][:8] == [
+        "tuned",
+        "0.861",
+        "0.831",
+        "-0.030",
+        "untuned",
+        "0.770",
+        "0.702",
+        "-0.068",
+    ]
+    assert any("moved by 10 % of the box's width or height" in words for words in text)
+    assert "How much a badly drawn box costs" not in read(tmp_path, replace(CONTENT, moved_boxes={})).text
 
 
 def test_what_is_empty_is_left_out(tmp_path):
@@ -145,7 +247,7 @@ def test_values_are_written_as_a_reader_would():
 
 def test_verdict_stands_first_and_the_network_asked_alike_above_the_tuned_one(tmp_path):
     text = read(tmp_path).text
-    assert text.index("Better than the untuned network <b>") < text.index("first line\nsecond & last")
+    assert text.index("Better than the untuned network <b>") < text.index("first line & last")
     rows = [text.index(name) for name in ("untuned, same prompts", "tuned", "untuned, oracle box")]
     assert rows == sorted(rows)
 

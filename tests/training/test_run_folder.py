@@ -178,8 +178,18 @@ def test_file_in_the_place_of_the_recipes_folder_is_named(tmp_path):
 
 def test_files_lie_where_the_run_folder_says(tmp_path):
     run = RunFolder(tmp_path)
-    paths = (run.config, run.splits, run.last_checkpoint, run.metrics_csv, run.summary, run.test_cases, run.export, run.report)
-    names = "config.yaml splits.json checkpoints/last.ckpt metrics.csv summary.json test_cases.csv export report"
+    paths = (
+        run.config,
+        run.splits,
+        run.last_checkpoint,
+        run.metrics_csv,
+        run.epochs_csv,
+        run.summary,
+        run.test_cases,
+        run.export,
+        run.report,
+    )
+    names = "config.yaml splits.json checkpoints/last.ckpt metrics.csv epochs.csv summary.json test_cases.csv export report"
     assert [path.relative_to(tmp_path).as_posix() for path in paths] == names.split()
 
 

@@ -1,0 +1,173 @@
+"""The report's test cases: every one in a table, and as many of their slices as the page has room for, failures first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from medsam_tune.evaluation import page
+
+_ABSENT = "\N{EN DASH}"
+_LINES = (
+    ("truth", "ground truth"),
+    ("tuned", "tuned"),
+    ("untuned", "untuned, asked alike"),
+    ("prompt", "prompts: boxes, points (round: on the object, square: beside it)"),
+)
+_SUMMARY_BYTES = 400  # what a case takes beside its pictures
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """Hold what is known of one test case and label.
+
+    Attributes:
+        case: The case.
+        label: The label.
+        n_slices: Slices that were tested.
+        dice: None where the pair is excluded, like ``iou`` and ``hd95``.
+        iou: IoU.
+        hd95: May be infinite.
+        distance_unit: Unit of ``hd95``.
+        true_size: Volume or area over the slices that were tested.
+        predicted_size: The same of the prediction.
+        size_unit: Unit of the sizes.
+        untuned_dice: Dice of the untuned network under the same queries; None where it was not scored.
+    """
+
+    case: str
+    label: str
+    n_slices: int
+    dice: float | None
+    iou: float | None
+    hd95: float | None
+    distance_unit: str
+    true_size: float
+    predicted_size: float
+    size_unit: str
+    untuned_dice: float | None = None
+
+
+@dataclass(frozen=True)
+class ShownCase:
+    """Hold how a case is announced.
+
+    Attributes:
+        case: The case.
+        heading: Such as ``Worst: case_07, Dice 0.81``.
+        is_open: Whether its pictures are there at first sight.
+    """
+
+    case: str
+    heading: str
+    is_open: bool = False
+
+
+@dataclass(frozen=True)
+class CasePanel:
+    """Hold one slice.
+
+    Attributes:
+        case: Its case.
+        svg: The picture, of ``overlays.draw_slice``.
+        caption: Text below it.
+        position: Place among the slices of the case.
+        is_picked: Whether it stands for its case; the others are shown on demand.
+    """
+
+    case: str
+    svg: str
+    caption: str
+    position: int = 0
+    is_picked: bool = True
+
+
+def case_table(rows: Sequence[CaseRow], shown: Sequence[ShownCase]) -> list[str]:
+    """Return heading and table of all test cases; nothing where there is none."""
+    if not rows:
+        return []
+    names = {each.case: case_name(number) for number, each in enumerate(shown)}
+    labelled, compared = len({row.label for row in rows}) > 1, any(row.untuned_dice is not None for row in rows)
+    headers = ["case", *(["label"] if labelled else []), "slices", "Dice", *(["untuned Dice"] if compared else [])]
+    cells = [_cells(row, names.get(row.case, ""), labelled=labelled, compared=compared) for row in rows]
+    units = _one_or_all(row.distance_unit for row in rows), _one_or_all(row.size_unit for row in rows)
+    headers += ["IoU", f"HD95{units[0]}", f"true size{units[1]}", f"predicted size{units[1]}"]
+    note = (
+        "A click on a heading sorts. HD95: 95th percentile of the distance between the outlines; infinite where one of the two "
+        "masks is missing. Sizes are over the slices that were tested."
+    )
+    table = page.table(headers, cells, sortable=True)
+    return [page.heading("Test cases", name="test-cases"), table, page.paragraph(note, kind="muted")]
+
+
+def gallery(shown: Sequence[ShownCase], panels: Iterable[CasePanel], *, room: int) -> list[str]:
+    """Return the cases with their slices.
+
+    Args:
+        shown: The cases in their order on the page.
+        panels: Slices, the most important first; taken until the room is used up, so that no more are drawn than are shown.
+        room: Bytes that the pieces may take.
+    """
+    if not shown:
+        return []
+    taken: dict[str, list[CasePanel]] = {}
+    used, complete = 4096 + _SUMMARY_BYTES * len(shown), True
+    for panel in panels:
+        size = len(page.panel(panel.svg, panel.caption).encode())
+        if used + size > room:
+            complete = False
+            break
+        used += size
+        taken.setdefault(panel.case, []).append(panel)
+    parts = [_case(each, case_name(number), taken[each.case]) for number, each in enumerate(shown) if each.case in taken]
+    if not parts:
+        return []
+    note = "A click enlarges a slice; Esc or a second click shrinks it."
+    if not complete or len(parts) < len(shown):
+        count = sum(len(found) for found in taken.values())
+        note += f" The page has room for {count} slices of {len(parts)} of {len(shown)} cases, failures first."
+    return [page.legend(_LINES), page.paragraph(note, kind="muted"), *parts]
+
+
+def case_name(number: int) -> str:
+    """Return the identifier of a shown case on the page, by its place."""
+    return f"case-{number}"
+
+
+def _case(shown: ShownCase, name: str, panels: Sequence[CasePanel]) -> str:
+    ordered = sorted(panels, key=lambda panel: panel.position)
+    picked, others = ([panel for panel in ordered if panel.is_picked is wanted] for wanted in (True, False))
+    inner = page.panels(page.panel(panel.svg, panel.caption) for panel in picked)
+    if others:
+        count = f"{len(others)} further slice{'s' if len(others) > 1 else ''}"
+        inner += page.folded(count, page.panels(page.panel(panel.svg, panel.caption) for panel in others))
+    return page.folded(shown.heading, inner, kind="case", name=name, is_open=shown.is_open)
+
+
+def _cells(row: CaseRow, link: str, *, labelled: bool, compared: bool) -> list[str | page.Cell]:
+    return [
+        page.Cell(row.case, link=link),
+        *([row.label] if labelled else []),
+        page.Cell(str(row.n_slices), row.n_slices),
+        _ratio(row.dice),
+        *([_ratio(row.untuned_dice)] if compared else []),
+        _ratio(row.iou),
+        _distance(row.hd95),
+        *(page.Cell(f"{size:.3g}" if size < 1000 else f"{size:,.0f}", size) for size in (row.true_size, row.predicted_size)),
+    ]
+
+
+def _ratio(value: float | None) -> page.Cell:
+    return page.Cell(_ABSENT, -1.0) if value is None else page.Cell(f"{value:.3f}", value)
+
+
+def _distance(value: float | None) -> page.Cell:
+    if value is None:
+        return page.Cell(_ABSENT, -1.0)
+    return page.Cell("\N{INFINITY}", 1e9) if math.isinf(value) else page.Cell(f"{value:.2f}", value)
+
+
+def _one_or_all(units: Iterable[str]) -> str:
+    """Return the unit for a heading; all of them where cases differ."""
+    return f" ({', '.join(sorted(set(units)))})".replace("mm2", "mm\N{SUPERSCRIPT TWO}")

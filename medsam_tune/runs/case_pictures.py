@@ -1,0 +1,245 @@
+"""The test cases of a report: what is known of each, and their slices with truth, both networks' masks, and the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from medsam_tune.data.chunks import ChunkDataset, collate_chunks
+from medsam_tune.evaluation.baselines import BOXES, shown_objects, untuned_networks
+from medsam_tune.evaluation.overlays import (
+    OverlaySlice,
+    PanelPrompts,
+    Shape,
+    draw_slice,
+    joined_prompts,
+    panel_image,
+    panel_prompts,
+    panel_shapes,
+    panel_step,
+)
+from medsam_tune.evaluation.report_cases import CasePanel, CaseRow, ShownCase
+from medsam_tune.evaluation.summary import label_name, pick_cases, pick_slices
+from medsam_tune.geometry import boxes_to_original, points_to_original
+from medsam_tune.inference.stitching import AskedImage, answer, asked_images, mask_chunks, true_masks
+from medsam_tune.segmenters.base import Segmenter
+from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.types import Queries, SegmentationBatch
+
+if TYPE_CHECKING:
+    from medsam_tune.data.datamodule import SegmentationDataModule
+    from medsam_tune.metrics.overlap import CaseScores
+    from medsam_tune.training.cli import MedsamCLI
+
+_OPEN_FAILURES = 3
+# Each is predicted twice more; a data set of thousands of slices would keep a CPU busy for hours.
+_MOST_SLICES = 300
+
+
+def case_rows(cli: MedsamCLI) -> list[CaseRow]:
+    """Return what is known of each test case and label, the worst first; cases without a value last."""
+    scores, measures, data = cli.results.scores, cli.results.measures, cli.datamodule
+    if scores is None or measures is None:
+        return []
+    untuned = _untuned_dice(cli)
+    rows = []
+    for row, (case, label) in enumerate(zip(scores.case_index.tolist(), scores.label.tolist(), strict=True)):
+        known = [None if scores.excluded[row] else float(each[row]) for each in (scores.dice, scores.iou, measures.hd95)]
+        rows.append(
+            CaseRow(
+                case=data.case_names[case],
+                label=label_name(label, data.label_names),
+                n_slices=int(scores.n_slices[row]),
+                dice=known[0],
+                iou=known[1],
+                hd95=known[2],
+                distance_unit=measures.distance_unit[row],
+                true_size=float(measures.true_size[row]),
+                predicted_size=float(measures.predicted_size[row]),
+                size_unit=measures.size_unit[row],
+                untuned_dice=untuned.get((case, label)),
+            )
+        )
+    return sorted(rows, key=lambda row: (row.dice is None, row.dice))
+
+
+def shown_cases(cli: MedsamCLI) -> list[ShownCase]:
+    """Return the scored cases, the worst first; the worst, the median and the best are open."""
+    scores, names = cli.results.scores, cli.datamodule.case_names
+    if scores is None:
+        return []
+    places = {case: place for place, case in pick_cases(scores)}
+    shown = []
+    for number, (case, dice) in enumerate(_worst_first(scores)):
+        place = f"{places[case].capitalize()}: " if case in places else ""
+        is_open = bool(place) or number < _OPEN_FAILURES
+        shown.append(ShownCase(names[case], f"{place}{names[case]}, Dice {dice:.3f}", is_open))
+    return shown
+
+
+def case_panels(cli: MedsamCLI) -> Iterator[CasePanel]:
+    """Yield the slices of the scored cases: those that stand for a case first, failures first, then all others."""
+    scores = cli.results.scores
+    if scores is None:
+        return
+    artist = _Artist(cli, scores)
+    order = [case for case, _ in _worst_first(scores)]
+    first = [case for _, case in pick_cases(scores)]
+    first = [*order[:_OPEN_FAILURES], *(case for case in first if case not in order[:_OPEN_FAILURES])]
+    later = [case for case in order if case not in first]
+    picked = {case: pick_slices(scores, case) for case in order}
+    wanted = [(case, index, True) for case in (*first, *later) for index in picked[case]]
+    for case in order:
+        own = np.unique(scores.slices.sample_index[scores.slices.case_index == case]).tolist()
+        wanted += [(case, index, False) for index in own if index not in picked[case]]
+    for case, index, is_picked in wanted[:_MOST_SLICES]:
+        yield artist.panel(cli.datamodule.case_names[case], index, is_picked=is_picked)
+
+
+def sample_panels(data: SegmentationDataModule, images: Sequence[int]) -> list[CasePanel]:
+    """Return images of the source, as they are stored, with the outlines of their masks."""
+    panels = []
+    for image in images:
+        sample = data.stored(image)
+        step = panel_step(*sample.image.shape[-2:])
+        shown = OverlaySlice(
+            panel_image(sample.image, step),
+            truth=panel_shapes(sample.masks, step),
+            title=sample.image_id,
+            spacing_mm=sample.spacing_mm,
+        )
+        panels.append(CasePanel(sample.case_id, draw_slice(shown, name=f"d{image}"), sample.image_id))
+    return panels
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Hold what both networks say about one image."""
+
+    image: AskedImage
+    truth: list[Shape]
+    tuned: list[Shape]
+    untuned: list[Shape]
+    prompts: PanelPrompts
+
+
+class _Artist:
+    """Predict the chunk or the tiles of an image once more, with both networks, and keep no more of it than panels show."""
+
+    def __init__(self, cli: MedsamCLI, scores: CaseScores) -> None:
+        self._data, self._segmenter, self._scores = cli.datamodule, cli.model.segmenter.eval(), scores
+        self._untuned, self._only_shown = _untuned_network(cli)
+        self._chunks = {place: chunk for chunk in self._data.chunks("test") for place in chunk}
+        self._last: tuple[tuple[int, ...], dict[int, _Drawn]] | None = None
+
+    def panel(self, case: str, index: int, *, is_picked: bool) -> CasePanel:
+        chunk = self._chunks[self._data.positions("test", index)[0]]
+        if self._last is None or self._last[0] != chunk:
+            self._last = (chunk, self._draw(chunk))
+        drawn = self._last[1][index]
+        shown = OverlaySlice(
+            # The batch's own images are padded and resized; the source's is what the eye should see.
+            panel_image(self._data.source[index].image, panel_step(*drawn.image.size)),
+            truth=drawn.truth,
+            prediction=drawn.tuned,
+            untuned=drawn.untuned,
+            prompts=drawn.prompts,
+            title=drawn.image.image_id,
+            spacing_mm=drawn.image.spacing_mm,
+        )
+        caption = f"{drawn.image.image_id}{self._dice(index)}"
+        return CasePanel(case, draw_slice(shown, name=f"s{index}"), caption, position=index, is_picked=is_picked)
+
+    def _draw(self, chunk: tuple[int, ...]) -> dict[int, _Drawn]:
+        batch = collate_chunks([ChunkDataset(self._data.dataset("test"), [chunk])[0]])
+        with torch.no_grad():
+            there = batch.to(next(self._segmenter.parameters()).device)
+            tuned = self._shapes(self._segmenter, there)
+            untuned: dict[int, list[Shape]] = {}
+            if self._untuned is not None:
+                untuned = self._shapes(self._untuned, shown_objects(there) if self._only_shown else there)
+            marks = _prompts(self._segmenter, there)
+        return {
+            image.sample_index: _Drawn(
+                image,
+                panel_shapes(true_masks(batch, image), panel_step(*image.size)),
+                tuned[image.sample_index],
+                untuned.get(image.sample_index, []),
+                joined_prompts([marks[row] for row in image.rows], panel_step(*image.size)),
+            )
+            for image in asked_images(batch)
+        }
+
+    def _shapes(self, segmenter: Segmenter, batch: SegmentationBatch) -> dict[int, list[Shape]]:
+        """Return what a network finds on each image of a batch, by the image's place in the source."""
+        prediction, side = answer(segmenter, batch), segmenter.input_rule.side
+        return {
+            image.sample_index: [
+                shape
+                for masks in mask_chunks(prediction, batch, image, side)
+                for shape in panel_shapes(masks, panel_step(*image.size))
+            ]
+            for image in asked_images(batch)
+        }
+
+    def _dice(self, index: int) -> str:
+        """Return the Dice of a slice over its labels; nothing where it shows nothing and nothing was found."""
+        slices = self._scores.slices
+        rows = slices.sample_index == index
+        tp, wrong = int(slices.tp[rows].sum()), int((slices.fp + slices.fn)[rows].sum())
+        return f": Dice {2 * tp / (2 * tp + wrong):.3f}" if tp + wrong else ": nothing there, nothing found"
+
+
+def _worst_first(scores: CaseScores) -> list[tuple[int, float]]:
+    cases, dice = scores.scored_cases(), scores.case_dice()
+    return [(int(cases[place]), float(dice[place])) for place in np.argsort(dice, kind="stable")]
+
+
+def _untuned_dice(cli: MedsamCLI) -> dict[tuple[int, int], float]:
+    """Return the Dice of the network that the verdict is against, by case and label."""
+    scores = cli.results.baseline_scores.get((cli.results.summary.get("verdict") or {}).get("against") or "")
+    if scores is None:
+        return {}
+    keys = zip(scores.case_index.tolist(), scores.label.tolist(), strict=True)
+    return {key: float(dice) for key, dice in zip(keys, scores.dice, strict=True) if not np.isnan(dice)}
+
+
+def _untuned_network(cli: MedsamCLI) -> tuple[Segmenter | None, bool]:
+    """Return the network that the verdict is against, and whether it is asked only for objects that an image shows."""
+    segmenter, against = cli.model.segmenter, (cli.results.summary.get("verdict") or {}).get("against")
+    if against is None or not isinstance(segmenter, SamSegmenter):
+        return None, False
+    only_shown = against in BOXES and cli.datamodule.target == "per_class"
+    return untuned_networks(segmenter)[against].eval(), only_shown
+
+
+def _prompts(segmenter: Segmenter, batch: SegmentationBatch) -> list[PanelPrompts]:
+    """Return what a network was asked with on each row of a batch, in pixels of the whole image.
+
+    The box of a whole image says nothing and is left out.
+    """
+    if segmenter.asks_user() is None:
+        return [PanelPrompts()] * batch.n_images
+    step = batch.at_once or batch.n_images
+    found = []
+    for start in range(0, batch.n_images, step):
+        part = batch.part(start, start + step)
+        queries = segmenter.given(part)
+        found += [_prompts_of_row(queries, part, row) for row in range(part.n_images)]
+    return found
+
+
+def _prompts_of_row(queries: Queries, batch: SegmentationBatch, row: int) -> PanelPrompts:
+    own, frame = (queries.image_index == row).cpu(), batch.frames[row]
+    left, top = (batch.tiles[row].left, batch.tiles[row].top) if batch.tiles else (0, 0)
+    boxes, points, labels = queries.boxes, queries.point_coords, queries.point_labels
+    corner = torch.tensor([left, top], dtype=torch.float32)
+    return panel_prompts(
+        None if boxes is None else boxes_to_original(boxes.cpu()[own], frame) + corner.repeat(2),
+        None if points is None else points_to_original(points.cpu()[own], frame) + corner,
+        None if labels is None else labels.cpu()[own],
+    )

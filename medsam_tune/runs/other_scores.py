@@ -1,0 +1,112 @@
+"""What is scored beside the test: the untuned network, badly drawn boxes, the other kinds of inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medsam_tune.data.chunks import ChunkDataset, collate_chunks
+from medsam_tune.evaluation.baselines import BOXES, evaluate_inference, evaluate_segmenters, untuned_networks
+from medsam_tune.evaluation.comparison import paired_difference
+from medsam_tune.evaluation.moved_boxes import asks_with_boxes, score_moved_boxes
+from medsam_tune.evaluation.summary import summarise
+from medsam_tune.segmenters.base import Segmenter
+from medsam_tune.segmenters.sam import SamSegmenter
+
+if TYPE_CHECKING:
+    from medsam_tune.metrics.overlap import CaseScores
+    from medsam_tune.training.cli import MedsamCLI
+    from medsam_tune.types import SegmentationBatch
+
+
+def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
+    """Score the untuned network on the test cases: asked as the tuned one is, with the whole-image box and with the true box.
+
+    Where the network labels pixels, only the classes that an image shows get a box.
+
+    Returns:
+        A summary by way of asking, each with how much better the tuned network is by case (``tuned_minus_this``), or None where
+        the recipe asks for none or has no promptable network.
+    """
+    segmenter, tuned = cli.model.segmenter, cli.results.scores
+    if not cli.settings.baselines or tuned is None or not isinstance(segmenter, SamSegmenter):
+        return None
+    data, only_shown = cli.datamodule, BOXES if cli.datamodule.target == "per_class" else ()
+    scores = evaluate_segmenters(untuned_networks(segmenter), scored_batches(cli), only_shown=only_shown)
+    cli.results.baseline_scores = scores
+    return {
+        name: {
+            **_summary(cli, found),
+            "tuned_minus_this": paired_difference(tuned, found, data.case_patients),
+        }
+        for name, found in scores.items()
+    }
+
+
+def score_boxes(cli: MedsamCLI) -> dict[str, Any] | None:
+    """Score the tuned network, and the untuned one where that was scored, with every box moved by ``run.box_jitter``.
+
+    Returns:
+        ``share``; by network ``dice`` as ``summarise`` returns it, and the paired difference ``minus_exact`` to the boxes as
+        they are drawn. None where the recipe asks for none, or no user has to draw a box.
+    """
+    segmenter, tuned, share = cli.model.segmenter, cli.results.scores, cli.settings.box_jitter
+    first = next(scored_batches(cli), None)
+    if not share or tuned is None or first is None or not isinstance(segmenter, SamSegmenter):
+        return None
+    if not asks_with_boxes(segmenter, first.to(next(segmenter.parameters()).device)):
+        return None
+    cli.clock.start("moved_boxes")
+    exact, networks = {"tuned": tuned}, [{"tuned": segmenter}]
+    alike = untuned_networks(segmenter).get("same_prompts") if "same_prompts" in cli.results.baseline_scores else None
+    if isinstance(alike, SamSegmenter):
+        exact["untuned"] = cli.results.baseline_scores["same_prompts"]
+        if segmenter.not_precomputable() is None:
+            networks[0]["untuned"] = alike
+        else:
+            networks.append({"untuned": alike})
+    moved = {
+        name: scores
+        for together in networks
+        for name, scores in score_moved_boxes(together, scored_batches(cli), share=share).items()
+    }
+    cli.clock.stop("moved_boxes")
+    return {
+        "share": share,
+        "dice": {name: _summary(cli, found)["dice"] for name, found in moved.items()},
+        "minus_exact": {
+            name: paired_difference(found, exact[name], cli.datamodule.case_patients) for name, found in moved.items()
+        },
+    }
+
+
+def score_inference(cli: MedsamCLI, segmenter: Segmenter) -> dict[str, Any]:
+    """Score the trained network on the test cases with raw images, with augmented ones, and with both ways to join the two.
+
+    Returns:
+        A summary by kind of inference; empty where the network has no fusion.
+    """
+    scores = evaluate_inference(segmenter, scored_batches(cli))
+    return {name: _summary(cli, found) for name, found in scores.items()}
+
+
+def scored_batches(cli: MedsamCLI) -> Iterator[SegmentationBatch]:
+    """Yield the images that the test has scored, under ``trainer.limit_test_batches`` fewer than the split holds."""
+    data = cli.datamodule
+    chunks, size = data.chunks("test"), data.chunks_per_batch("test")
+    limit = cli.trainer.limit_test_batches
+    if isinstance(limit, int) or limit < 1:  # a whole 1 is one batch
+        scored = [] if cli.results.scores is None else np.unique(cli.results.scores.slices.sample_index).tolist()
+        places = {place for image in scored for place in data.positions("test", image)}
+        # A chunk is tested whole, and an image without a row, which shows nothing, moves no figure.
+        chunks = [chunk for chunk in chunks if not places.isdisjoint(chunk)]
+    items = ChunkDataset(data.dataset("test"), chunks)
+    for start in range(0, len(items), size):
+        yield collate_chunks([items[number] for number in range(start, min(start + size, len(items)))])
+
+
+def _summary(cli: MedsamCLI, scores: CaseScores) -> dict[str, Any]:
+    data = cli.datamodule
+    return summarise(scores, data.case_names, data.label_names, data.case_patients)
