@@ -44,7 +44,9 @@ def main(arguments: list[str]) -> int:
     from medsam_tune.evaluation.contact_sheet import contact_sheet
 
     data = first.cli.datamodule
-    sheet = write_bytes(out.with_suffix(".png"), contact_sheet(data.source, data.dataset("train").indices))
+    trained = set(data.splits.train)
+    shown = [index for index, case in enumerate(data.source.case_ids()) if case in trained]
+    sheet = write_bytes(out.with_suffix(".png"), contact_sheet(data.source, data.source.select(shown, "train")))
     write_text(out, first.text)
     print(f"Method: {first.parts.method.recipe}, because: {first.parts.method.why}")
     if first.cost is not None:

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from medsam_tune.data.facts import PairFacts, read_pair
+from medsam_tune.data.folder_parts import parts_of_folders
 from medsam_tune.data.layouts.base import Pair, Pairing
 from medsam_tune.data.mask_rules import MaskRule, mask_rule
 from medsam_tune.data.patients import HEADER, likely_patients, patients_of
@@ -22,6 +23,10 @@ from medsam_tune.errors import DataError, data_error
 _BAR_FROM = 20
 FEW_PIXELS = 4.0
 """Objects whose thickness at the input side is below this many pixels are counted as small: a decoder's mask has cells of 4."""
+
+THIN_PIXELS = 6.0
+"""The middle object's thickness at the input side, in pixels, below which images are cut into tiles."""
+_THICK_ENOUGH = 8.0
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,25 @@ class Fingerprint:
         found = likely_patients(names)
         if found is not None:
             return found.pattern
-        if "folder" in self.pairing.images.fields and len({name.rpartition("/")[0] for name in names}) < len(names):
+        if (
+            not self.parts()
+            and "folder" in self.pairing.images.fields
+            and len({name.rpartition("/")[0] for name in names}) < len(names)
+        ):
             return "^(.+)/[^/]+$"
         return None
 
+    def parts(self) -> dict[str, str]:
+        """Return which part of a split each image belongs to by its folder; empty where folders say nothing."""
+        return parts_of_folders(each.name for each in self.facts)
+
+    def patients(self) -> dict[str, str]:
+        """Return the patient of each image, by ``patient``."""
+        return patients_of({each.name: each.patient_id for each in self.facts}, self.patient)
+
     def n_patients(self) -> int:
         """Return how many patients there are, by ``patient``."""
-        return len(set(patients_of({each.name: each.patient_id for each in self.facts}, self.patient).values()))
+        return len(set(self.patients().values()))
 
     def n_slices(self) -> int:
         """Return how many slices all images have along the axis across which they are thickest."""
@@ -95,6 +112,18 @@ class Fingerprint:
                 return size
         return math.inf
 
+    def tile_size(self, side: int) -> int | None:
+        """Return the side of tiles in pixels of the original where objects would be too thin at the input; None where not.
+
+        Tiles are the largest multiple of the input in which the middle object is still 8 pixels thick.
+        """
+        longest = max((max(fact.slice_size) for fact in self.facts), default=0)
+        thin = self.median_thickness(side)
+        if thin >= THIN_PIXELS or longest < 1.5 * side:
+            return None
+        whole = thin * longest / side
+        return side * max(1, math.floor(whole / _THICK_ENOUGH))
+
     def objects_an_image(self) -> float:
         """Return the median number of objects in a slice that shows any."""
         counts = [len(each.objects) / max(1, each.measured_slices - each.empty_slices) for each in self.facts if each.objects]
@@ -119,6 +148,7 @@ class Fingerprint:
             "images_without_mask": [file.stem for file in pairing.without_mask],
             "masks_without_image": [file.stem for file in pairing.without_image],
             "new_images": pairing.new_images,
+            "parts": dict(Counter(self.parts().values())),
             "patients": {"pattern": self.patient, "count": self.n_patients() if self.facts else 0},
             "sizes": _counted(" x ".join(map(str, each.shape)) for each in self.facts),
             "spacing_mm": _counted(" x ".join(f"{size:.3g}" for size in each.voxel_mm) for each in self.facts),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
@@ -37,7 +37,7 @@ class MaskRule:
     """
 
     kind: MaskKind
-    labels: dict[str, list[int | str]]
+    labels: Mapping[str, Sequence[int | str]]
     ignore_label: int | None
     why: str
 
@@ -45,7 +45,7 @@ class MaskRule:
 def mask_rule(
     facts: Sequence[PairFacts],
     *,
-    named: dict[str, list[int]] | None = None,
+    named: Mapping[str, Sequence[int]] | None = None,
     ignore_label: int | None = None,
     classes_of_files: Sequence[str] = (),
     object_files: bool = False,

@@ -47,6 +47,17 @@ class NiftiVolumes(VolumeSource):
         check_window(window, "data.source.window")
         check_percentiles(percentiles, "data.source.percentiles")
         rule = Intensity("window", window=window) if window else Intensity("percentile", percentiles=percentiles)
-        chosen = (slices, train_slices, predict_slices)
-        names = {"mask_pattern": mask_pattern, "image_pattern": image_pattern}
-        super().__init__(NiftiFormat(), images, masks, axis, labels, rule, *chosen, **names, exclude=exclude)
+        super().__init__(
+            NiftiFormat(),
+            images,
+            masks,
+            axis,
+            labels,
+            rule,
+            slices,
+            train_slices,
+            predict_slices,
+            mask_pattern=mask_pattern,
+            image_pattern=image_pattern,
+            exclude=exclude,
+        )

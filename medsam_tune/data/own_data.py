@@ -39,12 +39,15 @@ class DataSettings:
     why: dict[str, str] = field(default_factory=dict)
 
 
-def data_settings(found: Fingerprint, target: Target, *, leave_out_faulty: bool = True) -> DataSettings:
+def data_settings(
+    found: Fingerprint, target: Target, *, side: int | None = None, leave_out_faulty: bool = True
+) -> DataSettings:
     """Return the source, its settings and the keys of the ``data`` section for a folder.
 
     Args:
         found: The folder's fingerprint.
         target: What one object is.
+        side: The side of the network's input, for tiles; without it images are not cut.
         leave_out_faulty: Exclude what cannot be read or has no partner; False leaves that to be refused.
     """
     class_path, settings = source_of(found.pairing)
@@ -63,6 +66,9 @@ def data_settings(found: Fingerprint, target: Target, *, leave_out_faulty: bool 
         keys["colours"] = found.rule.labels
     if found.rule.ignore_label is not None:
         keys["ignore_label"] = found.rule.ignore_label
+    if side is not None and (size := found.tile_size(side)) is not None:
+        keys["tiles"] = {"size": size}
+        why["tiles"] = f"the middle object is {found.median_thickness(side):.1f} pixels thick where the whole image has {side}"
     if found.patient is not None and found.n_patients() >= _SEVERAL:
         keys["patient"] = found.patient
     return DataSettings(class_path, settings, keys, why)

@@ -10,7 +10,7 @@ from pathlib import Path
 from medsam_tune.data.formats import FORMATS, Format, RasterFormat, format_of
 from medsam_tune.data.names import file_name
 from medsam_tune.data.pairing import first_names
-from medsam_tune.data.volumes import NNUNET_CHANNEL
+from medsam_tune.data.volume_names import NNUNET_CHANNEL
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.inference.prompt_files import DrawnObject
 

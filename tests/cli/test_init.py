@@ -109,6 +109,35 @@ def test_too_few_patients_are_said_and_no_recipe_is_written(tmp_path, capsys):
     assert not (tmp_path / "here/mine.yaml").exists()
 
 
+def test_folders_of_parts_are_the_split(tmp_path, capsys):
+    for number in range(9):
+        part = ("train", "train", "test")[number % 3]
+        write_image(tmp_path / "data", f"{part}/images/{number}.png", f"{part}/masks/{number}.png", number)
+    assert init(tmp_path / "data", "mine.yaml") == 0
+    assert "the folders make the split: 3 test, 6 train" in capsys.readouterr().out
+    file = tmp_path / "here/mine.splits.json"
+    data = yaml.safe_load((tmp_path / "here/mine.yaml").read_text())["data"]
+    assert data["split"] == {"file": str(file)}
+    assert "patient" not in data
+    split = json.loads(file.read_text())
+    assert split["test"] == ["test/2", "test/5", "test/8"]
+    assert (len(split["train"]), len(split["val"])) == (5, 1)
+
+
+def test_thin_objects_of_large_images_get_tiles(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    for number in range(4):
+        mask = np.zeros((300, 600), np.uint8)
+        mask[::40] = mask[1::40] = 255
+        Image.fromarray(mask).save(tmp_path / "data" / f"{number}_vessels.png")
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, mask.shape).astype(np.uint8)).save(
+            tmp_path / f"data/{number}.png"
+        )
+    assert init(tmp_path / "data", "mine.yaml") == 0
+    assert "tiles: {size: 256}" in (tmp_path / "here/mine.yaml").read_text()
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("prompt", "recipe", "target"),
     [("none", "semantic", "per_class"), ("box", "decoder", "per_label"), ("click", "interactive", "per_label")],

@@ -33,9 +33,9 @@ class BidsFolders(Layout):
         for image in images:
             of_visit[_visit(image)].append(image)
         for mask in masks:
-            image = _image_of(mask, of_visit.get(_visit(mask), []), kinds)
-            if image is not None:
-                found[_patterns(image, mask)].append((image, mask))
+            partner = _image_of(mask, of_visit.get(_visit(mask), []), kinds)
+            if partner is not None:
+                found[_patterns(partner, mask)].append((partner, mask))
         if not found:
             return f"{len(images)} images and {len(masks)} masks have no subject in common"
         return chosen_pairing(self.name, listing, dict(found))

@@ -32,9 +32,9 @@ class EqualNames(Layout):
         for file in listing.files:
             folder, _, name = file.stem.rpartition("/")
             folders[folder][name] = file
-        common = [name for name in folders if _shares_names(folders, name)]
-        masks = [name for name in common if looks_like_masks(listing, list(folders[name].values()))]
-        images = [name for name in common if name not in masks]
+        alike = [name for name in folders if _shares_names(folders, name)]
+        masks = [name for name in alike if looks_like_masks(listing, list(folders[name].values()))]
+        images = [name for name in alike if name not in masks]
         if images and masks:
             first = max(images, key=lambda name: (len(folders[name]), name))
             beside = {_place(name): len(folders[name]) for name in masks if folders[name].keys() & folders[first].keys()}

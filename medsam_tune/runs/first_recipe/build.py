@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,9 @@ import torch
 
 from medsam_tune.backbone.input_rules import INPUT_RULES
 from medsam_tune.data.fingerprint import Fingerprint
+from medsam_tune.data.folder_parts import split_by_folders
 from medsam_tune.data.own_data import Prompt, data_settings, target_of
+from medsam_tune.data.split_file import save_splits
 from medsam_tune.runs.build import build
 from medsam_tune.runs.first_recipe.cost import Cost, measure_cost
 from medsam_tune.runs.first_recipe.length import plan_length
@@ -57,10 +59,15 @@ def make_first_recipe(
         MedsamTuneError: If the data cannot be used, such as too few patients for a split.
     """
     gpu = torch.cuda.is_available()
-    data = data_settings(found, target := target_of(found, prompt))
+    side = INPUT_RULES["lite_medsam"].side
+    data = data_settings(found, target := target_of(found, prompt), side=side)
     classes = len(found.rule.labels) if target == "per_class" else 1
     method = choose_method(Means(prompt, classes, found.n_patients(), gpu))
-    parts = RecipeParts(found.root.name, found, method, data, plan_length(found, gpu=gpu), INPUT_RULES["lite_medsam"].side)
+    parts = RecipeParts(found.root.name, found, method, data, plan_length(found, data, gpu=gpu), side)
+    if of_folders := found.parts():
+        split_file = file.absolute().with_suffix(".splits.json")
+        save_splits(split_by_folders(of_folders, found.patients()), split_file)
+        parts = replace(parts, split_file=split_file)
     start = shlex.join(["medsam-tune", "run", str(file)])
     say("Checking that the recipe reads every file ...")
     cli = _built(recipe_text(parts, start=start, cost=None))

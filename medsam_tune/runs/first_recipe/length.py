@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from medsam_tune.data.fingerprint import Fingerprint
+from medsam_tune.data.own_data import DataSettings
 from medsam_tune.data.splits import SplitSettings
+from medsam_tune.data.tiles import Tiles, tile_grid
 from medsam_tune.training.plan import WARMUP_SHARE, plan_training
 
 WANTED_STEPS = {False: 400, True: 2000}
@@ -45,19 +47,19 @@ class Length:
     split: SplitSettings
 
 
-def plan_length(found: Fingerprint, *, gpu: bool) -> Length:
+def plan_length(found: Fingerprint, data: DataSettings, *, gpu: bool) -> Length:
     """Plan a training on a folder: never fewer steps than a floor, and a warm-up that is a tenth of them.
 
     Args:
         found: The fingerprint.
+        data: What the recipe says of the folder; a tile counts as an image.
         gpu: Whether there is a GPU.
     """
     split = SplitSettings(val_fraction=0.2, test_fraction=0.2)
     held_out = split.val_fraction + split.test_fraction
     slices = _slices(found, held_out, gpu=gpu)
-    per_case = [each.n_slices for each in found.facts]
-    trained = sum(min(n, slices.get("train_slices", {}).get("count", n)) for n in per_case) * (1 - held_out)
-    evaluated = sum(min(n, slices.get("slices", {}).get("count", n)) for n in per_case) * held_out
+    trained = _count(found, slices.get("train_slices", {}), data) * (1 - held_out)
+    evaluated = _count(found, slices.get("slices", {}), data) * held_out
     images = max(1, round(trained))
     batch = min(_BATCH[gpu], images)
     wanted = WANTED_STEPS[gpu]
@@ -75,6 +77,18 @@ def plan_length(found: Fingerprint, *, gpu: bool) -> Length:
         slices,
         split,
     )
+
+
+def _count(found: Fingerprint, rule: dict[str, int], data: DataSettings) -> int:
+    """Return how many images a rule of slices leaves of all cases, each as many times as it has tiles."""
+    size = data.keys.get("tiles", {}).get("size")
+    tiles = Tiles() if size is None else Tiles(size)
+    n_images = 0
+    for each in found.facts:
+        height, width = each.slice_size
+        n_tiles = 1 if size is None else len(tile_grid((height, width), *tiles.in_pixels(size)))
+        n_images += min(each.n_slices, rule.get("count", each.n_slices)) * n_tiles
+    return n_images
 
 
 def _slices(found: Fingerprint, held_out: float, *, gpu: bool) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from medsam_tune.data.fingerprint import FEW_PIXELS, Fingerprint
@@ -31,6 +33,7 @@ class RecipeParts:
     data: DataSettings
     length: Length
     side: int
+    split_file: Path | None = None
 
 
 def recipe_text(parts: RecipeParts, *, start: str, cost: str | None) -> str:
@@ -82,6 +85,9 @@ def _notes(found: Fingerprint) -> list[str]:
     for files, what in ((pairing.without_mask, "images have no mask"), (pairing.without_image, "masks have no image")):
         if files:
             notes.append(f"{len(files)} {what} and are left out: {first_names([file.stem for file in files])}")
+    if found.parts():
+        counted = Counter(found.parts().values())
+        notes.append(f"the folders make the split: {', '.join(f'{count} {part}' for part, count in counted.items())}")
     if pairing.new_images:
         notes.append(f"{pairing.new_images} holds images to predict")
     return notes
@@ -138,8 +144,11 @@ def _data(parts: RecipeParts) -> list[str]:
             lines += [f"      # {reason}" for reason in [data.why.get(key)] if reason]
             lines.append(f"      {key}: {_flow(value)}")
     for key, value in data.keys.items():
+        lines += [f"  # {reason}" for reason in [data.why.get(key)] if reason]
         lines.append(f"  {key}: {_flow(value)}")
     split = f"{{seed: 0, val_fraction: {length.split.val_fraction}, test_fraction: {length.split.test_fraction}}}"
+    if parts.split_file is not None:
+        split = f"{{file: {_flow(str(parts.split_file))}}}  # as the folders say"
     cached = _bundled_value(parts.method.recipe, "cache_embeddings")
     return [*lines, f"  batch_size: {length.batch}", f"  split: {split}", f"  cache_embeddings: {cached}"]
 

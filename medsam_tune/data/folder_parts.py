@@ -1,0 +1,49 @@
+"""A split that the folders themselves make: ``train``, ``val`` and ``test``."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+
+from medsam_tune.data.splits import Splits
+
+_WORDS = {
+    "train": ("train", "training", "tr"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "ts"),
+}
+_PART = {word: part for part, words in _WORDS.items() for word in words}
+_DRAWN = 0.2
+
+
+def parts_of_folders(names: Iterable[str]) -> dict[str, str]:
+    """Return the part of each image by the first folder of its name; empty unless each has one and they are not all the same.
+
+    Example:
+        >>> parts_of_folders(["train/1", "Validation/2"])
+        {'train/1': 'train', 'Validation/2': 'val'}
+        >>> parts_of_folders(["train/1", "p1/2"])
+        {}
+    """
+    found = {name: _PART.get(name.partition("/")[0].lower(), "") for name in names}
+    held = set(found.values())
+    return found if "" not in held and "train" in held and len(held) > 1 else {}
+
+
+def split_by_folders(parts: Mapping[str, str], patients: Mapping[str, str], *, seed: int = 0) -> Splits:
+    """Return the split that folders make; a part that has none gets a fifth of the training patients.
+
+    Args:
+        parts: Case to part, from ``parts_of_folders``.
+        patients: The patient of each case.
+        seed: Of the draw.
+    """
+    of_part = {part: {case for case, each in parts.items() if each == part} for part in _WORDS}
+    drawn = [part for part in ("val", "test") if not of_part[part]]
+    for part in drawn:
+        trained = sorted({patients[case] for case in of_part["train"]})
+        chosen = set(random.Random(seed).sample(trained, max(1, round(_DRAWN * len(trained)))))
+        of_part[part] = {case for case in of_part["train"] if patients[case] in chosen}
+        of_part["train"] -= of_part[part]
+    train, val, test = (tuple(sorted(of_part[part])) for part in ("train", "val", "test"))
+    return Splits(train, val, test, how={"by": "folders", "drawn": drawn, "seed": seed})
