@@ -92,6 +92,45 @@ class Block:
     opened: Callable[[nn.Module], nn.Module] | None = None
 
 
+def attending_block(
+    name: str,
+    block: nn.Module,
+    *,
+    mlp: tuple[str, ...],
+    norms: tuple[str, ...],
+    window: int,
+    opened: Callable[[nn.Module], nn.Module],
+    stage: int = 0,
+) -> Block:
+    """Describe an encoder block with one fused projection for q, k and v in ``attn`` and with an ``mlp``.
+
+    Args:
+        name: Dotted name in the backbone.
+        block: The block.
+        mlp: Names of the MLP's layers in the block.
+        norms: Names of its norms, in the order of the forward pass.
+        window: As in ``Block``.
+        opened: As in ``Block``.
+        stage: As in ``Block``.
+    """
+    qkv, proj = f"{name}.attn.qkv", f"{name}.attn.proj"
+    layers = {"attention": (qkv, proj), "attention.qkv": (qkv,), "attention.proj": (proj,)}
+    named = {"mlp": mlp, "norm": norms}
+    return Block(
+        name=name,
+        module=block,
+        width=len(block.get_submodule(norms[0]).get_parameter("weight")),
+        layers={**layers, **{part: tuple(f"{name}.{layer}" for layer in found) for part, found in named.items()}},
+        attention=block.get_submodule("attn"),
+        mlp=block.get_submodule("mlp"),
+        norms=tuple(block.get_submodule(norm) for norm in norms),
+        window=window,
+        stage=stage,
+        places=("attention_adapter", "mlp_adapter"),
+        opened=opened,
+    )
+
+
 @dataclass(frozen=True)
 class EncoderAnatomy:
     """Describe an image encoder.

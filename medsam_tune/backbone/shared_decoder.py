@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from medsam_tune.backbone.candidates import Candidates
 
 
-def is_stock(decoder: object) -> bool:
+def is_stock(decoder: nn.Module) -> bool:
     """Tell whether a decoder is segment_anything's own, block by block, so that ``SharedDecoder`` can stand for it."""
     return type(decoder) is MaskDecoder and type(decoder.transformer) is TwoWayTransformer
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from medsam_tune.backbone.anatomy import Block, EncoderAnatomy, Projection, take_over
+from medsam_tune.backbone.anatomy import Block, EncoderAnatomy, Projection, attending_block, take_over
 
 _HOME = "image_encoder"
 
@@ -290,27 +290,9 @@ def tiny_vit_anatomy(encoder: TinyViT) -> EncoderAnatomy:
 def _describe(name: str, block: nn.Module, stage: int) -> Block:
     if isinstance(block, ConvBlock):
         return Block(name, block, width=len(cast(Tensor, block.conv3.get_submodule("c").weight)), layers={}, stage=stage)
-    attending = cast(AttentionBlock, block)
-    qkv, proj = f"{name}.attn.qkv", f"{name}.attn.proj"
-    return Block(
-        name=name,
-        module=block,
-        width=len(attending.attn.norm.weight),
-        layers={
-            "attention": (qkv, proj),
-            "attention.qkv": (qkv,),
-            "attention.proj": (proj,),
-            "mlp": (f"{name}.mlp.fc1", f"{name}.mlp.fc2"),
-            "norm": (f"{name}.attn.norm", f"{name}.mlp.norm"),
-        },
-        attention=attending.attn,
-        mlp=attending.mlp,
-        norms=(attending.attn.norm, attending.mlp.norm),
-        window=attending.window,
-        stage=stage,
-        places=("attention_adapter", "mlp_adapter"),
-        opened=OpenTinyVitBlock,
-    )
+    window = cast(AttentionBlock, block).window
+    layers, norms = ("mlp.fc1", "mlp.fc2"), ("attn.norm", "mlp.norm")
+    return attending_block(name, block, mlp=layers, norms=norms, window=window, opened=OpenTinyVitBlock, stage=stage)
 
 
 def _rows(attention: WindowAttention) -> dict[Projection, Tensor]:

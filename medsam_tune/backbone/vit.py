@@ -14,7 +14,7 @@ import torch
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
 
-from medsam_tune.backbone.anatomy import Block, EncoderAnatomy, Projection, take_over
+from medsam_tune.backbone.anatomy import Block, EncoderAnatomy, Projection, attending_block, take_over
 
 _HOME = "image_encoder"
 
@@ -82,25 +82,8 @@ class OpenVitBlock(nn.Module):
 
 
 def _describe(name: str, block: Any) -> Block:  # noqa: ANN401 - segment_anything carries no types
-    qkv, proj = f"{name}.attn.qkv", f"{name}.attn.proj"
-    return Block(
-        name=name,
-        module=block,
-        width=len(block.norm1.weight),
-        layers={
-            "attention": (qkv, proj),
-            "attention.qkv": (qkv,),
-            "attention.proj": (proj,),
-            "mlp": (f"{name}.mlp.lin1", f"{name}.mlp.lin2"),
-            "norm": (f"{name}.norm1", f"{name}.norm2"),
-        },
-        attention=block.attn,
-        mlp=block.mlp,
-        norms=(block.norm1, block.norm2),
-        window=int(block.window_size),
-        places=("attention_adapter", "mlp_adapter"),
-        opened=OpenVitBlock,
-    )
+    layers, norms = ("mlp.lin1", "mlp.lin2"), ("norm1", "norm2")
+    return attending_block(name, block, mlp=layers, norms=norms, window=int(block.window_size), opened=OpenVitBlock)
 
 
 def _rows(attention: nn.Module) -> dict[Projection, Tensor]:
