@@ -42,14 +42,14 @@ def summarise(
         and ``n_patients`` scored; ``n_excluded`` pairs of
         case and label with no foreground in truth and prediction, and the cases that have nothing else (``excluded_cases``);
         the same ``per_label``; and ``slices``, Dice by slice with ``n``, without an interval because a patient's slices are not
-        independent. None stands for what too few values leave undefined.
+        independent; ``objects``, the same by object. None stands for what too few values leave undefined.
     """
     kept = ~scores.slices.excluded
     people = case_names if patients is None else patients
     scored = [people[case] for case in scores.scored_cases()]
     return {
-        "dice": _figures(scores.case_dice(), scored),
-        "iou": _figures(scores.case_iou(), scored),
+        "dice": figures(scores.case_dice(), scored),
+        "iou": figures(scores.case_iou(), scored),
         "n_cases": len(scored),
         "n_patients": len(set(scored)),
         "n_excluded": int(scores.excluded.sum()),
@@ -59,6 +59,7 @@ def summarise(
             for label in np.unique(scores.label)
         },
         "slices": {"dice": _mean_and_std(scores.slices.dice[kept]), "n": int(kept.sum())},
+        "objects": {"dice": _mean_and_std(scores.object_dice), "n": len(scores.object_dice)},
     }
 
 
@@ -116,7 +117,13 @@ def label_name(label: int, label_names: Mapping[int, str]) -> str:
     return label_names.get(int(label), f"label {int(label)}")
 
 
-def _figures(values: NDArray[np.float64], patients: Sequence[str]) -> dict[str, Any]:
+def figures(values: NDArray[np.float64], patients: Sequence[str]) -> dict[str, Any]:
+    """Return mean, standard deviation and interval of one figure a case, between 0 and 1, as JSON values.
+
+    Args:
+        values: One a case.
+        patients: The patient of each case.
+    """
     interval = mean_interval(values, groups=patients, bounds=(0.0, 1.0))
     return {
         **_mean_and_std(values),
@@ -136,8 +143,8 @@ def _label_figures(scores: CaseScores, rows: NDArray[np.bool_], people: Sequence
     kept = rows & ~scores.excluded
     patients = [people[case] for case in scores.case_index[kept]]
     return {
-        "dice": _figures(scores.dice[kept], patients),
-        "iou": _figures(scores.iou[kept], patients),
+        "dice": figures(scores.dice[kept], patients),
+        "iou": figures(scores.iou[kept], patients),
         "n_cases": len(patients),
         "n_patients": len(set(patients)),
         "n_excluded": int((rows & scores.excluded).sum()),

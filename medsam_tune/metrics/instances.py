@@ -203,4 +203,5 @@ def _counts(matches: Sequence[InstanceMatches]) -> tuple[int, int, NDArray[np.in
 
 def _ratio(part: NDArray[np.float64] | NDArray[np.int64], whole: int | NDArray[np.int64]) -> NDArray[np.float64]:
     total = np.broadcast_to(np.asarray(whole, np.float64), part.shape)
-    return np.divide(part, total, out=np.full(part.shape, np.nan), where=total > 0)
+    ratios: NDArray[np.float64] = np.divide(part, total, out=np.full(part.shape, np.nan), where=total > 0)
+    return ratios

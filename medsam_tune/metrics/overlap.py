@@ -107,6 +107,7 @@ class CaseScores:
     n_slices: NDArray[np.int64]
     excluded: NDArray[np.bool_]
     slices: SliceScores
+    object_dice: NDArray[np.float64]
     outlines: NDArray[np.int32] | None = None
 
     def scored_cases(self) -> NDArray[np.int64]:
@@ -200,7 +201,8 @@ class OverlapMetric(Metric):
         slices = SliceScores(sample, case_of_slice, label_of_slice, tp, fp, fn, *_ratios(slice_counts))
         (case, label), (tp, fp, fn) = case_units.T, case_counts.T
         dice, iou, excluded = _ratios(case_counts)
-        return CaseScores(case, label, tp, fp, fn, dice, iou, n_slices, excluded, slices)
+        object_dice, _, empty = _ratios(rows[:, -3:])
+        return CaseScores(case, label, tp, fp, fn, dice, iou, n_slices, excluded, slices, object_dice[~empty])
 
 
 def _unique_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:

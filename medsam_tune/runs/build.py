@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medsam_tune.errors import RecipeError
+from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.training.cli import MedsamCLI
 
 Overrides = Mapping[str, object] | Sequence[str]
@@ -23,6 +24,7 @@ def build(recipe: Path, words: Sequence[str]) -> MedsamCLI:
     command = shlex.join(["medsam-tune", "run", str(recipe), *(word for word in words if "ckpt_path" not in word)])
     cli = MedsamCLI(["--config", str(recipe), *words], recipe_file=recipe, command=command, run=False)
     check_priors(cli)
+    check_automatic(cli)
     return cli
 
 
@@ -53,3 +55,27 @@ def check_priors(cli: MedsamCLI) -> None:
             "data.priors: is not set, but model.fusion fuses prior maps into each image. "
             "Set data.priors.weights, or leave the fusion out."
         )
+
+
+def check_automatic(cli: MedsamCLI) -> None:
+    """Refuse to compare automatic masks with what are no instances, or of a network that finds none.
+
+    Raises:
+        RecipeError: If they are, or it does.
+    """
+    if cli.settings.automatic is None:
+        return
+    faults = {
+        f"its masks are compared with instances, but data.target is {cli.datamodule.target}. Set data.target: per_instance": (
+            cli.datamodule.target != "per_instance"
+        ),
+        "masks are found in whole images, but data.tiles cuts them. Remove one of the two keys": cli.datamodule.tiles
+        is not None,
+        f"{type(cli.model.segmenter).__name__} answers no points and boxes. Remove the key": not (
+            isinstance(cli.model.segmenter, SamSegmenter) and cli.model.segmenter.takes_prompts()
+        ),
+    }
+    for fault, is_one in faults.items():
+        if is_one:
+            cli.discard_unused_folder()
+            raise RecipeError(f"run.automatic: {fault}.")

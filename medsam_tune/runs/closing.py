@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from medsam_tune.evaluation.instances import instance_line
 from medsam_tune.training.console import labelled
 from medsam_tune.training.opening import counted
 
@@ -23,6 +24,9 @@ def closing(summary: dict[str, Any], folder: Path, report: Path | None) -> str:
         lines.append(f"  untuned, {name.replace('_', ' ')}: {_figure(values)}")
     for name, values in (summary.get("inference") or {}).get("test", {}).items():
         lines.append(f"  inference {name.replace('_', ' ')}: {_figure(values)}")
+    for name in ("tuned", "untuned"):
+        if found := (summary.get("automatic") or {}).get(name):
+            lines.append(f"  {name}, found without a prompt: {instance_line(found)}")
     lines.append(labelled("Run folder", str(folder)))
     if report is not None:
         lines.append(labelled("Report", str(report)))

@@ -1,8 +1,9 @@
-"""What is scored beside the test: the untuned network, badly drawn boxes, the other kinds of inference."""
+"""What is scored beside the test: the untuned network, badly drawn boxes, whole images without a prompt, the other kinds of inference."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from medsam_tune.data.chunks import ChunkDataset, collate_chunks
 from medsam_tune.evaluation.baselines import BOXES, evaluate_inference, evaluate_segmenters, untuned_networks
 from medsam_tune.evaluation.comparison import paired_difference
+from medsam_tune.evaluation.instances import score_automatic, summarise_instances
 from medsam_tune.evaluation.moved_boxes import asks_with_boxes, score_moved_boxes
 from medsam_tune.evaluation.summary import summarise
 from medsam_tune.segmenters.base import Segmenter
@@ -80,6 +82,26 @@ def score_boxes(cli: MedsamCLI) -> dict[str, Any] | None:
             name: paired_difference(found, exact[name], cli.datamodule.case_patients) for name, found in moved.items()
         },
     }
+
+
+def score_instances(cli: MedsamCLI) -> dict[str, Any]:
+    """Score the masks that the tuned and the untuned network find in the test images without a prompt.
+
+    Returns:
+        ``automatic``: a summary of each and the settings; empty where the recipe asks for none.
+    """
+    settings, segmenter, data, tested = cli.settings.automatic, cli.model.segmenter, cli.datamodule, cli.results.scores
+    if settings is None or tested is None or not isinstance(segmenter, SamSegmenter):
+        return {}
+    images = np.unique(tested.slices.sample_index).tolist()
+    networks = {"tuned": segmenter.backbone, "untuned": segmenter.backbone.fresh().to(next(segmenter.parameters()).device)}
+    cli.clock.start("automatic")
+    scored = {
+        name: summarise_instances(score_automatic(network, (data.source[index] for index in images), settings), data.patients)
+        for name, network in networks.items()
+    }
+    cli.clock.stop("automatic")
+    return {"automatic": {**scored, "settings": asdict(settings)}}
 
 
 def score_inference(cli: MedsamCLI, segmenter: Segmenter) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 
 from medsam_tune.data.sample import SAMPLE_PREFIX, sample_folder
 from medsam_tune.evaluation.citations import OF_SAMPLES, OF_WEIGHTS, bibtex, method_keys
+from medsam_tune.evaluation.instances import instance_line
 from medsam_tune.training.places import split_places
 from medsam_tune.training.record import flat, git_commit
 
@@ -91,6 +92,9 @@ def run_facts(cli: MedsamCLI) -> dict[str, dict[str, object]]:
     summary = cli.results.summary
     weights = summary.get("base_weights") or {"name": "none", "sha256": ""}
     inference = {"inference": summary["inference"]["chosen"]} if summary.get("inference") else {}
+    automatic = summary.get("automatic") or {}
+    networks = [name for name in ("tuned", "untuned") if name in automatic]
+    found = {f"found without a prompt, {name}": instance_line(automatic[name]) for name in networks}
     return {
         "Run": {
             "date": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
@@ -99,6 +103,7 @@ def run_facts(cli: MedsamCLI) -> dict[str, dict[str, object]]:
             "tested weights of step": summary["tested_step"],
             "git commit": git_commit() or "not in a repository",
             **inference,
+            **found,
         },
         "Machine": {**device_facts(cli), "peak memory": f"{summary['peak_memory_gb']} GB"},
         "Time": {name: f"{value:,.1f} s" for name, value in cli.clock.seconds.items()},

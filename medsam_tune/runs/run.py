@@ -19,9 +19,13 @@ from medsam_tune.files import read_json
 from medsam_tune.folders import expand
 from medsam_tune.runs.build import Overrides, build, check_priors, override_words
 from medsam_tune.runs.closing import closing
-from medsam_tune.runs.other_scores import score_baselines, score_boxes, score_inference
+from medsam_tune.runs.other_scores import score_baselines, score_boxes, score_inference, score_instances
 from medsam_tune.runs.recipe_files import find_recipe
+<<<<<<< HEAD
 from medsam_tune.runs.report_stage import export_stage, report_stage
+=======
+from medsam_tune.runs.report_stage import export_stage, report_stage
+>>>>>>> 32d037e (Score what is found without a prompt against instances)
 from medsam_tune.segmenters.task import TaskSegmenter
 from medsam_tune.training.checkpoint import read_checkpoint
 from medsam_tune.training.cli import MedsamCLI
@@ -322,9 +326,13 @@ def _score_others(cli: MedsamCLI) -> None:
     baselines = score_baselines(cli)
     cli.clock.stop("baselines")
     verdict = not_compared(_why_not_compared(cli)) if baselines is None else verdict_of(baselines)
+<<<<<<< HEAD
     moved = score_boxes(cli)
     boxes = {} if moved is None else {"moved_boxes": moved}
     cli.results.write(baselines=baselines, verdict=verdict, **boxes, **_inference(cli))
+=======
+    cli.results.write(baselines=baselines, verdict=verdict, **_inference(cli), **score_instances(cli))
+>>>>>>> 32d037e (Score what is found without a prompt against instances)
 
 
 def _why_not_compared(cli: MedsamCLI) -> str:

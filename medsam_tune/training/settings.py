@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medsam_tune.errors import RecipeError
+from medsam_tune.inference.automatic_settings import AutomaticSettings
 
 
 @dataclass
@@ -19,6 +20,8 @@ class RunSettings:
         report: Also write the HTML report.
         box_jitter: Share of its width and height by which each side of a test's box is moved, in or out, in one more scoring of
             networks that are asked with boxes; 0 leaves it out.
+        automatic: Also find masks in the test images without a prompt and compare them with the instances (``data.target:
+            per_instance``), before and after tuning: average precision, panoptic quality, AJI, F1. Not by default.
     """
 
     folder: str = "runs"
@@ -27,6 +30,7 @@ class RunSettings:
     baselines: bool = True
     report: bool = True
     box_jitter: float = 0.1
+    automatic: AutomaticSettings | None = None
 
     def __post_init__(self) -> None:
         if not self.folder.strip():

@@ -154,3 +154,12 @@ def test_two_processes_score_what_one_process_scores():
         assert dice == pytest.approx(alone.scores().dice.tolist(), nan_ok=True)
         assert found == pytest.approx(values(alone))
         assert foreign_rows_kept == 0
+
+
+def test_dice_of_each_object_is_kept_without_those_that_show_nothing():
+    metric = OverlapMetric()
+    zeros, numbers = torch.zeros(3, dtype=torch.int64), torch.arange(3)
+    metric.update(zeros, zeros, zeros + 1, numbers, torch.tensor([[4, 0, 0], [1, 1, 1], [0, 0, 0]]))
+    scores = metric.scores()
+    assert scores.object_dice.tolist() == [1.0, 0.5]
+    assert scores.dice.tolist() == [10 / 12]
