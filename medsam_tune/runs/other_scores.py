@@ -1,4 +1,4 @@
-"""What is scored beside the test: the untuned network, badly drawn boxes, whole images without a prompt, the other kinds of inference."""
+"""What is scored beside the test: the untuned network, bad boxes, whole images without a prompt, kinds of inference."""
 
 from __future__ import annotations
 

@@ -21,11 +21,7 @@ from medsam_tune.runs.build import Overrides, build, check_priors, override_word
 from medsam_tune.runs.closing import closing
 from medsam_tune.runs.other_scores import score_baselines, score_boxes, score_inference, score_instances
 from medsam_tune.runs.recipe_files import find_recipe
-<<<<<<< HEAD
 from medsam_tune.runs.report_stage import export_stage, report_stage
-=======
-from medsam_tune.runs.report_stage import export_stage, report_stage
->>>>>>> 32d037e (Score what is found without a prompt against instances)
 from medsam_tune.segmenters.task import TaskSegmenter
 from medsam_tune.training.checkpoint import read_checkpoint
 from medsam_tune.training.cli import MedsamCLI
@@ -326,13 +322,9 @@ def _score_others(cli: MedsamCLI) -> None:
     baselines = score_baselines(cli)
     cli.clock.stop("baselines")
     verdict = not_compared(_why_not_compared(cli)) if baselines is None else verdict_of(baselines)
-<<<<<<< HEAD
     moved = score_boxes(cli)
     boxes = {} if moved is None else {"moved_boxes": moved}
-    cli.results.write(baselines=baselines, verdict=verdict, **boxes, **_inference(cli))
-=======
-    cli.results.write(baselines=baselines, verdict=verdict, **_inference(cli), **score_instances(cli))
->>>>>>> 32d037e (Score what is found without a prompt against instances)
+    cli.results.write(baselines=baselines, verdict=verdict, **boxes, **_inference(cli), **score_instances(cli))
 
 
 def _why_not_compared(cli: MedsamCLI) -> str:
