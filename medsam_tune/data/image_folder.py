@@ -41,7 +41,7 @@ from medsam_tune.data.labels import (
 from medsam_tune.data.mask_files import MaskFile, NamePattern, masks_of_images, missing_labels, tell_apart
 from medsam_tune.data.paired import PairedFiles, Pairs
 from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
-from medsam_tune.data.scan import Scan, existing_folder, leave_out, scan_folder
+from medsam_tune.data.scan import Scan, existing_folder, leave_out, outside, scan_folder
 from medsam_tune.errors import DataError, DataWarning, RecipeError
 
 
@@ -244,7 +244,8 @@ class ImageFolder(PairedFiles):
             found, masks = self._told_apart(found, image_folder)
         elif require_masks or mask_folder.is_dir():
             masks = leave_out(scan_folder(existing_folder(root, self.masks, "masks"), ENDINGS), root, self.exclude)
-            found, masks = _outside(found, image_folder, mask_folder), _outside(masks, mask_folder, image_folder)
+            found = Scan(*(outside(paths, image_folder, mask_folder) for paths in (found.files, found.others)))
+            masks = Scan(*(outside(paths, mask_folder, image_folder) for paths in (masks.files, masks.others)))
         else:
             masks = Scan([], [])
         refuse_other_pairs(found.others, masks.others, self._bare_name, endings=ENDINGS)
@@ -296,13 +297,6 @@ def _mask_pattern(pattern: str | None, suffix: str) -> NamePattern:
 
 def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
-
-
-def _outside(found: Scan, folder: Path, other: Path) -> Scan:
-    """Return what was found below a folder without what lies in the other, where the other lies in it."""
-    if not other.is_relative_to(folder):
-        return found
-    return Scan(*([path for path in paths if not path.is_relative_to(other)] for paths in (found.files, found.others)))
 
 
 def _sizes_differ(mask: Path, found: tuple[int, ...], expected: tuple[int, int]) -> str:

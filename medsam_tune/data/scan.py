@@ -39,6 +39,14 @@ def scan_folder(folder: Path, endings: tuple[str, ...]) -> Scan:
     return Scan(wanted, sorted(set(found) - set(wanted)))
 
 
+def outside(files: Iterable[Path], folder: Path, other: Path) -> list[Path]:
+    """Return the files below a folder without those of another folder that lies in it."""
+    # Not resolved: a folder may hold links to files that lie elsewhere.
+    if folder == other or not other.is_relative_to(folder):
+        return list(files)
+    return [path for path in files if not path.is_relative_to(other)]
+
+
 def leave_out(found: Scan, root: Path, exclude: Iterable[str]) -> Scan:
     """Return what was found without the files that a recipe excludes (``data.source.exclude``).
 

@@ -27,7 +27,7 @@ from medsam_tune.data.labels import (
 )
 from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
 from medsam_tune.data.recent import RecentArrays
-from medsam_tune.data.scan import existing_folder, leave_out
+from medsam_tune.data.scan import existing_folder, leave_out, outside
 from medsam_tune.data.slices import ALL_SLICES, AXIS_NUMBER, Axis, SliceRule, put_slice, slice_spacing, take_slice
 from medsam_tune.data.volume_names import NNUNET_CHANNEL, VolumeNames
 from medsam_tune.errors import DataError, RecipeError, data_error
@@ -273,7 +273,7 @@ class VolumeSource(SegmentationSource):
         folder = existing_folder(root, self.images, "images")
         images = leave_out(self.format.find(folder), root, self.exclude)
         shared = self.mask_format is self.format and folder.resolve() == (root / self.masks).resolve()
-        among = self.names.images_among(images.files, folder, shared=shared)
+        among = self.names.images_among(outside(images.files, folder, root / self.masks), folder, shared=shared)
         named = by_name(among, lambda path: self.names.case_of(path, folder))
         if self.format.holds_labels:
             if not named:
@@ -283,7 +283,7 @@ class VolumeSource(SegmentationSource):
         if require_masks or (root / self.masks).is_dir():
             mask_folder = existing_folder(root, self.masks, "masks")
             found = leave_out(self.mask_format.find_labels(mask_folder), root, self.exclude)
-            files = self.names.masks_among(found.files, mask_folder, shared=shared)
+            files = self.names.masks_among(outside(found.files, mask_folder, folder), mask_folder, shared=shared)
             cases = self.names.cases_of_masks(files, mask_folder, named)
             masks = by_name(cases, cases.__getitem__)
             refuse_other_pairs(images.others, found.others, _bare_name, endings=self.format.endings)
