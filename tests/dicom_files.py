@@ -8,6 +8,8 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from medsam_tune.data.formats import DicomFormat
+
 NAME = "DOE^JANE"
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
@@ -88,3 +90,19 @@ def write_multiframe(path: Path, volume: np.ndarray, order: list[int], slopes: l
         frames.append(frame)
     dataset.PerFrameFunctionalGroupsSequence = frames
     return save(path, dataset)
+
+
+def write_study(root: Path, name: str, image: np.ndarray, labels: np.ndarray | None, *, number: int) -> None:
+    """Write a RAS volume (X, Y, Z) below ``root`` as ``images/<name>`` and its labels as a SEG below ``labels``.
+
+    Two numbers that follow each other, from 0 on, are two visits of one patient.
+    """
+    upright = np.rint(image.transpose(2, 1, 0)[:, ::-1, ::-1]).astype(np.uint16)
+    uids = {"SeriesInstanceUID": f"1.2.3.{number}", "StudyInstanceUID": f"1.2.{number}", "FrameOfReferenceUID": f"1.9.{number}"}
+    positions = [(0, 0, height) for height in range(len(upright))]
+    patient = {"PatientID": f"{NAME}-{number // 2}", "PixelSpacing": [1, 1], "SliceThickness": 1}
+    series = write_series(root / "images" / name, upright, positions=positions, **uids, **patient)
+    if labels is not None:
+        masks = labels.transpose(2, 1, 0)[:, ::-1, ::-1].astype(np.uint8)
+        form = DicomFormat(patient="copied")
+        form.write_labels(root / "labels" / f"{name}-seg", masks, form.read_header(series), {1: "Anterior", 2: "Posterior"})

@@ -41,6 +41,8 @@ ROOMS = {
     "pooch": ("backbone/weights.py",),
     "nibabel": ("data/", "inference/"),
     "nrrd": ("data/",),
+    "tifffile": ("data/",),
+    "h5py": ("data/",),
     "pydicom": ("data/", "inference/"),
     "highdicom": ("data/", "inference/"),
     "matplotlib": ("evaluation/",),

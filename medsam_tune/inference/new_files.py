@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medsam_tune.data.formats import FORMATS, Format, RasterFormat, format_of
+from medsam_tune.data.formats import FORMATS, Format, RasterFormat, format_of, writer_for
 from medsam_tune.data.names import file_name
 from medsam_tune.data.pairing import first_names
 from medsam_tune.data.volume_names import NNUNET_CHANNEL
@@ -20,18 +20,26 @@ _IMAGE_FOLDERS = ("images", "imagesTs", "imgs")
 
 @dataclass(frozen=True)
 class NewFile:
-    """Hold one file that is asked about: its path, its name in the output, and who reads it."""
+    """Hold one file that is asked about: its path, its name in the output, who reads it and who writes its mask."""
 
     path: Path
     name: str
     format: Format
+    writer: Format | None = None
 
     def written(self, out: Path) -> Path:
         """Return the file of its mask below the folder of the masks."""
-        return self.format.written_as(out / file_name(self.name))
+        return self.writes.written_as(out / file_name(self.name))
+
+    @property
+    def writes(self) -> Format:
+        """Return who writes the mask: the reader, unless another was asked for."""
+        return self.writer or self.format
 
 
-def find_files(place: Path, formats: Sequence[Format] = FORMATS) -> list[NewFile]:
+def find_files(
+    place: Path, formats: Sequence[Format] = FORMATS, *, to: str | None = None, keep_patient: bool = False
+) -> list[NewFile]:
     """Return the images and volumes at a place: one file, or a folder with all below it.
 
     A folder that has ``images``, ``imagesTs`` or ``imgs`` below it, as data sets have, is read there. nnU-Net's name of the
@@ -40,6 +48,8 @@ def find_files(place: Path, formats: Sequence[Format] = FORMATS) -> list[NewFile
     Args:
         place: The file or folder.
         formats: Who may read a file.
+        to: As for ``writer_for``.
+        keep_patient: As for ``writer_for``.
 
     Raises:
         DataError: If nothing is there, two files would have one mask, or a case has several channels.
@@ -47,7 +57,10 @@ def find_files(place: Path, formats: Sequence[Format] = FORMATS) -> list[NewFile
     if not place.exists():
         raise DataError(f"{place}: no such file or folder. Give an image, a volume, or a folder of them.")
     folder = place.parent if place.is_file() else _image_folder(place)
-    files = [NewFile(path, read.name_of(path, folder), read) for path, read in sorted(_read_by(place, folder, formats).items())]
+    files = [
+        NewFile(path, read.name_of(path, folder), read, writer_for(read, to, keep_patient=keep_patient))
+        for path, read in sorted(_read_by(place, folder, formats).items())
+    ]
     if not files:
         endings = ", ".join(ending for each in formats for ending in each.endings)
         raise DataError(f"{place}: holds no file with one of the endings {endings}. Give images or volumes.")
@@ -122,7 +135,7 @@ def _without_channel(files: list[NewFile], folder: Path) -> list[NewFile]:
         file for file in files if file.name.endswith(NNUNET_CHANNEL) and (nnunet or not isinstance(file.format, RasterFormat))
     ]
     if len(numbered) == len(files):
-        return [NewFile(file.path, file.name.removesuffix(NNUNET_CHANNEL), file.format) for file in files]
+        return [replace(file, name=file.name.removesuffix(NNUNET_CHANNEL)) for file in files]
     names = {file.name for file in files}
     first = [file.name.removesuffix(NNUNET_CHANNEL) for file in numbered]
     several = [name for name in first if f"{name}_0001" in names]

@@ -42,11 +42,15 @@ class Wanted:
         overlays: Pictures of the masks on the images.
         uncertainty: How far the answers to moved prompts differ.
         overwrite: Ask again about files that were answered, and write over whatever stands in a mask's place.
+        to: As what masks are written, a name of ``WRITERS``; None: as their images.
+        keep_patient: Copy the patient of a DICOM image into the DICOM object of its masks.
     """
 
     overlays: bool = False
     uncertainty: bool = False
     overwrite: bool = False
+    to: str | None = None
+    keep_patient: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class PredictionJob:
     ) -> None:
         check_place(place, out)
         self.model, self.out, self.wanted = model, out, wanted
-        self.files = find_files(place, model.formats)
+        self.files = find_files(place, model.formats, to=wanted.to, keep_patient=wanted.keep_patient)
         self._records = AnswerRecords(out)
         self._prompts, values = self._find_prompts(drawn)
         check_asked(
@@ -130,7 +134,7 @@ class PredictionJob:
         self._check_legend(answer.legend)
         names = {value: meaning.name for value, meaning in answer.legend.items()}
         stem = self.out / file_name(file.name)
-        written = [file.format.write_labels(stem, answer.volume, answer.slices.header, names)]
+        written = [file.writes.write_labels(stem, answer.volume, answer.slices.header, names)]
         if self.wanted.overlays:
             written.append(write_bytes(self._overlay(file), draw_answer(answer)))
         checksums = {path.relative_to(self.out).as_posix(): sha256_of(path) for path in written}
@@ -139,7 +143,7 @@ class PredictionJob:
 
     def _question(self, file: NewFile, drawn: Sequence[DrawnObject] | None, values: Mapping[str, int]) -> str:
         asked = None if drawn is None else [asdict(each) for each in drawn]
-        wanted = (self.wanted.overlays, self.wanted.uncertainty)
+        wanted = (self.wanted.overlays, self.wanted.uncertainty, self.wanted.to, self.wanted.keep_patient)
         inputs = [sha256_of(path) for path in file.format.read_header(file.path).files]
         return question_of(__version__, inputs, asked, dict(values), wanted)
 

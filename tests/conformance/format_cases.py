@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import nibabel
 import nrrd
 import numpy as np
+import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydicom.uid import generate_uid
@@ -16,12 +18,14 @@ from pydicom.uid import generate_uid
 from medsam_tune.data.formats import (
     DicomFormat,
     Format,
+    Hdf5Format,
     MetaImageFormat,
     NiftiFormat,
     NpyFormat,
     NpzFormat,
     NrrdFormat,
     RasterFormat,
+    TiffFormat,
 )
 from tests.dicom_files import NAME, write_series
 
@@ -38,6 +42,7 @@ class FormatCase:
         shape: Of the image that ``write`` is given.
         write: Writes an image, and labels into the same file or the second one, with ``NAME`` in every text field.
         any_number: Whether labels may have any number, or must be numbered from 1 without gaps.
+        read_written: Reads written labels, where they are no file that the format reads by itself.
     """
 
     name: str
@@ -45,6 +50,7 @@ class FormatCase:
     shape: tuple[int, ...]
     write: Callable[[Path, np.ndarray, np.ndarray], tuple[Path, Path]]
     any_number: bool = True
+    read_written: Callable[[Path], np.ndarray] | None = None
 
 
 def _write_nifti(folder: Path, image: np.ndarray, labels: np.ndarray) -> tuple[Path, Path]:
@@ -108,11 +114,35 @@ def _write_mha(folder: Path, image: np.ndarray, labels: np.ndarray) -> tuple[Pat
     return paths[0], paths[1]
 
 
+def _write_hdf5(folder: Path, image: np.ndarray, labels: np.ndarray) -> tuple[Path, Path]:
+    path = folder / "image.h5"
+    with h5py.File(path, "w") as file:
+        file["image"], file["label"] = image, labels
+        file.attrs["patient"] = file["image"].attrs["patient"] = NAME
+    return path, path
+
+
+def _read_hdf5(path: Path) -> np.ndarray:
+    with h5py.File(path) as file:
+        return file["label"][()]
+
+
+def _write_tiff(folder: Path, image: np.ndarray, labels: np.ndarray) -> tuple[Path, Path]:
+    paths = []
+    for name, values in (("image.ome.tif", image), ("labels.ome.tif", labels)):
+        sizes = {"PhysicalSizeX": 500.0, "PhysicalSizeY": 700.0, "PhysicalSizeZ": 3000.0}
+        paths.append(folder / name)
+        tifffile.imwrite(paths[-1], values, ome=True, metadata={"axes": "ZYX", "Name": NAME, **sizes})
+    return paths[0], paths[1]
+
+
 FORMATS = [
     FormatCase("nifti", NiftiFormat(), (5, 6, 4), _write_nifti),
     FormatCase("nrrd", NrrdFormat(), (5, 6, 4), _write_nrrd),
     FormatCase("mha", MetaImageFormat(), (5, 6, 4), _write_mha),
-    FormatCase("npz", NpzFormat(), (3, 5, 6), _write_npz),
+    FormatCase("npz", NpzFormat(), (3, 5, 6), _write_npz, read_written=lambda path: np.load(path)["segs"]),
+    FormatCase("hdf5", Hdf5Format(), (3, 5, 6), _write_hdf5, read_written=_read_hdf5),
+    FormatCase("tiff", TiffFormat(), (3, 5, 6), _write_tiff),
     FormatCase("npy", NpyFormat(), (5, 6), _write_npy),
     FormatCase("raster", RasterFormat(), (5, 6), _write_png),
     FormatCase("dicom", DicomFormat(), (3, 5, 6), _write_dicom, any_number=False),

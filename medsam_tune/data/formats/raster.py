@@ -27,6 +27,7 @@ _DECODERS = ("PNG", "JPEG", "TIFF", "BMP")
 # What Pillow's decoders raise on truncated or foreign bytes; a broken PNG chunk is a SyntaxError there.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, NotImplementedError, struct.error, zlib.error)
 _SPACING = "spacing_mm"
+_EXIF_ORIENTATION = 0x0112
 
 
 class RasterFormat(Format):
@@ -38,7 +39,7 @@ class RasterFormat(Format):
         """Read the size, and the spacing where this package wrote it: the dots per inch of other programs say nothing."""
         with opened(path) as image:
             spacing = stored_spacing(image, path) if _SPACING in image.info else None
-            return image_header(path, (image.height, image.width), spacing)
+            return image_header(path, shown_size(image), spacing)
 
     def read_image(self, path: Path) -> NDArray[Any]:
         """Read (1, H, W) or (1, H, W, 3) as stored."""
@@ -70,7 +71,13 @@ def opened(path: Path) -> Iterator[Image.Image]:
             with Image.open(path, formats=_DECODERS) as image:
                 if getattr(image, "n_frames", 1) > 1:
                     frames = getattr(image, "n_frames", 1)
-                    raise DataError(f"{path}: holds {frames} frames, expected one image. Save each frame as a file of its own.")
+                    raise DataError(
+                        f"{path}: holds {frames} frames, expected one image. Save each frame as a file of its own, or read "
+                        "them as a volume: VolumeSource with format: TiffFormat."
+                    )
+                if image.format == "TIFF" and image.getexif().get(_EXIF_ORIENTATION, 1) > 4:
+                    # Pillow 13 mixes rows and columns up when it turns such a file.
+                    raise DataError(f"{path}: is a TIFF that lies on its side (orientation). Save it upright.")
                 yield image
     except Image.DecompressionBombError as error:
         raise DataError(
@@ -120,17 +127,22 @@ def write_png(path: Path, values: NDArray[Any], *, spacing_mm: tuple[float, floa
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (H, W) from the header, as stored: an EXIF orientation is not applied.
+    """Return (H, W) from the header, as the image is shown.
 
     Raises:
         DataError: If the file is no readable image.
     """
     with opened(path) as image:
-        return image.height, image.width
+        return shown_size(image)
+
+
+def shown_size(image: Image.Image) -> tuple[int, int]:
+    """Return (H, W) as viewers and annotation tools show an image: turned by its EXIF orientation."""
+    return (image.width, image.height) if _orientation(image) > 4 else (image.height, image.width)
 
 
 def read_pixels(path: Path) -> NDArray[Any]:
-    """Return the stored values as (H, W) or (H, W, 3); alpha is dropped, a palette becomes RGB.
+    """Return the stored values as (H, W) or (H, W, 3), turned by the EXIF orientation; alpha is dropped, a palette becomes RGB.
 
     Raises:
         DataError: If the file cannot be read, or stores more than 8 bits a channel in colour, which Pillow would cut to 8.
@@ -138,15 +150,37 @@ def read_pixels(path: Path) -> NDArray[Any]:
     with opened(path) as image:
         if _is_deep_colour(image):
             raise DataError(f"{path}: 16-bit colour is not supported. Save it with 8 bits a channel, or as 16-bit grey.")
-        if image.mode in ("P", "PA", "RGBA", "RGBa"):
-            return np.asarray(image.convert("RGBA"))[..., :3]
-        if image.mode in ("LA", "La"):
-            return np.asarray(image.convert("LA"))[..., 0]
-        if image.mode in ("CMYK", "YCbCr"):
-            return np.asarray(image.convert("RGB"))
-        if image.mode == "1":
-            return np.asarray(image.convert("L"))
-        return _plain(image, path)
+        orientation = _orientation(image)
+        return _turned(_stored_values(image, path), orientation)
+
+
+def _stored_values(image: Image.Image, path: Path) -> NDArray[Any]:
+    if image.mode in ("P", "PA", "RGBA", "RGBa"):
+        return np.asarray(image.convert("RGBA"))[..., :3]
+    if image.mode in ("LA", "La"):
+        return np.asarray(image.convert("LA"))[..., 0]
+    if image.mode in ("CMYK", "YCbCr"):
+        return np.asarray(image.convert("RGB"))
+    if image.mode == "1":
+        return np.asarray(image.convert("L"))
+    return _plain(image, path)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return EXIF's orientation, 1 to 8; of a TIFF Pillow has turned the pixels already."""
+    stated = 1 if image.format == "TIFF" else image.getexif().get(_EXIF_ORIENTATION, 1)
+    return stated if stated in range(1, 9) else 1
+
+
+def _turned(values: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn (H, W, ...) as EXIF says: 2 to 4 mirror rows or columns, 5 to 8 exchange them first."""
+    if orientation > 4:
+        values = np.swapaxes(values, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return np.ascontiguousarray(values)
 
 
 def read_mask_values(path: Path) -> NDArray[np.int32]:
@@ -157,7 +191,8 @@ def read_mask_values(path: Path) -> NDArray[np.int32]:
     """
     with opened(path) as image:
         if image.mode in ("P", "1"):
-            return np.asarray(image).astype(np.int32)
+            orientation = _orientation(image)
+            return _turned(np.asarray(image).astype(np.int32), orientation)
     values = read_pixels(path)
     if values.ndim == 3:
         if (values != values[..., :1]).any():
@@ -180,7 +215,8 @@ def read_colours(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     with opened(path) as image:
         if _is_deep_colour(image) or image.mode in ("I", "F") or image.mode.startswith("I;16"):
             raise DataError(f"{path}: stores more than 8 bits a channel, so no colours. Remove data.colours, or convert it.")
-        values = np.asarray(image.convert("RGBA"))
+        orientation = _orientation(image)
+        values = _turned(np.asarray(image.convert("RGBA")), orientation)
     return values[..., :3], values[..., 3] == 0
 
 

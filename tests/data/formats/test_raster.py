@@ -3,7 +3,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from medsam_tune.data.formats.raster import (
@@ -55,13 +55,25 @@ def test_grey_mask_stored_as_rgb_is_accepted_and_a_colour_mask_is_refused(tmp_pa
         read_mask_values(tmp_path / "colour.png")
 
 
-def test_exif_orientation_is_not_applied(tmp_path):
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_image_and_mask_are_turned_as_viewers_show_them(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
     image = Image.fromarray(GREY)
-    exif = image.getexif()
-    exif[0x0112] = 6  # rotate by 90 degrees for display
-    image.save(tmp_path / "a.jpg", exif=exif, quality=100)
-    assert image_size(tmp_path / "a.jpg") == (6, 8)
-    assert np.abs(read_pixels(tmp_path / "a.jpg").astype(int) - GREY).max() <= 3
+    image.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as stored:
+        shown = np.asarray(ImageOps.exif_transpose(stored))
+    np.testing.assert_array_equal(read_pixels(tmp_path / "a.png"), shown)
+    np.testing.assert_array_equal(read_mask_values(tmp_path / "a.png"), shown)
+    assert image_size(tmp_path / "a.png") == shown.shape
+    image.convert("P").save(tmp_path / "p.png", exif=exif)
+    assert read_mask_values(tmp_path / "p.png").shape == shown.shape
+    image.save(tmp_path / "a.tif", exif=exif)
+    if orientation > 4:
+        with pytest.raises(DataError, match=r"a\.tif: is a TIFF that lies on its side"):
+            read_pixels(tmp_path / "a.tif")
+    else:
+        np.testing.assert_array_equal(read_pixels(tmp_path / "a.tif"), shown)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
