@@ -179,9 +179,9 @@ def _read_values(path: Path) -> NDArray[Any]:
         raise DataError(f"{path}: claims {claimed} bytes of pixels, but the file has {stored}. It is truncated; replace it.")
     with _readable(path), tifffile.TiffFile(path) as file:
         # tifffile fills up with zeros what a cut file lacks.
-        pages = list(file.series[0].pages)
-        if any(page is None for page in pages):
-            raise DataError(f"{path}: lacks {pages.count(None)} of {len(pages)} pages. It is cut off; replace it.")
+        pages = [page for page in file.series[0].pages if page is not None]
+        if len(pages) < len(file.series[0].pages):
+            raise DataError(f"{path}: has {len(pages)} of {len(file.series[0].pages)} pages. It is cut off; replace it.")
         ends = [at + count for page in pages for at, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
         if max(ends, default=0) > stored:
             raise DataError(f"{path}: its pixels end at byte {max(ends)}, the file at {stored}. It is cut off; replace it.")
