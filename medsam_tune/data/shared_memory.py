@@ -29,7 +29,8 @@ EMBEDDING_CHANNELS = 256
 def check_workers(data: SegmentationDataModule, stage: Stage, *, processes: int = 1) -> None:
     """Refuse workers whose batches would not fit into the machine's shared memory.
 
-    The first item of the stage is read and stands for all of them.
+    The first item of the stage is read and stands for all of them. Each process holds what its workers read ahead, the batch
+    that it works on, and the next one; an epoch may have fewer.
 
     Args:
         data: Opened.
@@ -46,28 +47,28 @@ def check_workers(data: SegmentationDataModule, stage: Stage, *, processes: int 
     one = tensor_bytes(batch)
     if data.cache_embeddings and batch.image_embeddings is None:
         one += batch.n_images * 4 * EMBEDDING_CHANNELS * (dataset.settings.input_rule.grid or 0) ** 2
-    check_shared_memory(data.chunks_per_batch(stage) * one, workers=data.num_workers, processes=processes)
+    chunks = -(-len(data.chunks(stage)) // processes)
+    size = min(data.chunks_per_batch(stage), chunks)
+    n_batches = min(-(-chunks // size), data.num_workers * PREFETCH + 2)
+    check_shared_memory(size * one, batches=processes * n_batches)
 
 
-def check_shared_memory(batch_bytes: int, *, workers: int, processes: int = 1) -> None:
+def check_shared_memory(batch_bytes: int, *, batches: int) -> None:
     """Refuse batches that need more shared memory than is free.
-
-    Each process holds what its workers read ahead, the batch that it works on, and the next one.
 
     Args:
         batch_bytes: Of one batch.
-        workers: Of each process.
-        processes: On this machine.
+        batches: That may wait at one time.
 
     Raises:
         RecipeError: With the bytes, and what to change.
     """
     if not SHARED_MEMORY.is_dir():
         return
-    batches, free = processes * (workers * PREFETCH + 2), shutil.disk_usage(SHARED_MEMORY).free
+    free = shutil.disk_usage(SHARED_MEMORY).free
     if batches * batch_bytes > free:
         raise RecipeError(
-            f"data.num_workers: {workers} need room for {batches} batches of {batch_bytes / 1e6:,.1f} MB in {SHARED_MEMORY}, "
+            f"data.num_workers: workers need room for {batches} batches of {batch_bytes / 1e6:,.1f} MB in {SHARED_MEMORY}, "
             f"which has {free / 1e6:,.1f} MB free. Set data.num_workers: 0, lower data.batch_size, or give a container "
             f"--shm-size={batches * batch_bytes // 10**9 + 1}g."
         )

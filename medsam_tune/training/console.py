@@ -73,6 +73,9 @@ def quieten() -> None:
         r"Checkpoint directory .* exists and is not empty.*",  # a continued run
         r"It is recommended to use `self\.log\(.*sync_dist=True.*",  # what is logged are means over all processes already
         r"GPU available but not used.*",  # the first lines name the device
+        # A test of averaged weights, for which no state of the averaging is needed.
+        r"The checkpoint was not created with WeightAveraging.*",
+        r"You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage.*",
         r"`loftq_config` specified but will be ignored.*",  # the parser writes out this default of peft's LoraConfig
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -24,20 +24,19 @@ def free(monkeypatch):
     return set_free
 
 
-def test_each_worker_reads_two_batches_ahead_and_each_process_holds_two_more(free):
-    # 2 processes x (3 workers x 2 + 2) = 16 batches of 1 MB.
+def test_batches_that_just_fit_are_taken_and_one_byte_less_is_named(free):
     free(16_000_000)
-    check_shared_memory(1_000_000, workers=3, processes=2)
+    check_shared_memory(1_000_000, batches=16)
     free(15_999_999)
-    said = r"^data\.num_workers: 3 need room for 16 batches of 1\.0 MB in /dev/shm, which has 16\.0 MB free\. .*--shm-size=1g"
+    said = r"^data\.num_workers: .* room for 16 batches of 1\.0 MB in /dev/shm, which has 16\.0 MB free\. .*--shm-size=1g\.$"
     with pytest.raises(RecipeError, match=said):
-        check_shared_memory(1_000_000, workers=3, processes=2)
+        check_shared_memory(1_000_000, batches=16)
 
 
 def test_system_without_such_a_folder_sets_no_limit(free, monkeypatch, tmp_path):
     free(0)
     monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path / "none")
-    check_shared_memory(1_000_000, workers=3)
+    check_shared_memory(1_000_000, batches=3)
 
 
 def test_tensors_of_queries_and_truth_count_too():
@@ -58,19 +57,29 @@ def test_tensors_of_queries_and_truth_count_too():
     assert tensor_bytes((torch.zeros(3), (torch.zeros(2, dtype=torch.bool), None, "text"))) == 14
 
 
-def test_data_that_would_not_fit_are_refused_before_a_worker_starts(array_source, free):
-    data = SegmentationDataModule(array_source(8), "anywhere", batch_size=2, eval_batch_size=1, num_workers=1)
+@pytest.mark.parametrize(
+    ("settings", "processes", "batches"),
+    [
+        ({"num_workers": 1, "eval_batch_size": 1}, 1, 4),  # two read ahead, one in use, one next
+        ({"num_workers": 2, "eval_batch_size": 1}, 1, 6),
+        ({"num_workers": 2, "eval_batch_size": 3}, 1, 3),  # 8 images make no more
+        ({"num_workers": 1, "eval_batch_size": 1}, 2, 8),
+        ({"num_workers": 1, "eval_batch_size": 99}, 1, 1),
+    ],
+)
+def test_data_that_would_not_fit_are_refused_before_a_worker_starts(array_source, free, settings, processes, batches):
+    data = SegmentationDataModule(array_source(8), "anywhere", **settings)
     data.open(RULE)
-    # Image (3, 64, 64) float32, mask (64, 64) and embedding (256, 4, 4) float32: 69,632 bytes and a little more.
-    one = 4 * 3 * 64 * 64 + 64 * 64 + 4 * 256 * 4 * 4
-    free(1.02 * 4 * 2 * one)
-    check_workers(data, "train")
-    free(4 * 2 * one)
-    check_workers(data, "test")
-    with pytest.raises(RecipeError, match=r"^data\.num_workers: 1 need room for 4 batches of 0\.1 MB"):
-        check_workers(data, "train")
+    # Image (3, 64, 64) float32, masks (64, 64) and (16, 20), embedding (256, 4, 4) float32, and some bytes of indices.
+    size = min(settings["eval_batch_size"], 8)
+    needed = batches * size * (4 * 3 * 64 * 64 + 64 * 64 + 16 * 20 + 4 * 256 * 4 * 4)
+    free(1.01 * needed)
+    check_workers(data, "predict", processes=processes)
+    free(needed)
+    with pytest.raises(RecipeError, match=rf"^data\.num_workers: workers need room for {batches} batches of "):
+        check_workers(data, "predict", processes=processes)
     data.num_workers = 0
-    check_workers(data, "train")
+    check_workers(data, "predict", processes=processes)
 
 
 def test_worker_that_gives_nothing_is_not_waited_for_for_ever(array_source):
