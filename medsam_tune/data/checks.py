@@ -13,12 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.targets import MAY_BE_EMPTY, Target
 from medsam_tune.errors import DataError, DataFaults, data_error
 from medsam_tune.files import write_json
 from medsam_tune.precompute.location import cache_root
+
+if TYPE_CHECKING:
+    from medsam_tune.data.datamodule import SegmentationDataModule
 
 _BLOCK = 1 << 20
 # Fewer cases are read before a bar could be looked at.
@@ -124,6 +128,23 @@ def items_with_objects(source: SegmentationSource, indices: list[int], target: T
             "Check data.source.labels, mask_threshold and slices, or whether the masks are empty."
         )
     return indices if target in MAY_BE_EMPTY else found
+
+
+def check_validation(data: SegmentationDataModule) -> None:
+    """Refuse validation images of which none shows an object: no epoch could be told to be better than another.
+
+    Raises:
+        DataError: With the cases, and how to draw others.
+    """
+    dataset = data.dataset("val")
+    if any(bool(dataset.views.source[index].masks.any()) for index in dataset.indices):
+        return
+    cases = data.splits.val
+    named = f"{', '.join(cases[:5])}{' ...' if len(cases) > 5 else ''}" or "none"
+    raise DataError(
+        f"{data.root}: no object in any validation image (cases: {named}), so no epoch could be called the best. "
+        "Choose another data.split.seed, or name the cases in data.split.file."
+    )
 
 
 def _with_bar(cases: Sequence[str]) -> Iterable[str]:

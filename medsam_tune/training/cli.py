@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from medsam_tune.data.checks import check_validation
 from medsam_tune.data.datamodule import SegmentationDataModule, Stage
 from medsam_tune.errors import RecipeError, own_error
 from medsam_tune.training.callbacks import StageClock
@@ -204,12 +204,8 @@ class MedsamCLI(LightningCLI):
             warn_of_trained_cases(self.checkpoint, getattr(self.datamodule.splits, _SCORED[self.subcommand]))
         check_cacheable(self.model.segmenter, self.datamodule)
         self.model.segmenter.check_data(self.datamodule)
-        if self.subcommand in (None, "fit"):
-            self.model.trainable_parameters()
-            self.model.check_optimizer()
         recipe = self._get(self.config_init, "trainer")
-        check_trainer_parts(recipe, figures=self.model.validation_figures())
-        self.dump()  # before a folder is made
+        self._check_before_folder(recipe)
         section = self._section()
         continued = self.folder is not None
         if self.folder is None:
@@ -225,6 +221,15 @@ class MedsamCLI(LightningCLI):
             self.discard_unused_folder()
             raise own_error(error) or RecipeError(f"trainer: {' '.join(str(error).split())}") from error
         return trainer
+
+    def _check_before_folder(self, recipe: Namespace) -> None:
+        if self.subcommand in (None, "fit"):
+            self.model.trainable_parameters()
+            self.model.check_optimizer()
+            if self.model.task.needs_masks and recipe["limit_val_batches"] != 0:
+                check_validation(self.datamodule)
+        check_trainer_parts(recipe, figures=self.model.validation_figures())
+        self.dump()
 
     def _plan_length(self, trainer: pl.Trainer) -> None:
         """Make an example's training long enough for the data at hand; the stored recipe says what was set."""
@@ -265,9 +270,7 @@ class MedsamCLI(LightningCLI):
     def discard_unused_folder(self) -> None:
         """Remove the run folder if nothing was recorded in it."""
         if self.folder is not None and is_rank_zero() and not self.folder.config.is_file():
-            shutil.rmtree(self.folder.path, ignore_errors=True)
-            with suppress(OSError):  # it holds other runs
-                self.folder.path.parent.rmdir()
+            self.folder.remove()
 
     def dump(self) -> str:
         """Return the resolved recipe as YAML; which checkpoint it was continued from is no part of it.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
@@ -102,6 +103,12 @@ class RunFolder:
     def slurm_job(self) -> Path:
         """Return the file that names the SLURM job."""
         return self.path / "slurm_job.txt"
+
+    def remove(self) -> None:
+        """Remove the folder, and that of its recipe where it holds no other run."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            self.path.parent.rmdir()
 
     def remove_leftovers(self) -> None:
         """Remove the temporary files and folders of a killed process; only before anything is written."""

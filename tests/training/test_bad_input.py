@@ -225,6 +225,10 @@ def keep_two_cases(root):
             "images: no object in any training image (11 looked at).",
         ),
         (
+            lambda root: [save(np.zeros((16, 20)), mask) for mask in root.glob("masks/c7_*")],
+            "images: no object in any validation image (cases: c7), so no epoch could be called the best. Choose another data",
+        ),
+        (
             lambda root: (root / "images/c0_0.png").write_text("hello"),
             "images/images/c0_0.png: cannot be read (cannot identify",
         ),
@@ -233,7 +237,18 @@ def keep_two_cases(root):
         (truncate("images/c0_0.png"), "images/images/c0_0.png: cannot be read (image file is truncated"),
         (truncate("images/c6_2.png"), "images/images/c6_2.png: cannot be read (image file is truncated"),
     ],
-    ids=["no mask", "no image", "size", "values", "empty", "no image file", "few cases", "truncated", "later truncated"],
+    ids=[
+        "no mask",
+        "no image",
+        "size",
+        "values",
+        "empty",
+        "empty val",
+        "no image file",
+        "few cases",
+        "truncated",
+        "later truncated",
+    ],
 )
 def test_faulty_images_are_named(refused, workplace, damage, said):
     damage(workplace / "images")
