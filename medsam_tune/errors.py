@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
+
+T = TypeVar("T")
 
 
 class MedsamTuneError(Exception):
@@ -36,6 +39,25 @@ class DataFaults(DataError):
         super().__init__("\n  ".join([f"{summary}:", *(" ".join(fault.split()) for fault in faults[: self.LISTED]), *more]))
 
 
+class PartlyUsable(DataFaults):
+    """Report what cannot be used, and hold what can, so that it is looked at too and all faults are listed at once.
+
+    Args:
+        summary: As for ``DataFaults``.
+        faults: As for ``DataFaults``; of one, the text is that message alone.
+        usable: The rest.
+
+    Attributes:
+        usable: The rest.
+    """
+
+    def __init__(self, summary: str, faults: Sequence[str], usable: object) -> None:
+        super().__init__(summary, faults)
+        self.usable = usable
+        if len(faults) == 1:
+            self.args = (faults[0],)
+
+
 class DataWarning(UserWarning):
     """Say aloud what is likely wrong with the data; the command line shows it without the place in the code."""
 
@@ -43,6 +65,39 @@ class DataWarning(UserWarning):
 def data_error(summary: str, faults: Sequence[str]) -> DataError:
     """Return the one fault as an error, or all of them as one."""
     return DataError(faults[0]) if len(faults) == 1 else DataFaults(summary, faults)
+
+
+def faults_of(error: DataError) -> list[str]:
+    """Return the messages of an error one by one."""
+    return list(error.faults) if isinstance(error, DataFaults) else [str(error)]
+
+
+def usable_part(step: Callable[[], T], faults: list[str]) -> T:
+    """Return what a step gives or, where it reports a part, the rest, and add its faults to those of earlier steps.
+
+    Raises:
+        DataError: If the step leaves nothing to go on with; with the earlier faults.
+    """
+    try:
+        return step()
+    except PartlyUsable as error:
+        faults += error.faults
+        return cast("T", error.usable)
+    except DataError as error:
+        if not faults:
+            raise
+        raise DataFaults("the data cannot be used", [*faults, *faults_of(error)]) from error
+
+
+def all_usable(found: T, faults: Sequence[str], summary: str) -> T:
+    """Return what was found, if there are no faults.
+
+    Raises:
+        PartlyUsable: If there are.
+    """
+    if faults:
+        raise PartlyUsable(summary, faults, found)
+    return found
 
 
 class CheckpointError(MedsamTuneError):

@@ -42,7 +42,7 @@ from medsam_tune.data.mask_files import MaskFile, NamePattern, masks_of_images, 
 from medsam_tune.data.paired import PairedFiles, Pairs
 from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
 from medsam_tune.data.scan import Scan, existing_folder, leave_out, outside, scan_folder
-from medsam_tune.errors import DataError, DataWarning, RecipeError
+from medsam_tune.errors import DataError, DataWarning, RecipeError, all_usable, usable_part
 
 
 class ImageFolder(PairedFiles):
@@ -119,14 +119,17 @@ class ImageFolder(PairedFiles):
 
     def find_pairs(self, root: Path, *, require_masks: bool) -> Pairs:
         """Scan both folders and pair their files."""
-        images, masks = self._scan(root, require_masks=require_masks)
-        pairs = pair_files(images, masks, root=root, require_masks=require_masks, hint=self._hint())
+        faults: list[str] = []
+        images, masks = self._scan(root, faults, require_masks=require_masks)
+        hint = self._hint()
+        pairs = usable_part(lambda: pair_files(images, masks, root=root, require_masks=require_masks, hint=hint), faults)
         self._mask_files = {file.path: file for files in masks.values() for file in files}
         if self.mask_pattern.has_labels:
             self._file_labels = tuple(sorted({file.label for file in self._mask_files.values()}))
             self._warn_of_missing(masks)
         self.label_groups()  # refuses names that are none
-        return [(name, image, tuple(file.path for file in files or ())) for name, image, files in pairs]
+        found = [(name, image, tuple(file.path for file in files or ())) for name, image, files in pairs]
+        return all_usable(found, faults, f"{root}: {len(faults)} faults in names and links")
 
     def check_pair(self, image: Path, masks: tuple[Path, ...]) -> None:
         """Compare the sizes that the headers of an image and its masks state."""
@@ -236,20 +239,25 @@ class ImageFolder(PairedFiles):
             [replace(shown, labels=torch.full_like(shown.labels, label)) for label in labels] or [no_rows(shown)]
         )
 
-    def _scan(self, root: Path, *, require_masks: bool) -> tuple[dict[str, Path], dict[str, tuple[MaskFile, ...]]]:
+    def _scan(
+        self, root: Path, faults: list[str], *, require_masks: bool
+    ) -> tuple[dict[str, Path], dict[str, tuple[MaskFile, ...]]]:
         image_folder, mask_folder = existing_folder(root, self.images, "images"), root / self.masks
-        found = leave_out(scan_folder(image_folder, ENDINGS), root, self.exclude)
+        found = leave_out(usable_part(lambda: scan_folder(image_folder, ENDINGS), faults), root, self.exclude)
         self._n_other_files = len(found.others)
         if self.images == self.masks:
             found, masks = self._told_apart(found, image_folder)
         elif require_masks or mask_folder.is_dir():
-            masks = leave_out(scan_folder(existing_folder(root, self.masks, "masks"), ENDINGS), root, self.exclude)
+            existing_folder(root, self.masks, "masks")
+            masks = leave_out(usable_part(lambda: scan_folder(mask_folder, ENDINGS), faults), root, self.exclude)
             found = Scan(*(outside(paths, image_folder, mask_folder) for paths in (found.files, found.others)))
             masks = Scan(*(outside(paths, mask_folder, image_folder) for paths in (masks.files, masks.others)))
         else:
             masks = Scan([], [])
-        refuse_other_pairs(found.others, masks.others, self._bare_name, endings=ENDINGS)
-        images = by_name(found.files, lambda path: self._image_name(path, image_folder))
+        others = (found.others, masks.others)
+        usable_part(lambda: refuse_other_pairs(*others, self._bare_name, endings=ENDINGS), faults)
+        files = found.files
+        images = usable_part(lambda: by_name(files, lambda path: self._image_name(path, image_folder)), faults)
         return images, masks_of_images([(_name(path, mask_folder), path) for path in masks.files], self.mask_pattern)
 
     def _told_apart(self, found: Scan, folder: Path) -> tuple[Scan, Scan]:

@@ -19,6 +19,7 @@ from medsam_tune.data.pairing import by_name, pair_files
 from medsam_tune.data.scan import existing_folder, scan_folder
 from medsam_tune.data.slices import ALL_SLICES, Axis, SliceRule
 from medsam_tune.data.volumes import VolumeSource
+from medsam_tune.errors import all_usable, usable_part
 
 # "CT_Abd_FLARE22_Tr_0001-023" is slice 23 of case "CT_Abd_FLARE22_Tr_0001"; a name without a number is a case of its own.
 CASE_PATTERN = r"^(.+?)(?:-\d+)?$"
@@ -100,14 +101,19 @@ class MedsamNpy(PairedFiles):
     def find_pairs(self, root: Path, *, require_masks: bool) -> Pairs:
         """Scan both folders and pair their files."""
         folder, mask_folder = existing_folder(root, self.images, "images"), root / self.masks
-        images = by_name(scan_folder(folder, self.format.endings).files, lambda path: self.format.name_of(path, folder))
+        faults: list[str] = []
+        images = self._named(folder, faults)
         masks: dict[str, Path] = {}
         if require_masks or mask_folder.is_dir():
-            found = scan_folder(existing_folder(root, self.masks, "masks"), self.format.endings)
-            masks = by_name(found.files, lambda path: self.format.name_of(path, mask_folder))
+            masks = self._named(existing_folder(root, self.masks, "masks"), faults)
         hint = f"image '{self.images}/a.npy' needs mask '{self.masks}/a.npy'"
-        pairs = pair_files(images, masks, root=root, require_masks=require_masks, hint=hint)
-        return [(name, image, () if mask is None else (mask,)) for name, image, mask in pairs]
+        pairs = usable_part(lambda: pair_files(images, masks, root=root, require_masks=require_masks, hint=hint), faults)
+        found: Pairs = [(name, image, () if mask is None else (mask,)) for name, image, mask in pairs]
+        return all_usable(found, faults, f"{root}: {len(faults)} faults in names and links")
+
+    def _named(self, folder: Path, faults: list[str]) -> dict[str, Path]:
+        scan = usable_part(lambda: scan_folder(folder, self.format.endings), faults)
+        return usable_part(lambda: by_name(scan.files, lambda path: self.format.name_of(path, folder)), faults)
 
     def check_pair(self, image: Path, masks: tuple[Path, ...]) -> None:
         """Compare the shapes that the headers of an image and its mask state."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from medsam_tune.data.base import SegmentationSource, VoxelSize
 from medsam_tune.data.cases import case_of
 from medsam_tune.data.labels import Objects, check_ignore_label, name_labels, no_objects
-from medsam_tune.errors import DataError, data_error
+from medsam_tune.errors import DataError, data_error, usable_part
 from medsam_tune.types import Sample
 
 Pairs = list[tuple[str, Path, tuple[Path, ...]]]
@@ -39,7 +39,8 @@ class PairedFiles(SegmentationSource):
         """Scan a folder and pair its files; no file is opened.
 
         Raises:
-            DataError: If a folder is missing or names do not pair.
+            DataError: If a folder is missing.
+            PartlyUsable: If entries cannot be used or names do not pair.
         """
 
     def check_pair(self, image: Path, masks: tuple[Path, ...]) -> None:
@@ -68,14 +69,20 @@ class PairedFiles(SegmentationSource):
             DataError: If a folder is missing, names do not pair, a name gives no case, or sizes differ.
         """
         check_ignore_label(self.ignore_label, self.labels)
-        pairs = self.find_pairs(root, require_masks=require_masks)
-        cases = [self._case_of(name, path) for name, path, _ in pairs]
-        faults = [self._fault_of(image, masks) for _, image, masks in pairs]
+        faults: list[str] = []
+        sound: dict[int, str] = {}
+        pairs = usable_part(lambda: self.find_pairs(root, require_masks=require_masks), faults)
+        for position, (name, image, masks) in enumerate(pairs):
+            try:
+                case = self._case_of(name, image)
+                self.check_pair(image, masks)
+                sound[position] = case
+            except DataError as error:
+                faults.append(str(error))
         # What is sound is shown all the same, so that its content can be looked at and all faults be listed together.
-        self._pairs = [pair for pair, fault in zip(pairs, faults, strict=True) if fault is None]
-        self._cases = tuple(case for case, fault in zip(cases, faults, strict=True) if fault is None)
-        if listed := [fault for fault in faults if fault is not None]:
-            raise data_error(f"{len(listed)} pairs cannot be used", listed)
+        self._pairs, self._cases = [pairs[position] for position in sound], tuple(sound.values())
+        if faults:
+            raise data_error(f"{root}: {len(faults)} faults in the data", faults)
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -141,13 +148,6 @@ class PairedFiles(SegmentationSource):
             "cases": len(set(self._cases)),
             "case_pattern": self.case_pattern.pattern if self.case_pattern else None,
         }
-
-    def _fault_of(self, image: Path, masks: tuple[Path, ...]) -> str | None:
-        try:
-            self.check_pair(image, masks)
-        except DataError as error:
-            return str(error)
-        return None
 
     def _case_of(self, name: str, path: Path) -> str:
         return name if self.case_pattern is None else case_of(name, self.case_pattern, path)

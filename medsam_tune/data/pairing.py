@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from medsam_tune.errors import DataError
+from medsam_tune.errors import DataError, PartlyUsable, all_usable
 
 Masks = TypeVar("Masks")
 
@@ -23,15 +23,16 @@ def by_name(files: Iterable[Path], name_of: Callable[[Path], str]) -> dict[str, 
     """Index files by name.
 
     Raises:
-        DataError: If two files have one name, such as ``a.png`` and ``a.jpg``.
+        PartlyUsable: If two files have one name, such as ``a.png`` and ``a.jpg``; each such pair.
     """
     named: dict[str, Path] = {}
+    faults: list[str] = []
     for path in files:
         name = name_of(path)
         if name in named:
-            raise DataError(f"{path}: has the same name {name!r} as {named[name]}. Keep one file for each image.")
-        named[name] = path
-    return named
+            faults.append(f"{path}: has the same name {name!r} as {named[name]}. Keep one file for each image.")
+        named.setdefault(name, path)
+    return all_usable(named, faults, f"{len(faults)} files have the names of others")
 
 
 def pair_files(
@@ -47,15 +48,17 @@ def pair_files(
         hint: How names pair in this layout, for the message.
 
     Raises:
-        DataError: If there is no image, an image has no mask (unless ``require_masks`` is False) or a mask has no image.
+        DataError: If there is no image.
+        PartlyUsable: If an image has no mask (unless ``require_masks`` is False) or a mask has no image.
     """
     if not images:
         raise DataError(f"{root}: no image found. Check data.root, data.source.images and the file endings.")
     lonely_images = sorted(images.keys() - masks.keys()) if require_masks else []
     lonely_masks = sorted(masks.keys() - images.keys())
+    paired = [(name, images[name], masks.get(name)) for name in sorted(images) if name not in set(lonely_images)]
     if lonely_images or lonely_masks:
-        raise DataError(_unpaired(root, len(images), len(masks), lonely_images, lonely_masks, hint))
-    return [(name, images[name], masks.get(name)) for name in sorted(images)]
+        raise PartlyUsable("names", [_unpaired(root, len(images), len(masks), lonely_images, lonely_masks, hint)], paired)
+    return paired
 
 
 def refuse_other_pairs(
@@ -70,16 +73,17 @@ def refuse_other_pairs(
         endings: The endings that are read.
 
     Raises:
-        DataError: Naming the pairs.
+        PartlyUsable: Naming the pairs.
     """
     named = {name_of(path): path for path in images}
     pairs = [(named[name_of(mask)], mask) for mask in masks if name_of(mask) in named]
     if pairs:
         image, mask = pairs[0]
-        raise DataError(
+        fault = (
             f"{image}: pairs with {mask.name}, but only {', '.join(endings)} are read ({len(pairs)} such pairs: "
             f"{first_names([path.name for path, _ in pairs])}). Convert them, or move them out of the folder."
         )
+        raise PartlyUsable("endings", [fault], None)
 
 
 def _unpaired(root: Path, n_images: int, n_masks: int, lonely_images: list[str], lonely_masks: list[str], hint: str) -> str:

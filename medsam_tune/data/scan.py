@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from medsam_tune.errors import DataError, data_error
+from medsam_tune.errors import DataError, all_usable
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,14 @@ def scan_folder(folder: Path, endings: tuple[str, ...]) -> Scan:
     """Find the files below ``folder`` whose lower-case name has one of the endings; linked folders are entered.
 
     Raises:
-        DataError: If a folder cannot be read, a link is broken or leads back to where it stands, something with a wanted ending
-            is no file, or a name is not text. All of them are listed.
+        PartlyUsable: If a folder cannot be read, a link is broken or leads back to where it stands, something with a wanted
+            ending is no file, or a name is not text. All of them are listed.
     """
     faults: list[str] = []
     found = [path for path in _walk(folder, (), faults) if _is_sound(path, endings, faults)]
-    if faults:
-        raise data_error(f"{folder}: {len(faults)} entries cannot be used", faults)
     wanted = sorted(path for path in found if path.name.lower().endswith(endings))
-    return Scan(wanted, sorted(set(found) - set(wanted)))
+    scan = Scan(wanted, sorted(set(found) - set(wanted)))
+    return all_usable(scan, faults, f"{folder}: {len(faults)} entries cannot be used")
 
 
 def outside(files: Iterable[Path], folder: Path, other: Path) -> list[Path]:

@@ -30,7 +30,7 @@ from medsam_tune.data.recent import RecentArrays
 from medsam_tune.data.scan import existing_folder, leave_out, outside
 from medsam_tune.data.slices import ALL_SLICES, AXIS_NUMBER, Axis, SliceRule, put_slice, slice_spacing, take_slice
 from medsam_tune.data.volume_names import NNUNET_CHANNEL, VolumeNames
-from medsam_tune.errors import DataError, RecipeError, data_error
+from medsam_tune.errors import DataError, RecipeError, data_error, usable_part
 from medsam_tune.types import Sample
 
 
@@ -112,7 +112,7 @@ class VolumeSource(SegmentationSource):
         check_ignore_label(self.ignore_label, self.labels)
         faults: list[str] = []
         cases: dict[str, VolumeCase] = {}
-        for name, image, mask in self._pairs(root, require_masks=require_masks):
+        for name, image, mask in self._pairs(root, faults, require_masks=require_masks):
             try:
                 cases[name] = self._open_case(name, image, mask, require_masks=require_masks)
             except DataError as error:
@@ -120,7 +120,7 @@ class VolumeSource(SegmentationSource):
         # What is sound is shown all the same, so that its content can be looked at and all faults be listed together.
         self._show(cases)
         if faults:
-            raise data_error(f"{root}: {len(faults)} cases cannot be used", faults)
+            raise data_error(f"{root}: {len(faults)} faults in the data", faults)
         if require_masks:
             check_names(self.labels, {name: case.names for name, case in cases.items()}, self.ignore_label)
 
@@ -269,12 +269,12 @@ class VolumeSource(SegmentationSource):
             put_slice(volume, self._axis(case), position, np.asarray(values))
         return case.image.to_stored(volume)
 
-    def _pairs(self, root: Path, *, require_masks: bool) -> list[tuple[str, Path, Path | None]]:
+    def _pairs(self, root: Path, faults: list[str], *, require_masks: bool) -> list[tuple[str, Path, Path | None]]:
         folder = existing_folder(root, self.images, "images")
-        images = leave_out(self.format.find(folder), root, self.exclude)
+        images = leave_out(usable_part(lambda: self.format.find(folder), faults), root, self.exclude)
         shared = self.mask_format is self.format and folder.resolve() == (root / self.masks).resolve()
         among = self.names.images_among(outside(images.files, folder, root / self.masks), folder, shared=shared)
-        named = by_name(among, lambda path: self.names.case_of(path, folder))
+        named = usable_part(lambda: by_name(among, lambda path: self.names.case_of(path, folder)), faults)
         if self.format.holds_labels:
             if not named:
                 raise DataError(f"{folder}: holds no {self.format.endings[0]} file. Set data.root to the folder of the files.")
@@ -282,12 +282,14 @@ class VolumeSource(SegmentationSource):
         masks: dict[str, Path] = {}
         if require_masks or (root / self.masks).is_dir():
             mask_folder = existing_folder(root, self.masks, "masks")
-            found = leave_out(self.mask_format.find_labels(mask_folder), root, self.exclude)
+            found = leave_out(usable_part(lambda: self.mask_format.find_labels(mask_folder), faults), root, self.exclude)
             files = self.names.masks_among(outside(found.files, mask_folder, folder), mask_folder, shared=shared)
             cases = self.names.cases_of_masks(files, mask_folder, named)
-            masks = by_name(cases, cases.__getitem__)
-            refuse_other_pairs(images.others, found.others, _bare_name, endings=self.format.endings)
-        return pair_files(named, masks, root=root, require_masks=require_masks, hint=self.names.hint)
+            masks = usable_part(lambda: by_name(cases, cases.__getitem__), faults)
+            others, endings = (images.others, found.others), self.format.endings
+            usable_part(lambda: refuse_other_pairs(*others, _bare_name, endings=endings), faults)
+        hint = self.names.hint
+        return usable_part(lambda: pair_files(named, masks, root=root, require_masks=require_masks, hint=hint), faults)
 
     def _open_case(self, name: str, image: Path, mask: Path | None, *, require_masks: bool) -> VolumeCase:
         header = self.format.read_header(image)

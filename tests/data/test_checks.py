@@ -1,9 +1,11 @@
 """Every case is read before the first step; what was sound is remembered, what is not is listed whole."""
 
 import gzip
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medsam_tune.data import ImageFolder, NiftiVolumes
 from medsam_tune.data.checks import check_cases, open_checked
@@ -136,3 +138,44 @@ def test_what_headers_tell_and_what_only_the_content_tells_is_listed_together(im
     first, *lines = str(raised.value).splitlines()
     assert first.endswith("3 faults in the data:")
     assert [name for name, line in zip("abc", lines, strict=True) if f"{name}.png" in line] == ["a", "b", "c"]
+
+
+def test_faults_of_links_names_headers_and_content_are_listed_together(image_folder, tmp_path):
+    names = ("a.png", "b.png", "c.png", "d.png")
+    root = image_folder({name: GREY[0].astype(np.uint8) for name in names}, {name: LABELS[0] for name in names})
+    (root / "images" / "gone.png").symlink_to(tmp_path / "nowhere")
+    (root / "masks" / "a.png").rename(root / "masks" / "other.png")
+    shutil.copy(root / "images" / "d.png", root / "images" / "d.bmp")
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(root / "masks" / "b.png")
+    content = (root / "images" / "c.png").read_bytes()
+    (root / "images" / "c.png").write_bytes(content[:50])
+    with pytest.raises(DataError) as raised:
+        open_checked(ImageFolder(), root, require_masks=True, cache=tmp_path / "cache")
+    first, *lines = str(raised.value).splitlines()
+    assert first == f"{root}: 5 faults in the data:"
+    for said in (
+        "gone.png: is a broken link",
+        "images and 4 masks do not pair by name; 1 images without a mask: a; 1 masks without an image: other",
+        "d.png: has the same name 'd' as",
+        "masks/b.png: ",
+        "c.png: cannot be read",
+    ):
+        assert len([line for line in lines if said in line]) == 1
+
+
+def test_faults_of_links_and_voxels_of_volumes_are_listed_together(cases, volumes, tmp_path):
+    (cases / "labels" / "gone.nii.gz").symlink_to(tmp_path / "nowhere")
+    volumes("labels", "lonely", LABELS)
+    volumes("labels", "b", LABELS[:, :2])
+    volumes("labels", "c", LABELS.astype(np.float32) * 0.5)
+    with pytest.raises(DataError) as raised:
+        open_checked(NiftiVolumes(), cases, require_masks=True, cache=tmp_path / "cache")
+    first, *lines = str(raised.value).splitlines()
+    assert first == f"{cases}: 4 faults in the data:"
+    for said in (
+        "gone.nii.gz: is a broken",
+        "masks without an image: lonely",
+        "labels/b.nii.gz: ",
+        "c.nii.gz: 27 label values",
+    ):
+        assert len([line for line in lines if said in line]) == 1

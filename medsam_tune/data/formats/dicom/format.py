@@ -25,7 +25,7 @@ from medsam_tune.data.formats.dicom.structures import beyond_image, read_regions
 from medsam_tune.data.formats.dicom.structures_writing import write_structures
 from medsam_tune.data.formats.values import check_grey_values, exact_labels
 from medsam_tune.data.scan import Scan, scan_folder
-from medsam_tune.errors import DataError, DataWarning, RecipeError, data_error
+from medsam_tune.errors import DataError, DataWarning, RecipeError, data_error, usable_part
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,11 @@ def source_slices(header: VolumeHeader) -> tuple[Slice, ...]:
 
 def _dicom_files(folder: Path, *, below: bool = True) -> tuple[list[Path], list[Path]]:
     """Return the DICOM files of a folder, told by their content, and all other files."""
-    found = scan_folder(folder, ENDINGS)
+    faults: list[str] = []
+    found = usable_part(lambda: scan_folder(folder, ENDINGS), faults)
+    if faults:
+        # Files are no images here, and a series may lack one.
+        raise data_error(f"{folder}: {len(faults)} entries cannot be used", faults)
     files = [path for path in (*found.files, *found.others) if below or path.parent == folder]
     dicoms = sorted(path for path in files if path.is_file() and is_dicom(path))
     others = sorted(set(files) - set(dicoms))
