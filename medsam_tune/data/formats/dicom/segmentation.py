@@ -53,7 +53,9 @@ def read_segmentation(path: Path) -> SegmentationFile:
                 f"{path}: is a segmentation of type {kind or 'unknown'}, expected BINARY or LABELMAP: from which fraction on a "
                 "pixel is object cannot be told. Save it as BINARY."
             )
-        names = {int(item.SegmentNumber): str(item.get("SegmentLabel", "")) for item in dataset.get("SegmentSequence", [])}
+        described = {int(item.SegmentNumber): str(item.get("SegmentLabel", "")) for item in dataset.get("SegmentSequence", [])}
+        # A label map may describe its background.
+        names = {number: name for number, name in described.items() if number > 0}
         frames = read_frames(dataset, path)
         segments = [_segment(dataset, frame.frame, names, path) if kind == "BINARY" else 0 for frame in frames]
         padding = dataset.get("PixelPaddingValue")
