@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.geometry import to_original
+from medsam_tune.inference.current_images import CurrentImages
 from medsam_tune.inference.new_images import GreyLevels, image_tensor, new_batch, with_priors
 from medsam_tune.inference.stitching import embedded
 from medsam_tune.inference.tiled_prediction import answer_tiles, tiled_batch, with_prompts
@@ -28,8 +29,9 @@ Answer = tuple["NDArray[np.generic]", "NDArray[np.float32] | None", "NDArray[np.
 
 
 class Predictor:
-    """Hold a segmenter in eval mode and one current image.
+    """Hold a segmenter in eval mode and one current image for each thread, so that threads never mix theirs.
 
+    The network answers one thread at a time. Who hands an image from thread to thread, as a server does, uses ``with_image``.
     The image must be on the grey scale the model was trained on: 0..255 after the data source's window or percentile
     rule. ``uint8`` is taken as it is; any other type needs ``intensity``.
 
@@ -57,12 +59,12 @@ class Predictor:
             segmenter = SamSegmenter(SamParts(segmenter))
         self.segmenter: Segmenter = segmenter.eval()
         self.intensity, self.tiles = intensity, tiles
-        self._batch: SegmentationBatch | None = None
+        self._images = CurrentImages()
 
     def set_image(
         self, image: NDArray[np.generic], *, intensity: GreyLevels = None, priors: AutomaticMasks | None = None
     ) -> None:
-        """Make ``image`` the current one and encode it, so that several prompts cost one encoder pass.
+        """Make ``image`` the current one of this thread and encode it, so that several prompts cost one encoder pass.
 
         Args:
             image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, whose alpha is dropped.
@@ -72,18 +74,23 @@ class Predictor:
         Raises:
             ValueError: If the shape, type or values do not fit, or the automatic masks have another size than the image.
         """
-        pixels = self._tensor(image, intensity)
-        if self.tiles is not None and priors is not None:
-            raise ValueError(
-                "priors are of the whole image, but this model's images are cut into tiles. Leave one of them out."
-            )
-        batch = self._batch_of([pixels]) if self.tiles is None else self._tiles_of(pixels)
-        with torch.no_grad():
-            self._batch = embedded(self.segmenter, batch if priors is None else with_priors(batch, priors))
+        self._images.set(self._encoded(image, intensity, priors))
+
+    def with_image(
+        self, image: NDArray[np.generic], *, intensity: GreyLevels = None, priors: AutomaticMasks | None = None
+    ) -> Predictor:
+        """Return a predictor of the same network that has this image in every thread; arguments as in ``set_image``.
+
+        Raises:
+            ValueError: As ``set_image``.
+        """
+        predictor = Predictor(self.segmenter, intensity=self.intensity, tiles=self.tiles)
+        predictor._images = CurrentImages(self._encoded(image, intensity, priors), self._images.lock)
+        return predictor
 
     def reset_image(self) -> None:
-        """Forget the current image, as after the network's weights have changed."""
-        self._batch = None
+        """Forget the current image of every thread, as after the network's weights have changed."""
+        self._images.reset()
 
     @property
     def features(self) -> Tensor:
@@ -262,7 +269,7 @@ class Predictor:
         return np.repeat(rows, self.segmenter.masks_per_image(), axis=0) if self.segmenter.classes() else rows
 
     def _answer(self, batch: SegmentationBatch, multimask_output: bool, return_logits: bool) -> Answer:
-        with torch.no_grad():
+        with self._images.lock, torch.no_grad():
             ask = self.segmenter.candidates if multimask_output else self.segmenter
             prediction: MaskPrediction = ask(batch)
         logits, ious = self._original(prediction, batch), prediction.iou_predictions
@@ -282,7 +289,8 @@ class Predictor:
         if multimask_output or names or (n_prompted and self.segmenter.classes()):
             raise ValueError("an image in tiles is asked for one mask an object, by boxes and points or by nothing.")
         asked = with_prompts(batch, n_prompted, prompts) if n_prompted else batch
-        logits, ious = answer_tiles(self.segmenter, asked)
+        with self._images.lock:
+            logits, ious = answer_tiles(self.segmenter, asked)
         masks = logits if return_logits else logits > 0
         return masks.cpu().numpy(), None if ious is None else ious.float().cpu().numpy(), logits.cpu().numpy()
 
@@ -294,7 +302,7 @@ class Predictor:
         return to_original(prediction.low_res_masks.float(), frame, side)
 
     def _masks(self, batch: SegmentationBatch) -> list[NDArray[np.bool_]]:
-        with torch.no_grad():
+        with self._images.lock, torch.no_grad():
             low_res_masks = self.segmenter(batch).low_res_masks[:, :1].float()
         side = self.segmenter.input_rule.side
         return [
@@ -310,9 +318,18 @@ class Predictor:
             )
 
     def _current(self) -> SegmentationBatch:
-        if self._batch is None:
-            raise RuntimeError("no image is set. Call set_image(image) first.")
-        return self._batch
+        batch = self._images.find()
+        if batch is None:
+            raise RuntimeError("no image is set in this thread. Call set_image(image) first, or use with_image(image).")
+        return batch
+
+    def _encoded(self, image: NDArray[np.generic], intensity: GreyLevels, priors: AutomaticMasks | None) -> SegmentationBatch:
+        pixels = self._tensor(image, intensity)
+        if self.tiles is not None and priors is not None:
+            raise ValueError("priors are of the whole image, but this model cuts images into tiles. Leave one of them out.")
+        batch = self._batch_of([pixels]) if self.tiles is None else self._tiles_of(pixels)
+        with self._images.lock, torch.no_grad():
+            return embedded(self.segmenter, batch if priors is None else with_priors(batch, priors))
 
     def _tensor(self, image: NDArray[np.generic], intensity: GreyLevels) -> Tensor:
         rule = intensity if intensity is not None or image.dtype == np.uint8 else self.intensity

@@ -132,7 +132,8 @@ class FusedPromptGenerator(PromptGenerator):
 
     def generate(self, images: Tensor, frames: Sequence[Frame], image_embeddings: Tensor) -> Tensor:
         """Return the offset (B, C, g, g) from the no-mask embedding."""
-        seen = self.up(self.features(generator_images(images, frames, self.gen_size)))
+        pixels = generator_images(images, frames, self.gen_size).to(next(self.parameters()).dtype)
+        seen = self.up(self.features(pixels))
         both = torch.cat([self.embedding_norm(image_embeddings), resize_to_grid(seen, self.grid)], dim=1)
         offset: Tensor = self.trunk(both)
         return offset

@@ -168,7 +168,8 @@ class ImagePromptGenerator(PromptGenerator):
 
     def generate(self, images: Tensor, frames: Sequence[Frame], image_embeddings: Tensor) -> Tensor:
         """Return the prompt (B, C, g, g); the image embeddings are not read."""
-        prompt: Tensor = self.decoder(self.features(generator_images(images, frames, self.gen_size)))
+        pixels = generator_images(images, frames, self.gen_size).to(next(self.parameters()).dtype)
+        prompt: Tensor = self.decoder(self.features(pixels))
         return prompt
 
 

@@ -153,6 +153,8 @@ class TaskSegmenter(Segmenter):
         """Run the network once over the raw and augmented inputs that ``branches`` names: (B, 1, S, S) each."""
         check_one_per_image(batch.queries, batch.n_images, type(self).__name__)
         inputs = torch.cat([self._network_input(batch, augmented=branch == "augmented") for branch in branches])
+        # A predictor may be moved to half precision.
+        inputs = inputs.to(next(self.network.parameters()).dtype)
         return dict(zip(branches, self.network(inputs).chunk(len(branches)), strict=True))
 
     def _network_input(self, batch: SegmentationBatch, *, augmented: bool) -> Tensor:

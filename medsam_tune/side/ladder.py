@@ -82,7 +82,7 @@ class LadderNetwork(SideNetwork):
         pixels = (images - self.get_buffer("mean")) / self.get_buffer("deviation")
         if self.image_side is not None:
             pixels = F.interpolate(pixels, (self.image_side, self.image_side), mode="bilinear", antialias=True)
-        seen = cast(Tensor, self.project(self.branch(pixels)))
+        seen = cast(Tensor, self.project(self.branch(pixels.to(self.gate.dtype))))
         if seen.shape[-2:] != image_embeddings.shape[-2:]:
             seen = F.interpolate(seen, image_embeddings.shape[-2:], mode="bilinear")
         if self.join == "residual":

@@ -45,10 +45,10 @@ class NoisyGate(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the chosen expert (B,) int64 and the imbalance, a scalar, for maps (B, r, H, W)."""
         pooled = features.float().mean(dim=(2, 3))
-        clean = pooled @ self.choice
+        clean = pooled @ self.choice.float()
         if not self.training:
             return clean.argmax(dim=1), clean.new_zeros(())
-        deviation = F.softplus(pooled @ self.noise) + 1e-2
+        deviation = F.softplus(pooled @ self.noise.float()) + 1e-2
         noisy = clean + torch.randn_like(clean) * deviation
         best = noisy.topk(2, dim=1).values
         # An expert is chosen if it beats the best of the others: the second best for the chosen one, the best for the rest.

@@ -78,7 +78,7 @@ class TaskPrompts(nn.Module):
 
     def forward(self, images: Tensor, tokens: Tensor) -> list[Tensor]:
         """Return a prompt (B, h, w, C) per block from normalised images (B, 3, S, S) and their patch embedding (B, h, w, C)."""
-        frequencies = self.frequency_embed(high_frequencies(images, self.rate))
+        frequencies = self.frequency_embed(high_frequencies(images, self.rate).to(self.frequency_embed.weight.dtype))
         features = self.embedding_proj(tokens) + frequencies.permute(0, 2, 3, 1)
         return [self.up_proj(F.gelu(project(features))) for project in self.block_projs]
 
