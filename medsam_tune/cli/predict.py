@@ -33,7 +33,10 @@ def main(words: list[str]) -> int:
         MedsamTuneError: If the model, the data or the prompts cannot be used.
     """
     options = parser().parse_args(words)
-    outcomes = _outcomes(_job(options))
+    job = _job(options)
+    for difference in job.differences:
+        print(f"warning: {options.input}: {difference}. The masks may be wrong.", file=sys.stderr)
+    outcomes = _outcomes(job)
     faults = [outcome.fault for outcome in outcomes if outcome.fault]
     stood = sum(outcome.stood for outcome in outcomes)
     there = f", {stood} of them from before" if stood else ""

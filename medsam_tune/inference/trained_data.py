@@ -9,6 +9,7 @@ from typing import Any, cast, get_args
 from medsam_tune.data.formats import NiftiFormat
 from medsam_tune.data.intensity import Intensity
 from medsam_tune.data.slices import Axis
+from medsam_tune.data.stored_images import StoredImages
 from medsam_tune.data.targets import Target
 from medsam_tune.data.volumes import VolumeSource
 from medsam_tune.errors import DataError, RecipeError
@@ -28,6 +29,7 @@ class TrainedData:
         target: What one object was.
         mask_threshold: The value above which a mask's pixel was object, or None.
         priors: How automatic masks were found where the model fuses them into the image.
+        images: What the stored images were like; None where the export does not say.
     """
 
     axis: Axis = "axial"
@@ -37,6 +39,7 @@ class TrainedData:
     target: Target = "per_label"
     mask_threshold: int | None = None
     priors: PriorSettings | None = None
+    images: StoredImages | None = None
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> TrainedData:
@@ -56,8 +59,9 @@ class TrainedData:
                 target=_target(data.get("target", "per_label")),
                 mask_threshold=_whole(data.get("mask_threshold")),
                 priors=PriorSettings(**_with_tuples(priors)) if isinstance(priors, Mapping) else None,
+                images=StoredImages.read(data.get("stored_images")),
             )
-        except (TypeError, ValueError, RecipeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, RecipeError) as error:
             raise DataError(f"export.json: its data cannot be read ({error}). Export the run again.") from error
 
 

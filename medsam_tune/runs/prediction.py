@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from medsam_tune import __version__
 from medsam_tune.data.names import file_name
 from medsam_tune.data.pairing import first_names
+from medsam_tune.data.stored_images import MOST_LOOKED_AT, StoredImages, evenly
 from medsam_tune.errors import DataError, MedsamTuneError, RecipeError
 from medsam_tune.evaluation.answer_overlay import draw_answer
 from medsam_tune.files import sha256_of, write_bytes, write_json
@@ -76,6 +78,7 @@ class PredictionJob:
 
     Attributes:
         files: What is asked about.
+        differences: Where they differ so much from the training's that the model may fail on them.
 
     Raises:
         MedsamTuneError: If something cannot be used, or the model needs prompts that are not given.
@@ -106,6 +109,7 @@ class PredictionJob:
         self._check_outputs()
         names = {file.name for file in self.files}
         kept = [each for each in self._records.all() if not (wanted.overwrite and each.case in names)]
+        self.differences = self._compare()
         self._legend = {value: meaning for each in kept for value, meaning in each.legend.items()}
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -146,6 +150,18 @@ class PredictionJob:
         wanted = (self.wanted.overlays, self.wanted.uncertainty, self.wanted.to, self.wanted.keep_patient)
         inputs = [sha256_of(path) for path in file.format.read_header(file.path).files]
         return question_of(__version__, inputs, asked, dict(values), wanted)
+
+    def _compare(self) -> list[str]:
+        """Look at a few of the files; one that cannot be read has its fault when its turn comes."""
+        data, looked = self.model.data, []
+        if data.images is None:
+            return []
+        for file in evenly(self.files, MOST_LOOKED_AT):
+            with suppress(DataError):
+                looked.append(StoredImages.of(file.path, file.format, data.axis))
+        new = StoredImages.joined(looked)
+        by_percentiles = data.intensity is None or data.intensity.rule == "percentile"
+        return [] if new is None else data.images.differences(new, by_percentiles=by_percentiles)
 
     def _overlay(self, file: NewFile) -> Path:
         return self.out / OVERLAYS / f"{file_name(file.name)}.png"

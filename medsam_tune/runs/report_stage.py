@@ -10,6 +10,7 @@ import yaml
 
 from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.data.splits import PARTS
+from medsam_tune.data.stored_images import stored_images
 from medsam_tune.evaluation.curves import draw_curves
 from medsam_tune.evaluation.report import DataContent, ReportContent, write_report
 from medsam_tune.evaluation.survey import draw_histogram, spread, survey
@@ -43,6 +44,8 @@ def export_stage(cli: MedsamCLI) -> Path:
     """Write what was trained, reloadable in one line."""
     folder, segmenter, config = cli.run_folder.export, cli.model.segmenter, model_config(cli)
     metrics, data = cli.results.summary.get("test", {}), cli.datamodule.describe()
+    if (images := stored_images(cli.datamodule.source, cli.datamodule.dataset("train").indices)) is not None:
+        data["stored_images"] = images.as_json()
     save_export(folder, segmenter=segmenter, model_config=config, metrics=metrics, data_description=data)
     return folder
 

@@ -154,7 +154,7 @@ class TaskSegmenter(Segmenter):
         check_one_per_image(batch.queries, batch.n_images, type(self).__name__)
         inputs = torch.cat([self._network_input(batch, augmented=branch == "augmented") for branch in branches])
         # A predictor may be moved to half precision.
-        inputs = inputs.to(next(self.network.parameters()).dtype)
+        inputs = inputs.to(next((weights.dtype for weights in self.network.parameters()), inputs.dtype))
         return dict(zip(branches, self.network(inputs).chunk(len(branches)), strict=True))
 
     def _network_input(self, batch: SegmentationBatch, *, augmented: bool) -> Tensor:

@@ -1,6 +1,7 @@
 import pytest
 
 from medsam_tune.data.intensity import Intensity
+from medsam_tune.data.stored_images import StoredImages
 from medsam_tune.errors import DataError
 from medsam_tune.inference.trained_data import TrainedData
 from medsam_tune.precompute import PriorSettings
@@ -14,6 +15,7 @@ def test_what_the_training_did_is_read_from_an_exports_description():
         "labels": {"a": [1, 2], "b": ["wall"]},
         "target": "binary",
         "priors": {"weights": "random_tiny", "points_per_side": 2, "box_fractions": [0.5]},
+        "stored_images": {"colour": False, "low": -1000, "high": 900, "spacing_mm": [0.7, 0.7]},
     }
     assert TrainedData.of(data) == TrainedData(
         "coronal",
@@ -22,6 +24,7 @@ def test_what_the_training_did_is_read_from_an_exports_description():
         labels={"a": (1, 2), "b": ()},
         target="binary",
         priors=PriorSettings("random_tiny", points_per_side=2, box_fractions=(0.5,)),
+        images=StoredImages(False, -1000, 900, (0.7, 0.7)),
     )
     assert TrainedData.of({"intensity": "8 bit as stored", "labels": "one"}) == TrainedData()
 
@@ -36,6 +39,8 @@ def test_what_the_training_did_is_read_from_an_exports_description():
         {"mask_threshold": "high"},
         {"priors": {"points_per_side": 0}},
         {"priors": {"unknown": 0}},
+        {"stored_images": {"colour": True}},
+        {"stored_images": {"colour": True, "low": 0, "high": 1, "spacing_mm": [1]}},
     ],
 )
 def test_a_damaged_description_is_one_error(data):

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.cli import main
 from medsam_tune.data.formats import FORMATS, DicomFormat
+from medsam_tune.data.stored_images import StoredImages
 from medsam_tune.errors import RecipeError
 from medsam_tune.inference.predictor import Predictor
 from medsam_tune.inference.trained_data import TrainedData
@@ -126,6 +128,14 @@ def test_names_never_lead_out_of_the_folder(model, place):
     written = [outcome.written for outcome in job(model, place, overlays=True).outcomes() if outcome.written]
     assert all(path.is_relative_to(place.parent / "out") for path in written)
     assert sorted(path.name for path in place.parent.iterdir()) == ["new", "out"]
+
+
+def test_images_that_the_training_did_not_know_are_said_with_both_values(model, place):
+    assert job(model, place).differences == []
+    known = replace(model, data=replace(model.data, images=StoredImages(False, -1000, 1500)))
+    (difference,) = job(known, place).differences
+    assert difference.startswith("their values run from ")
+    assert difference.endswith(", those of the training from -1000 to 1500")
 
 
 def test_a_cut_off_call_leaves_the_table_of_what_is_done(model, place):
