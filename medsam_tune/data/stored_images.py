@@ -112,18 +112,18 @@ class StoredImages:
         return signed[0] != signed[1] or max(spans) / min(spans) > factor
 
 
-def stored_images(source: SegmentationSource, indices: Sequence[int]) -> StoredImages | None:
-    """Look at a few images of an opened source; None where it reads no files that a format knows.
+def stored_images(source: SegmentationSource, cases: Sequence[str]) -> StoredImages | None:
+    """Look at a few of an opened source's cases; None where it reads no files that a format knows.
 
     Raises:
         DataError: If one cannot be read.
     """
-    cases = source.case_ids()
-    firsts = list({cases[index]: index for index in indices}.values())
+    index_of = {case: index for index, case in enumerate(source.case_ids())}
     found: list[StoredImages] = []
-    for index in evenly(firsts, MOST_LOOKED_AT):
+    for case in evenly(cases, MOST_LOOKED_AT):
+        index = index_of[case]
         if isinstance(source, VolumeSource):
-            found.append(StoredImages.of(source.header(cases[index]).path, source.format, source.axis))
+            found.append(StoredImages.of(source.header(case).path, source.format, source.axis))
         elif (files := source.files(index)) and (form := format_of(files[0])) is not None:
             found.append(StoredImages.of(files[0], form))
     return StoredImages.joined(found)

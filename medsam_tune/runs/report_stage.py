@@ -44,7 +44,7 @@ def export_stage(cli: MedsamCLI) -> Path:
     """Write what was trained, reloadable in one line."""
     folder, segmenter, config = cli.run_folder.export, cli.model.segmenter, model_config(cli)
     metrics, data = cli.results.summary.get("test", {}), cli.datamodule.describe()
-    if (images := stored_images(cli.datamodule.source, cli.datamodule.dataset("train").indices)) is not None:
+    if (images := stored_images(cli.datamodule.source, cli.datamodule.splits.train)) is not None:
         data["stored_images"] = images.as_json()
     save_export(folder, segmenter=segmenter, model_config=config, metrics=metrics, data_description=data)
     return folder

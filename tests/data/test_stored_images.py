@@ -63,11 +63,11 @@ def test_sources_of_images_and_of_volumes_are_looked_at(tmp_path):
         Image.fromarray(np.full((6, 7), 80, np.uint8)).save(tmp_path / folder / "a.png")
     source = ImageFolder()
     source.open(tmp_path)
-    assert stored_images(source, [0]) == StoredImages(False, 80, 80)
+    assert stored_images(source, ["a"]) == StoredImages(False, 80, 80)
     for folder in ("images", "labels"):
         (tmp_path / "volumes" / folder).mkdir(parents=True)
         volume = nibabel.Nifti1Image(np.full((4, 5, 6), 7, np.int16), np.diag([0.5, 0.75, 3, 1]))
         nibabel.save(volume, tmp_path / "volumes" / folder / "a.nii.gz")
     volumes = NiftiVolumes()
     volumes.open(tmp_path / "volumes")
-    assert stored_images(volumes, range(6)) == StoredImages(False, 7, 7, (0.75, 0.5))
+    assert stored_images(volumes, ["a"]) == StoredImages(False, 7, 7, (0.75, 0.5))
