@@ -104,9 +104,10 @@ def code(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
-def panel(svg: str, caption: str) -> str:
-    """Return a picture of ``overlays.draw_slice`` that a click enlarges."""
-    return f'<figure class="panel" tabindex="0">{svg}<figcaption>{escape(caption)}</figcaption></figure>'
+def panel(svg: str, caption: str, *, name: str = "") -> str:
+    """Return a picture of ``overlays.draw_slice`` that a click enlarges, with an identifier for links where it has a name."""
+    mark = f' id="{escape(name)}"' if name else ""
+    return f'<figure class="panel" tabindex="0"{mark}>{svg}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def panels(figures: Iterable[str]) -> str:

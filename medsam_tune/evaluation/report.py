@@ -121,9 +121,15 @@ def _head(content: ReportContent) -> list[str]:
     parts += opening(content.verdict, content.test, content.trained)
     if content.description:
         parts.append(page.facts(content.description))
-    sections = {"Test results": content.test, "Test cases": content.cases, "Training": content.curves or content.trained}
-    sections |= {"Data": content.data != DataContent(), "Use the model": content.reload_code}
-    sections |= {"Run it again": content.run_command or content.facts, "Cite": content.citations}
+    sections: dict[str, object] = {
+        "Test results": content.test,
+        "Test cases": content.cases,
+        "Training": content.curves or content.trained,
+        "Data": content.data != DataContent(),
+        "Use the model": content.reload_code,
+        "Run it again": content.run_command or content.facts,
+        "Cite": content.citations,
+    }
     targets = {name: f"#{_name(name)}" for name, there in sections.items() if there}
     return [*parts, page.links(targets)] if len(targets) > 1 else parts
 

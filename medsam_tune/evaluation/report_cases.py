@@ -102,7 +102,7 @@ def case_table(rows: Sequence[CaseRow], shown: Sequence[ShownCase]) -> list[str]
 
 
 def gallery(shown: Sequence[ShownCase], panels: Iterable[CasePanel], *, room: int) -> list[str]:
-    """Return the cases with their slices.
+    """Return the cases with their slices; cases of one image stand side by side.
 
     Args:
         shown: The cases in their order on the page.
@@ -120,13 +120,18 @@ def gallery(shown: Sequence[ShownCase], panels: Iterable[CasePanel], *, room: in
             break
         used += size
         taken.setdefault(panel.case, []).append(panel)
-    parts = [_case(each, case_name(number), taken[each.case]) for number, each in enumerate(shown) if each.case in taken]
-    if not parts:
+    found = [(each, case_name(number), taken[each.case]) for number, each in enumerate(shown) if each.case in taken]
+    if not found:
         return []
+    if all(len(slices) == 1 for *_, slices in found):
+        alone = (page.panel(slices[0].svg, f"{each.heading} ({slices[0].caption})", name=name) for each, name, slices in found)
+        parts = [page.panels(alone)]
+    else:
+        parts = [_case(each, name, slices) for each, name, slices in found]
     note = "A click enlarges a slice; Esc or a second click shrinks it."
-    if not complete or len(parts) < len(shown):
-        count = sum(len(found) for found in taken.values())
-        note += f" The page has room for {count} slices of {len(parts)} of {len(shown)} cases, failures first."
+    if not complete or len(found) < len(shown):
+        count = sum(len(slices) for *_, slices in found)
+        note += f" The page has room for {count} slices of {len(found)} of {len(shown)} cases, failures first."
     return [page.legend(_LINES), page.paragraph(note, kind="muted"), *parts]
 
 

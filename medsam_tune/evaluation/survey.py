@@ -44,7 +44,7 @@ def survey(items: Iterable[tuple[Sample, VoxelSize | None]], label_names: Mappin
     """
     image_sizes: Counter[str] = Counter()
     spacings: Counter[str] = Counter()
-    objects: list[tuple[int, int, float, float]] = []  # image, label, pixels, mm2
+    objects: list[tuple[int, int, int, float]] = []  # image, label, pixels, mm2
     n_images = 0
     for number, (sample, voxel) in enumerate(items):
         n_images += 1

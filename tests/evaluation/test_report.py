@@ -190,6 +190,15 @@ def test_pictures_that_have_no_room_are_left_out_and_counted(tmp_path):
     assert f"has room for {len(drawn) - 1} slices of {len(drawn) - 1} of 40 cases, failures first." in page
 
 
+def test_cases_of_one_image_stand_side_by_side(tmp_path):
+    words = read(tmp_path, replace(CONTENT, panels=PANELS[:2]))
+    assert [attributes["id"] for tag, attributes in words.tags if tag == "figure" and "id" in attributes] == [
+        "case-0",
+        "case-1",
+    ]
+    assert "Worst: case_<i>, Dice 0.200 (slice <1>: Dice 0.2)" in words.text
+
+
 def test_a_badly_drawn_box_stands_beside_the_exact_one(tmp_path):
     text = read(tmp_path).text
     start = text.index("moved minus as drawn")
