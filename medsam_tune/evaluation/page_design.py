@@ -78,7 +78,7 @@ svg use, svg path { fill: none; stroke-linejoin: round; stroke-linecap: butt; }
 .rim.click { stroke-width: 11px; stroke-opacity: .8; }
 .thin { stroke-width: 1px; }
 .rim.thin { stroke-width: 1.6px; stroke-opacity: .35; }
-.large .thin { stroke-width: 2px; }
+.large .thin { stroke-width: 1.3px; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; color: var(--muted); font-size: .88rem; }
 .legend label { display: inline-flex; align-items: center; gap: .4rem; }
 .legend svg { width: 1.8rem; height: .7rem; }
