@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from medsam_tune.data.fingerprint import take_fingerprint
+from medsam_tune.data.formats import DicomFormat, NiftiFormat
 from medsam_tune.data.layouts import detect
 from medsam_tune.data.own_data import data_settings, target_of
 from tests.data.layouts.test_layouts import PAIRED, SEVERAL, write
+from tests.dicom_files import write_series, write_study
 
 
 def opened(root, target=None):
@@ -86,3 +88,33 @@ def test_fingerprint_counts_what_is_small_at_the_input(scans):
     assert found.small_objects(6) == (9, 9)
     told = found.as_json(6)
     assert (told["pairs"], told["sizes"], told["share_of_empty_slices"]) == (3, {"12 x 5 x 12": 3}, 0.4)
+
+
+@pytest.fixture
+def studies(tmp_path):
+    """Four DICOM series, two of each patient, with a segmentation each."""
+    mask = np.zeros((12, 10, 5), np.uint8)
+    mask[3:9, 2:7, 1:4] = 1
+    for number in range(4):
+        write_study(tmp_path, f"s{number}", 100 + 500.0 * mask, mask, number=number)
+    return tmp_path
+
+
+def test_dicom_series_are_read_with_the_segmentations_that_name_them(studies):
+    found, source = opened(studies)
+    assert found.pairing.layout == "DICOM series with DICOM masks"
+    assert (len(found.pairing.pairs), found.patient) == (4, "header")
+    assert sum(int(source[index].masks.sum()) for index in range(len(source))) == 4 * 90
+
+
+def test_dicom_series_are_read_with_masks_of_another_format_that_are_named_after_them(tmp_path):
+    volume_of_grey = np.arange(4 * 6 * 8, dtype=np.uint16).reshape(4, 6, 8)
+    for number in range(3):
+        folder = write_series(tmp_path / f"s{number}", volume_of_grey, SeriesInstanceUID=f"1.2.{number}")
+        header = DicomFormat().read_header(folder)
+        labels = np.zeros(header.stored_shape, np.uint8)
+        labels[1:3, 1:3, 2:5] = 1
+        NiftiFormat().write_labels(tmp_path / f"s{number}_mask", labels, header)
+    found, source = opened(tmp_path)
+    assert [pair.name for pair in found.pairing.pairs] == ["s0", "s1", "s2"]
+    assert sum(int(source[index].masks.sum()) for index in range(len(source))) == 3 * 12
