@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsam_tune.metrics.interval import mean_interval
+from medsam_tune.training.run_place import RUNS
 
 if TYPE_CHECKING:
     from medsam_tune.backbone.base import Backbone
@@ -63,7 +64,7 @@ class Point:
 
 def finished_run(folder: Path) -> Path | None:
     """Return the newest tested run below ``folder``, or None."""
-    return max((path.parent for path in folder.glob("*/*/summary.json")), default=None)
+    return max((path.parent for path in folder.glob(f"{RUNS}/summary.json")), default=None)
 
 
 def tuned_run(data: str, training: str, folder: Path) -> Path:

@@ -27,11 +27,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medsam_tune.metrics.interval import mean_interval
+from medsam_tune.training.run_place import RUNS
 
 
 def finished(folder: Path) -> Path | None:
     """Return the newest run below ``folder`` that has been tested, or None."""
-    return max((path.parent for path in folder.glob("*/*/summary.json")), default=None)
+    return max((path.parent for path in folder.glob(f"{RUNS}/summary.json")), default=None)
 
 
 def run_all(recipe: str, key: str, values: list[str], folder: Path, overrides: list[str]) -> dict[str, Path]:

@@ -26,6 +26,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsam_tune.training.run_place import RUNS
+
 if TYPE_CHECKING:
     from medsam_tune.training.module import TuningModule
     from medsam_tune.types import SegmentationBatch
@@ -125,7 +127,7 @@ def recipe_of(row: Row) -> Path:
 
 def finished_run(row: Row, data: str, folder: Path) -> Path | None:
     """Return the newest run of this row that has been tested, or None."""
-    return max((path.parent for path in (folder / data / row.name).glob("*/*/summary.json")), default=None)
+    return max((path.parent for path in (folder / data / row.name).glob(f"{RUNS}/summary.json")), default=None)
 
 
 def fit(rows: Iterable[Row], data: Iterable[str], *, folder: Path, steps: int) -> None:

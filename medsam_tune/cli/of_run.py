@@ -38,7 +38,7 @@ def parser_of(command: str) -> OptionParser:
     cases = "test" if command == "test" else "validation"
     description = {"resume": _RESUME, "export": _EXPORT}.get(command, _SCORE.format(command=command, cases=cases))
     parser = OptionParser(f"medsam-tune {command}", description)
-    parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/lora/TIME")
+    parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/hippocampus/lora/TIME")
     parser.add_argument("--checkpoint", metavar="FILE", help="where the base weights lie if they are a file of your own")
     parser.add_argument("--trust", action="store_true", help="import code from outside medsam_tune that the run names")
     return parser

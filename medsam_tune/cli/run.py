@@ -12,7 +12,8 @@ from medsam_tune.training.overrides import normalise_overrides
 HELP = """\
 usage: medsam-tune run RECIPE [--key=value | --key value | key=value ...]
 
-Run a recipe: cache the embeddings, fit, test on the best checkpoint, export, report. All of it lands in runs/<recipe>/<time>/.
+Run a recipe: cache the embeddings, fit, test on the best checkpoint, export, report. All of it lands in
+runs/<data>/<recipe>-<name>/<time>/.
 
   RECIPE                    a .yaml file, or the name of a bundled recipe (`medsam-tune recipes list`)
   data=DIR                  your own images
@@ -20,11 +21,12 @@ Run a recipe: cache the embeddings, fit, test on the best checkpoint, export, re
   epochs=20 rank=4          any key of the recipe, as far as only one ends so; several are an error that lists them
   --trainer.max_epochs=20   the same, written out
   --config=more.yaml        a further file, read over the recipe
-  --ckpt_path=last          continue the newest run of this recipe in its folder
+  --ckpt_path=last          continue the newest run of this recipe on these data in its folder
   --print_config            print the resolved recipe and stop
 
 Words of their own: data (data.root), epochs (trainer.max_epochs), steps (trainer.max_steps), batch (data.batch_size), seed
-(seed_everything). A class of ours needs no path: tuner=BottleneckAdapter. `medsam-tune fit --help` lists every key."""
+(seed_everything), name (run.name), device (trainer.accelerator: cpu, gpu, cuda:1). A class of ours needs no path:
+tuner=BottleneckAdapter. `medsam-tune fit --help` lists every key."""
 
 
 def main(arguments: list[str]) -> int:

@@ -50,7 +50,7 @@ def load_export(
         RecipeError: If the described model cannot be built, or names a class that it may not.
 
     Examples:
-        >>> predictor = load_export("runs/autosam/2026-01-31_12-00-00/export")  # doctest: +SKIP
+        >>> predictor = load_export("runs/hippocampus/autosam/2026-01-31_12-00-00/export")  # doctest: +SKIP
         >>> mask = predictor.segment(image)  # doctest: +SKIP
     """
     stored = ExportFolder.read(folder)
@@ -66,7 +66,7 @@ def load_adapter(
     """Load an export as ``load_export`` does, if it holds an adapter of the peft library.
 
     Args:
-        folder: What ``save_export`` wrote, such as ``runs/lora/2026-01-31_12-00-00/export``.
+        folder: What ``save_export`` wrote, such as ``runs/hippocampus/lora/2026-01-31_12-00-00/export``.
         force: As for ``load_export``.
         checkpoint: As for ``load_export``.
         trusted: As for ``load_export``.
@@ -76,7 +76,7 @@ def load_adapter(
         RecipeError: As for ``load_export``.
 
     Examples:
-        >>> predictor = load_adapter("runs/lora/2026-01-31_12-00-00/export")  # doctest: +SKIP
+        >>> predictor = load_adapter("runs/hippocampus/lora/2026-01-31_12-00-00/export")  # doctest: +SKIP
         >>> mask = predictor.segment(image, box=(10, 10, 80, 90))  # doctest: +SKIP
     """
     predictor = load_export(folder, checkpoint=checkpoint, force=force, trusted=trusted)

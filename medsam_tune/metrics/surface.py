@@ -69,7 +69,7 @@ class OutlineMetric(OverlapMetric):
             self.outlines.append(rows.to(self.device))
 
     def _scores(self) -> CaseScores:
-        rows = dim_zero_cat(self.outlines).cpu().numpy() if self.outlines else np.zeros((0, _COLUMNS), np.int32)
+        rows = dim_zero_cat(self.outlines).cpu().numpy() if len(self.outlines) else np.zeros((0, _COLUMNS), np.int32)
         # An image that a padded distributed sampler shows twice counts once.
         return replace(super()._scores(), outlines=np.unique(rows, axis=0))
 

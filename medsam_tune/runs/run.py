@@ -87,7 +87,7 @@ class Run:
         """
         path = expand(str(folder), "RUN").absolute()
         if not RunFolder(path).config.is_file():
-            raise RecipeError(f"{folder}: is no run: it holds no config.yaml. Give a folder such as runs/lora/TIME.")
+            raise RecipeError(f"{folder}: is no run: it holds no config.yaml. `medsam-tune runs list` shows them.")
         run = cls(path)
         if not trusted:
             for file in (RunFolder(path).config, RunFolder(path).local):

@@ -20,6 +20,7 @@ from medsam_tune.sweeps.sweep_file import Sweep, expand_command
 from medsam_tune.sweeps.table import result_of, write_results
 from medsam_tune.sweeps.trainings import Trainings, locked
 from medsam_tune.training.run_folder import RunFolder
+from medsam_tune.training.run_place import RUNS
 
 if TYPE_CHECKING:
     import optuna
@@ -273,14 +274,14 @@ def _environment(local: LocalSweep) -> dict[str, str]:
 
 def _run_of(place: Path) -> RunFolder:
     """Return the one run folder below a run's place."""
-    found = sorted(place.glob("*/*/summary.json"))
+    found = sorted(place.glob(f"{RUNS}/summary.json"))
     if not found:
         raise RunFailed(f"{place}: the run ended without a summary.json")
     return RunFolder(found[-1].parent)
 
 
 def _values(place: Path, metric: str) -> list[float]:
-    found = sorted(place.glob("*/*/metrics.csv"))
+    found = sorted(place.glob(f"{RUNS}/metrics.csv"))
     return [value for _, value in read_metrics(found[-1]).get(metric, [])] if found and found[-1].stat().st_size else []
 
 

@@ -47,6 +47,7 @@ from medsam_tune.training.run_folder import (
     run_folder_of,
     share_run_folder,
 )
+from medsam_tune.training.run_place import run_place
 from medsam_tune.training.sample_settings import without_sample_settings
 from medsam_tune.training.schedule import planned_steps
 from medsam_tune.training.settings import RunSettings
@@ -73,10 +74,10 @@ class MedsamCLI(LightningCLI):
 
     Args:
         args: Command line without the program's name.
-        recipe_file: The recipe; run folders carry its name, or ``name``.
+        recipe_file: The recipe; run folders carry its name.
         command: How the user started it, for the hint on resuming.
         run: True runs the subcommand in ``args``; False only builds.
-        name: Of the folder in ``run.folder``; the recipe's by default.
+        name: Of the folder in ``run.folder``; made of data, recipe and ``run.name`` by default.
 
     Raises:
         RecipeError: If a key, a value or a combination is not accepted.
@@ -88,7 +89,7 @@ class MedsamCLI(LightningCLI):
     def __init__(self, args: list[str], *, recipe_file: Path | None, command: str, run: bool, name: str | None = None) -> None:
         args = with_local(args)
         self.recipe_file = recipe_file
-        self.recipe = name or ("recipe" if recipe_file is None else recipe_file.stem)
+        self.recipe, self._name = "recipe" if recipe_file is None else recipe_file.stem, name
         self.command, self.words = command, args
         self.results = TestResults()
         self.clock = StageClock()
@@ -209,7 +210,7 @@ class MedsamCLI(LightningCLI):
         section = self._section()
         continued = self.folder is not None
         if self.folder is None:
-            self.folder = RunFolder(make_run_folder(Path(section.run.folder), self.recipe))
+            self.folder = RunFolder(make_run_folder(Path(section.run.folder), self.place))
         config = trainer_config(self, recipe, continued=continued)
         try:
             trainer = pl.Trainer(**config)
@@ -303,6 +304,12 @@ class MedsamCLI(LightningCLI):
         return {name: value for name, value in yaml.safe_load(self.dump()).items() if name not in _OPTIONS}
 
     @property
+    def place(self) -> str:
+        """Return where the runs of this recipe on these data lie, below ``run.folder``."""
+        section = self._section()
+        return self._name or run_place(section.data.root, self.recipe, section.run.name).as_posix()
+
+    @property
     def settings(self) -> RunSettings:
         """Return the recipe's ``run`` section."""
         settings: RunSettings = self._get(self.config_init, "run")
@@ -324,11 +331,11 @@ class MedsamCLI(LightningCLI):
         value, root = section.get("ckpt_path"), Path(section.run.folder)
         trains = self.subcommand in (None, "fit")
         if value is None or (value == "auto" and trains):
-            run = requeued_run(root, self.recipe, slurm_job()) if trains else None
+            run = requeued_run(root, self.place, slurm_job()) if trains else None
             if run is None and value == "auto":
-                run = newest_run(root, self.recipe)
+                run = newest_run(root, self.place)
             return None if run is None else RunFolder(run).last_checkpoint
-        path = resolve_ckpt_path(value, root, self.recipe)
+        path = resolve_ckpt_path(value, root, self.place)
         if value in ("best", "last") and not trains:
             check_same_data(value, path.parent.parent, self.recipe_values()["data"])
         return path

@@ -1,4 +1,4 @@
-"""The folder of one run, ``runs/<recipe>/<timestamp>/``: made once, shared by all ranks, found again to resume.
+"""The folder of one run, ``runs/<data>/<recipe>/<timestamp>/``: made once, shared by all ranks, found again to resume.
 
 Lightning starts the command again for every local rank, so rank 0 makes the folder and hands its path on in the environment.
 Ranks that something else started cannot inherit from rank 0: under torchrun they ask the agent's key-value store, under srun
@@ -29,7 +29,7 @@ class RunFolder:
     """Name what a run leaves behind.
 
     Attributes:
-        path: ``runs/<recipe>/<timestamp>``.
+        path: ``runs/<data>/<recipe>/<timestamp>``.
     """
 
     path: Path
@@ -105,10 +105,11 @@ class RunFolder:
         return self.path / "slurm_job.txt"
 
     def remove(self) -> None:
-        """Remove the folder, and that of its recipe where it holds no other run."""
+        """Remove the folder, and those of its recipe and its data where they hold no other run."""
         shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):
-            self.path.parent.rmdir()
+            for parent in self.path.parents[:2]:
+                parent.rmdir()
 
     def remove_leftovers(self) -> None:
         """Remove the temporary files and folders of a killed process; only before anything is written."""
@@ -119,21 +120,21 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
 
-def make_run_folder(root: Path, recipe: str) -> Path:
-    """Make ``root/recipe/<timestamp>`` on rank 0 and return the same path on every rank.
+def make_run_folder(root: Path, place: str) -> Path:
+    """Make ``root/place/<timestamp>`` on rank 0 and return the same path on every rank.
 
     Args:
         root: The folder of all runs.
-        recipe: The recipe's name, without folder and ending.
+        place: Where the recipe's runs lie below it, from ``run_place``.
 
     Raises:
         RecipeError: If this rank has no way to learn what rank 0 made, or the folder cannot be written.
     """
     if (name := _srun_name(os.environ)) is not None:
-        folder = root.absolute() / recipe / name
+        folder = root.absolute() / place / name
         folder.mkdir(parents=True, exist_ok=True)
         return share_run_folder(folder)
-    return share_run_folder(_make_unique(root.absolute() / recipe) if is_rank_zero() else None)
+    return share_run_folder(_make_unique(root.absolute() / place) if is_rank_zero() else None)
 
 
 def share_run_folder(folder: Path | None) -> Path:
@@ -166,27 +167,27 @@ def is_rank_zero() -> bool:
     return int(environ.get("NODE_RANK", 0)) == 0 and int(environ.get("LOCAL_RANK", 0)) == 0
 
 
-def newest_run(root: Path, recipe: str) -> Path | None:
-    """Return the run of ``recipe`` whose ``checkpoints/last.ckpt`` was written last, or None when no run has one."""
-    return max(_resumable(root, recipe), key=_written, default=None)
+def newest_run(root: Path, place: str) -> Path | None:
+    """Return the run at ``place`` whose ``checkpoints/last.ckpt`` was written last, or None when no run has one."""
+    return max(_resumable(root, place), key=_written, default=None)
 
 
-def requeued_run(root: Path, recipe: str, job: str | None) -> Path | None:
+def requeued_run(root: Path, place: str, job: str | None) -> Path | None:
     """Return the run that this SLURM job began before it was put back into the queue; None if it was not, or got nowhere."""
     if job is None or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         return None
-    jobs = {run: RunFolder(run).slurm_job for run in _resumable(root, recipe)}
+    jobs = {run: RunFolder(run).slurm_job for run in _resumable(root, place)}
     own = [run for run, file in jobs.items() if file.is_file() and file.read_text(encoding="utf-8") == job]
     return max(own, key=_written, default=None)
 
 
-def resolve_ckpt_path(value: str, root: Path, recipe: str) -> Path:
+def resolve_ckpt_path(value: str, root: Path, place: str) -> Path:
     """Return the checkpoint that ``--ckpt_path=value`` means.
 
     Args:
         value: ``last`` or ``best`` of the newest run, or a path.
         root: The folder of all runs.
-        recipe: The recipe's name, without folder and ending.
+        place: Where the recipe's runs lie below it, from ``run_place``.
 
     Raises:
         RecipeError: If ``last`` or ``best`` is asked for and no run has one.
@@ -197,11 +198,11 @@ def resolve_ckpt_path(value: str, root: Path, recipe: str) -> Path:
         if not path.exists():
             raise CheckpointError(f"{path}: no such checkpoint. Give the path of a .ckpt file, or --ckpt_path=last or best.")
         return path.absolute()
-    run = _continued_by_rank_zero() or newest_run(root, recipe)
+    run = _continued_by_rank_zero() or newest_run(root, place)
     if run is None:
         raise RecipeError(
-            f"--ckpt_path={value}: no run under {root / recipe} has checkpoints/last.ckpt"
-            f" (runs without one: {len(_runs(root, recipe))})."
+            f"--ckpt_path={value}: no run under {root / place} has checkpoints/last.ckpt"
+            f" (runs without one: {len(_runs(root, place))}).{_on_other_data(root, place)}"
             " Leave --ckpt_path out to start a new run, or give the path of a .ckpt file."
         )
     return RunFolder(run).last_checkpoint if value == "last" else _best(run)
@@ -229,13 +230,19 @@ def _make_unique(parent: Path) -> Path:
     return folder
 
 
-def _runs(root: Path, recipe: str) -> list[Path]:
-    parent = root / recipe
+def _runs(root: Path, place: str) -> list[Path]:
+    parent = root / place
     return [folder for folder in parent.iterdir() if folder.is_dir()] if parent.is_dir() else []
 
 
-def _resumable(root: Path, recipe: str) -> list[Path]:
-    return [folder for folder in _runs(root, recipe) if RunFolder(folder).last_checkpoint.exists()]
+def _on_other_data(root: Path, place: str) -> str:
+    """Say where runs of the same recipe lie that were trained on other data."""
+    places = {run.parent for run in root.glob(f"*/{Path(place).name}/*") if RunFolder(run).last_checkpoint.exists()}
+    return f" Runs of it on other data are in {', '.join(sorted(map(str, places)))}." if places else ""
+
+
+def _resumable(root: Path, place: str) -> list[Path]:
+    return [folder for folder in _runs(root, place) if RunFolder(folder).last_checkpoint.exists()]
 
 
 def _written(run: Path) -> tuple[int, str]:

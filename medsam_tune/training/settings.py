@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from medsam_tune.errors import RecipeError
 from medsam_tune.inference.automatic_settings import AutomaticSettings
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,63}", re.ASCII)
 
 
 @dataclass
@@ -13,7 +16,8 @@ class RunSettings:
     """Settings of a run.
 
     Attributes:
-        folder: Where run folders are made: ``<folder>/<recipe>/<timestamp>``.
+        folder: Where run folders are made: ``<folder>/<data>/<recipe>-<name>/<timestamp>``.
+        name: What tells the runs of one recipe apart; letters, digits, ``.``, ``_`` and ``-``.
         save_every_n_steps: Optimizer steps between two writes of ``last.ckpt``; a killed run loses at most these.
         early_stopping_patience: Validations without a better Dice before training stops; None never stops early.
         baselines: Also score the untuned network on the test cases: asked as the tuned one is, and with boxes.
@@ -25,6 +29,7 @@ class RunSettings:
     """
 
     folder: str = "runs"
+    name: str | None = None
     save_every_n_steps: int = 50
     early_stopping_patience: int | None = None
     baselines: bool = True
@@ -35,6 +40,10 @@ class RunSettings:
     def __post_init__(self) -> None:
         if not self.folder.strip():
             raise RecipeError("run.folder: is empty, so runs would lie in the current folder. Give one, such as runs.")
+        if self.name is not None and not _NAME.fullmatch(self.name):
+            raise RecipeError(
+                f"run.name: {self.name!r} becomes part of a folder's name. Give letters, digits, '.', '_' and '-', 64 at most."
+            )
         if self.save_every_n_steps < 1:
             raise RecipeError(f"run.save_every_n_steps: must be at least 1, got {self.save_every_n_steps}.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:

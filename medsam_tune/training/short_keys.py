@@ -15,6 +15,8 @@ ALIASES = {
     "steps": "trainer.max_steps",
     "batch": "data.batch_size",
     "seed": "seed_everything",
+    "name": "run.name",
+    "device": "trainer.accelerator",
 }
 """Words that stand for one key in every recipe."""
 PREFERRED = {"weights": "model.backbone.weights", "lr": "model.optimizer.lr"}
@@ -28,6 +30,7 @@ ROOMS = ("backbone", "data", "fusion", "losses", "prompt_encoders", "prompts", "
 _CLASS = re.compile(r"--([\w.]+\+?)=([A-Z]\w*)")
 _CLASS_PATH = re.compile(r"=(?:\w+\.)*[A-Z]\w*$")
 _WORD = re.compile(r"--([A-Za-z_][\w.]*)(\+?)=(.*)", re.DOTALL)
+_DEVICE = re.compile(r"--device=(cuda|gpu|mps|xpu):(\d+)")
 _NO_VALUE_OF_OURS = re.compile(r"\s*\{|.*\.ya?ml$", re.DOTALL)
 
 
@@ -49,7 +52,7 @@ def expand_short_keys(
         >>> expand_short_keys(["--rank=4"], whole={"model"}, keys_of=lambda words: ["model.tuner.init_args.rank"])
         ['--model.tuner.init_args.rank=4']
     """
-    whole = set(whole)
+    words, whole = [each for word in words for each in _one_device(word)], set(whole)
     parsed = {position: _short(word, whole) for position, word in enumerate(words)}
     full = {position: ALIASES[short] for position, short in parsed.items() if short in ALIASES}
     pending = {position: short for position, short in parsed.items() if short is not None and position not in full}
@@ -75,6 +78,12 @@ def expand_class_names(words: Sequence[str]) -> list[str]:
         ['--model.loss=medsam_tune.losses.BceDiceLoss', '--data.root=Mine', '--model.x=torch.nn.ReLU']
     """
     return [f"--{found[1]}={_path_of(found[2])}" if (found := _CLASS.fullmatch(word)) else word for word in words]
+
+
+def _one_device(word: str) -> list[str]:
+    """Return ``--device=cuda:1`` as the two keys that the trainer has for it."""
+    found = _DEVICE.fullmatch(word)
+    return [f"--trainer.accelerator={found[1]}", f"--trainer.devices=[{found[2]}]"] if found else [word]
 
 
 def _path_of(name: str) -> str:

@@ -14,6 +14,7 @@ from medsam_tune.cli import main
 from medsam_tune.data.formats import Format, VolumeHeader
 from medsam_tune.errors import DataError
 from medsam_tune.files import write_json
+from medsam_tune.training.run_place import RUNS
 
 RECIPE = """\
 # Volumes that are stored as JSON text.
@@ -83,7 +84,7 @@ def workplace(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_format_in_a_users_file_trains_resumes_exports_and_predicts(workplace):
     assert main(["run", "toy.yaml"]) == 0
-    (run,) = (workplace / "runs/toy").iterdir()
+    (run,) = (workplace / "runs").glob(RUNS)
     splits = json.loads((run / "splits.json").read_text())
     parts = [{splits["patients"][case] for case in splits[part]} for part in ("train", "val", "test")]
     assert [len(part) for part in parts] == [3, 1, 1]

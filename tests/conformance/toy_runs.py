@@ -12,6 +12,7 @@ from medsam_tune.cli import main
 from medsam_tune.errors import RecipeError
 from medsam_tune.inference.predictor import Predictor
 from medsam_tune.training.run_folder import RunFolder
+from medsam_tune.training.run_place import RUNS
 from tests.training.tiny_runs import weights_of
 
 
@@ -28,7 +29,7 @@ def train_resume_and_reload(recipe: str, *, exports_it: bool = True) -> tuple[Ru
     assert main(["run", "toy.yaml", "--run.folder=whole", "--trainer.max_epochs=2"]) == 0
     assert main(["run", "toy.yaml"]) == 0
     assert main(["run", "toy.yaml", "--ckpt_path=last", "--trainer.max_epochs=2"]) == 0
-    (whole,), (run,) = (tuple(Path(root).glob("toy/*")) for root in ("whole", "runs"))
+    (whole,), (run,) = (tuple(Path(root).glob(RUNS)) for root in ("whole", "runs"))
     expected, resumed = (weights_of(folder / "checkpoints/last.ckpt") for folder in (whole, run))
     assert resumed.keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.items())

@@ -15,6 +15,7 @@ from medsam_tune.data.split_file import read_splits
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.runs.build import override_words
 from medsam_tune.runs.run import Run
+from medsam_tune.training.run_place import run_place
 from tests.training.tiny_runs import weights_of
 
 QUICK = {"epochs": 1, "run.baselines": False, "run.report": False}
@@ -23,7 +24,7 @@ QUICK = {"epochs": 1, "run.baselines": False, "run.report": False}
 @pytest.fixture
 def trained(finished, workplace):
     """A fresh workplace that holds a copy of the finished run."""
-    run = workplace / "runs" / "tiny" / finished[1].path.name
+    run = workplace / "runs" / run_place("images", "tiny") / finished[1].path.name
     shutil.copytree(finished[1].path, run)
     return run
 
@@ -65,7 +66,7 @@ def test_an_opened_run_is_exported_as_it_was_at_its_end(trained):
 
 def test_a_resumed_run_goes_on_in_its_folder_with_its_own_recipe(trained, capsys):
     shutil.rmtree(trained / "tensorboard", ignore_errors=True)
-    (trained.parents[2] / "tiny.yaml").unlink()
+    (trained.parents[3] / "tiny.yaml").unlink()
     assert main(["resume", str(trained), "--trainer.max_epochs=3", "--run.baselines=false"]) == 0
     assert "A tiny network on tiny images." in (trained / "report" / "index.html").read_text()
     assert figures(trained)["n_cases"] == 3

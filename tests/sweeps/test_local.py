@@ -29,7 +29,7 @@ STAND_IN = """
 import json, os, pathlib, subprocess, sys, time
 words = dict(word.lstrip("-").split("=", 1) for word in sys.argv[3:])
 rank = int(words["model.tuner.rank"])
-run = pathlib.Path(words["run.folder"]) / "recipe" / "now"
+run = pathlib.Path(words["run.folder"]) / "data" / "recipe" / "now"
 if rank == 77:  # trains for a minute, with a process of its own
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     pathlib.Path(words["run.folder"], "pids").write_text(f"{os.getpid()} {child.pid}")
@@ -96,7 +96,7 @@ def test_grid_runs_every_value_once_and_ends_in_one_table_and_one_plot(start, tm
     assert ended.table == (tmp_path / "sweep" / "sweep.txt").read_text().rstrip("\n")
     assert (tmp_path / "sweep" / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert lines[1] == "run 1 (rank=4) val/dice 0.8500"
-    words, environ = json.loads((tmp_path / "sweep/runs/0001/recipe/now/words.json").read_text())
+    words, environ = json.loads((tmp_path / "sweep/runs/0001/data/recipe/now/words.json").read_text())
     assert words[:4] == ["run", "recipes/lora.yaml", "--model.tuner.rank=4", "--trainer.max_steps=4"]
     assert environ == {"WANDB_MODE": "offline", "WANDB_RUN_GROUP": "rank"}
 
@@ -104,17 +104,17 @@ def test_grid_runs_every_value_once_and_ends_in_one_table_and_one_plot(start, tm
 def test_files_of_wandb_go_to_the_folder_of_each_run(start, tmp_path):
     logger = "--trainer.logger=lightning.pytorch.loggers.WandbLogger"
     start({"trials": 1}, command=[*FILE["command"], logger])
-    words, _ = json.loads((tmp_path / "sweep/runs/0000/recipe/now/words.json").read_text())
+    words, _ = json.loads((tmp_path / "sweep/runs/0000/data/recipe/now/words.json").read_text())
     assert words[-1] == f"--trainer.logger.init_args.save_dir={tmp_path / 'sweep/runs/0000'}"
 
 
 def test_second_call_runs_only_what_is_missing(start, tmp_path):
     start({"trials": 2})
     assert [row["model.tuner.rank"] for row in rows(tmp_path)] == ["2", "4"]
-    stamp = (tmp_path / "sweep/runs/0000/recipe/now/summary.json").stat().st_mtime_ns
+    stamp = (tmp_path / "sweep/runs/0000/data/recipe/now/summary.json").stat().st_mtime_ns
     start()
     assert sorted(row["model.tuner.rank"] for row in rows(tmp_path)) == ["2", "4", "8"]
-    assert (tmp_path / "sweep/runs/0000/recipe/now/summary.json").stat().st_mtime_ns == stamp
+    assert (tmp_path / "sweep/runs/0000/data/recipe/now/summary.json").stat().st_mtime_ns == stamp
     start()
     assert len(rows(tmp_path)) == 3
 
@@ -266,7 +266,7 @@ def test_command_runs_a_file_with_overrides_in_all_spellings(start, tmp_path, mo
     start({"trials": 1})
     monkeypatch.chdir(tmp_path)
     assert main(["sweep", "rank.yaml", "--local", "--trials=1", "--epochs", "1", "pause=0", "--folder", "other"]) == 0
-    words, _ = json.loads((tmp_path / "other/runs/0000/recipe/now/words.json").read_text())
+    words, _ = json.loads((tmp_path / "other/runs/0000/data/recipe/now/words.json").read_text())
     assert words[3:5] == ["--epochs=1", "--pause=0"]
     assert "model.tuner.rank" in capsys.readouterr().out
 

@@ -32,7 +32,7 @@ def refused(workplace, capsys):
     def refuse(*overrides, recipe="tiny.yaml"):
         assert main(["run", recipe, *overrides]) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert not list(Path("runs").glob("*/*")), "a run folder was left behind"
+        assert not list(Path("runs").glob("*")), "a run folder was left behind"
         return line.removeprefix("error: ")
 
     return refuse
@@ -155,7 +155,7 @@ def test_key_or_value_that_does_not_parse_is_named_with_what_was_likely_meant(re
         (["--trainer.strategy=dpp"], "trainer: You selected an invalid strategy name: `strategy='dpp'`"),
         (["--trainer.devices=none"], "trainer: `devices` selected with `CPUAccelerator` should be an int > 0."),
         (["--ckpt_path=none.ckpt"], "none.ckpt: no such checkpoint. Give the path"),
-        (["--ckpt_path=last"], "--ckpt_path=last: no run under runs/tiny has checkpoints/last.ckpt"),
+        (["--ckpt_path=last"], "--ckpt_path=last: no run under runs/own- checkpoints/last.ckpt"),
     ],
 )
 def test_recipe_that_cannot_be_is_refused_before_any_work(refused, overrides, said):
@@ -335,4 +335,4 @@ def test_checkpoint_of_another_network_is_refused_by_the_keys_that_differ(finish
 def test_building_the_cache_leaves_no_run_folder(workplace, capsys):
     assert main(["cache", "build", "tiny.yaml"]) == 0
     assert "20 embeddings are in the cache" in capsys.readouterr().out
-    assert not Path("runs").exists() or not list(Path("runs").glob("*/*"))
+    assert not Path("runs").exists() or not list(Path("runs").glob("*"))

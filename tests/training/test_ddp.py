@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from medsam_tune.cli import main
+from medsam_tune.training.run_place import RUNS
 from tests.training.tiny_runs import N_CASES, TEST_CASES, TEST_SLICES, only_run
 
 TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp")
@@ -31,7 +32,7 @@ def test_sigterm_ends_two_processes_with_a_checkpoint_that_one_goes_on_from_with
     command = [sys.executable, "-m", "medsam_tune", *words, *TWO, "--trainer.max_epochs=2000"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not any(rows_of(path) for path in Path("runs").glob("*/*/metrics.csv")):
+        while process.poll() is None and not any(rows_of(path) for path in Path("runs").glob(f"{RUNS}/metrics.csv")):
             time.sleep(0.1)
         process.terminate()
         assert process.wait(300) == 143

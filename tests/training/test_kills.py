@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from medsam_tune.training.run_folder import RunFolder
+from medsam_tune.training.run_place import RUNS
 from tests.training.deadly import Deadly
 from tests.training.tiny_runs import write_workplace
 
@@ -81,12 +82,12 @@ def place(tmp_path_factory, deadly):
 
 
 def newest(root):
-    return RunFolder(max((root / "tiny").iterdir(), key=lambda path: path.stat().st_ctime_ns))
+    return RunFolder(max(root.glob(RUNS), key=lambda path: path.stat().st_ctime_ns))
 
 
 def go_on(deadly, place, root, *settings, **moment):
     """Continue the newest run below ``root``, or begin where none has a checkpoint."""
-    begun = list(root.glob("tiny/*/checkpoints/last.ckpt"))
+    begun = list(root.glob(f"{RUNS}/checkpoints/last.ckpt"))
     words = (*settings, f"--run.folder={root.name}", *(["--ckpt_path=last"] if begun else []))
     return deadly.run(*words, folder=place, **moment)
 

@@ -12,6 +12,7 @@ import medsam_tune
 from medsam_tune.cli import main
 from medsam_tune.errors import RecipeError
 from medsam_tune.segmenters import SemanticSegmenter
+from medsam_tune.training.run_place import RUNS
 from tests.training.tiny_runs import STEPS_PER_EPOCH, TEST_CASES, build, only_run, run, weights_of, write_workplace
 
 SEMANTIC = """\
@@ -132,7 +133,7 @@ def test_predicted_files_hold_the_value_of_each_class(finished_classes, tmp_path
     best = done.checkpoints / "best.ckpt"
     words = ["predict", "--config=tiny.yaml", f"--ckpt_path={best}", "--weights_only=true", f"--run.folder={tmp_path}"]
     assert main(words) == 0
-    (written,) = tmp_path.glob("*/*/predictions")
+    (written,) = tmp_path.glob(f"{RUNS}/predictions")
     predictor = medsam_tune.load_export(done.export)
     legend = json.loads((written / "labels.json").read_text())
     assert legend == {"255": {"name": "disc", "values": [255]}, "100": {"name": "ring", "values": [100]}}

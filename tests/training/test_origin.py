@@ -10,6 +10,7 @@ from medsam_tune.data.split_file import read_splits
 from medsam_tune.errors import DataError, DataWarning, RecipeError
 from medsam_tune.training.cli import MedsamCLI
 from medsam_tune.training.origin import check_same_data
+from medsam_tune.training.run_place import run_place
 from tests.training.tiny_runs import RECIPE, build, only_run
 
 
@@ -21,7 +22,7 @@ def parse(stage, *words):
 @pytest.fixture
 def trained(finished, workplace):
     """A fresh workplace that holds a copy of the finished run."""
-    run = workplace / "runs" / "tiny" / finished[1].path.name
+    run = workplace / "runs" / run_place("images", "tiny") / finished[1].path.name
     shutil.copytree(finished[1].path, run)
     return run
 
@@ -108,7 +109,9 @@ def test_the_newest_run_is_taken_for_the_data_that_it_was_trained_on(trained, wo
     for stage in ("test", "predict"):
         assert main([stage, "--config=tiny.yaml", "--ckpt_path=best", "--data.root=fundus"]) == 2
         said = capsys.readouterr().err
-        assert re.search(r"trained on other data \(data\.root was images, is fundus\).*best\.ckpt", said)
+        assert f"Runs of it on other data are in runs/{run_place('images', 'tiny')}." in said
+    assert main(["test", "--config=tiny.yaml", "--ckpt_path=best", "--data.target=per_instance"]) == 2
+    assert re.search(r"trained on other data \(data\.target was binary, is per_instance\).*best\.ckpt", capsys.readouterr().err)
 
 
 def test_every_difference_of_the_data_is_named(tmp_path):

@@ -11,6 +11,7 @@ from wandb.proto import wandb_internal_pb2
 
 from medsam_tune.training.record import continue_wandb, flat, git_commit, record_continuation
 from medsam_tune.training.run_folder import RunFolder, newest_run, requeued_run
+from medsam_tune.training.run_place import run_place
 from tests.training.tiny_runs import only_run, run, weights_of
 
 FAST = ("--run.baselines=false", "--run.report=false")
@@ -160,15 +161,17 @@ def test_requeued_slurm_job_goes_on_in_its_own_folder(workplace, monkeypatch):
     assert run(*FAST, "--trainer.max_epochs=2") == 0
     assert torch.load(only_run().last_checkpoint, weights_only=True)["global_step"] == 12
     assert only_run() == first
-    assert requeued_run(first.path.parents[1], "tiny", "4712") is None
+    place = first.path.parents[2], str(run_place("images", "tiny"))
+    assert requeued_run(*place, "4711") == first.path
+    assert requeued_run(*place, "4712") is None
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
-    assert requeued_run(first.path.parents[1], "tiny", "4711") is None
+    assert requeued_run(*place, "4711") is None
 
 
 def test_auto_begins_where_no_run_is_and_goes_on_where_one_is(workplace):
     assert run(*FAST, "--trainer.max_epochs=1", "--ckpt_path=auto") == 0
     assert run(*FAST, "--trainer.max_epochs=2", "--ckpt_path=auto") == 0
-    assert newest_run(workplace / "runs", "tiny") == only_run().path.absolute()
+    assert newest_run(workplace / "runs", str(run_place("images", "tiny"))) == only_run().path.absolute()
 
 
 @pytest.mark.filterwarnings("default")

@@ -50,6 +50,11 @@ def test_word_is_written_out(word, written):
     assert expand(word) == [written]
 
 
+def test_one_device_of_several_is_two_keys_of_the_trainer():
+    assert expand("--device=cuda:1") == ["--trainer.accelerator=cuda", "--trainer.devices=[1]"]
+    assert expand("--device=cpu") == ["--trainer.accelerator=cpu"]
+
+
 @pytest.mark.parametrize(
     "word",
     ["--model.tuner.rank=4", "--data.root=x", "--config=a.yaml", "--ckpt_path=last", "--print_config", "fit", "--data=d.yaml"],

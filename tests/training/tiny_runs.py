@@ -12,6 +12,7 @@ from PIL import Image
 from medsam_tune.cli import main
 from medsam_tune.training.cli import MedsamCLI
 from medsam_tune.training.run_folder import RUN_FOLDER_VARIABLE, RunFolder
+from medsam_tune.training.run_place import RUNS
 
 RECIPE = """\
 # A tiny network on tiny images.
@@ -60,7 +61,7 @@ def run(*overrides: str) -> int:
 
 def only_run(root: str | Path = "runs") -> RunFolder:
     """Return the one run below ``root``."""
-    (folder,) = Path(root).glob("*/*")
+    (folder,) = Path(root).glob(RUNS)
     return RunFolder(folder)
 
 
