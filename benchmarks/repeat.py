@@ -17,7 +17,6 @@ its interval. Where a recipe scores several kinds of inference, the mean of each
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 import subprocess
@@ -26,7 +25,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from medsam_tune.metrics.interval import mean_interval
+from medsam_tune.evaluation.case_tables import CaseTable, compare_in_pairs, pool, read_case_table
 from medsam_tune.training.run_place import RUNS
 
 
@@ -47,35 +46,21 @@ def run_all(recipe: str, key: str, values: list[str], folder: Path, overrides: l
     return found
 
 
-def case_scores(run: Path) -> dict[str, float]:
-    """Return the Dice of each scored case, the mean over its labels."""
-    rows = defaultdict(list)
-    with (run / "test_cases.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["excluded"] != "true":
-                rows[row["case"]].append(float(row["dice"]))
-    return {case: statistics.mean(values) for case, values in rows.items()}
-
-
-def pooled_scores(runs: Iterable[Path]) -> dict[str, float]:
+def pooled_scores(runs: Iterable[Path]) -> CaseTable:
     """Return each case's mean Dice over the runs that tested it."""
-    pooled = defaultdict(list)
-    for run in runs:
-        for case, dice in case_scores(run).items():
-            pooled[case].append(dice)
-    return {case: statistics.mean(values) for case, values in pooled.items()}
+    return pool(read_case_table(run / "test_cases.csv") for run in runs)
 
 
 def difference(runs: Iterable[Path], folder: Path) -> str:
     """Return the mean difference by case from the finished runs in ``folder``."""
     others = [found for value in sorted(folder.iterdir()) if (found := finished(value)) is not None]
     ours, theirs = pooled_scores(runs), pooled_scores(others)
-    if ours.keys() != theirs.keys():
-        sys.exit(f"{folder}: its {len(theirs)} test cases are not these {len(ours)}, so nothing can be paired.")
-    gaps = [ours[case] - theirs[case] for case in ours]
-    interval = mean_interval(gaps, bounds=(-1, 1))
-    shown = "" if interval is None else f", 95 % interval ({interval.method}) {interval.low:+.4f} to {interval.high:+.4f}"
-    return f"minus {folder.name} ({len(others)} runs), by case: {statistics.mean(gaps):+.4f}{shown}"
+    if ours.cases != theirs.cases:
+        sys.exit(f"{folder}: its {len(theirs.cases)} test cases are not these {len(ours.cases)}, so nothing can be paired.")
+    (pair,) = compare_in_pairs({"these": ours, folder.name: theirs})
+    ends = pair.interval
+    shown = "" if ends is None else f", 95 % interval ({ends.method}) {ends.low:+.4f} to {ends.high:+.4f}"
+    return f"minus {folder.name} ({len(others)} runs), by case: {pair.mean:+.4f}{shown}"
 
 
 def inference_lines(runs: Iterable[Path]) -> list[str]:
@@ -95,12 +80,12 @@ def report(key: str, runs: dict[str, Path]) -> str:
         summary = json.loads((run / "summary.json").read_text())
         means.append(summary["test"]["dice"]["mean"])
         lines.append(f"{value:<20}  {means[-1]:9.4f}  {summary['test']['n_cases']:5d}  {summary['seconds'].get('fit', 0):5.0f}")
-    cases = list(pooled_scores(runs.values()).values())
-    interval = mean_interval(cases, bounds=(0, 1))
+    cases = pooled_scores(runs.values())
+    interval = cases.interval()
     shown = "" if interval is None else f", 95 % interval ({interval.method}) {interval.low:.4f} to {interval.high:.4f}"
     spread = statistics.stdev(means) if len(means) > 1 else float("nan")
     lines.append(f"mean of {len(means)} runs {statistics.mean(means):.4f}, standard deviation {spread:.4f}")
-    lines.append(f"mean of {len(cases)} cases {statistics.mean(cases):.4f}{shown}")
+    lines.append(f"mean of {len(cases.dice)} cases {cases.mean:.4f}{shown}")
     return "\n".join([*lines, *inference_lines(runs.values())])
 
 

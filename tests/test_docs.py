@@ -110,7 +110,7 @@ def test_every_command_shown_exists(words):
         assert command == "predict" or parsed.run.startswith(("RUN", "runs/"))
         assert command != "predict" or not overrides
     if command in _ACTIONS and rest and rest != ["..."]:
-        _ACTIONS[command]._parser().parse_args(rest)
+        _ACTIONS[command].parser().parse_args(rest)
 
 
 def test_the_commands_the_readme_promises_are_found_by_this_test():

@@ -10,8 +10,8 @@ from pathlib import Path
 from medsam_tune import __version__
 from medsam_tune.cli.one_line import TRACEBACK_VARIABLE, OneLine
 from medsam_tune.errors import RecipeError
-from medsam_tune.folders import complete_account
-from medsam_tune.runs.recipe_files import name_bundled_recipes
+from medsam_tune.folders import complete_account, expand
+from medsam_tune.runs.recipe_files import SUFFIXES, bundled_recipes, name_bundled_recipes
 from medsam_tune.training.recipe_paths import expand_word
 
 __all__ = ["LIGHTNING_COMMANDS", "OWN_COMMANDS", "TRACEBACK_VARIABLE", "main"]
@@ -26,8 +26,10 @@ OWN_COMMANDS = {
     "priors": "find the automatic masks that SAMAug adds to the images of a recipe",
     "sweep": "run a recipe over many values: a W&B sweep file, on W&B or here",
     "resume": "continue the training of a run in its folder",
+    "compare": "hold tested runs against each other, case by case",
     "runs": "list the runs that there are, show one, remove those that came to nothing",
     "export": "write what a run trained in a reloadable form, or merge it into one plain SAM checkpoint",
+    "completion": "print what lets a shell complete commands, options and names of recipes",
     "doctor": "say what is installed and found here, and who owns the `lightning` command",
 }
 LIGHTNING_COMMANDS = {
@@ -71,21 +73,29 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "--version":
         print(f"medsam-tune {__version__}")
         return 0
+    if command in {**LIGHTNING_COMMANDS, "run": ""} and "--help=all" in arguments:
+        stage = "fit" if command == "run" else command
+        return int(import_module("medsam_tune.training.cli").main([stage, "--help"]))
     _find_users_classes()
     if command in RUN_COMMANDS and not any(word.startswith(("--config", "-c")) for word in arguments[1:]):
         module, words = ("predict", arguments[1:]) if command == "predict" else ("of_run", arguments)
         return int(import_module(f"medsam_tune.cli.{module}").main(words))
     if command in OWN_COMMANDS:
         return int(import_module(f"medsam_tune.cli.{command}").main(arguments[1:]))
+    if command in LIGHTNING_COMMANDS and {"-h", "--help"} & set(arguments):
+        print(import_module("medsam_tune.cli.stage_help").stage_help(command))
+        return 0
     if command in LIGHTNING_COMMANDS:
         return int(import_module("medsam_tune.training.cli").main(name_bundled_recipes(arguments)))
-    near = difflib.get_close_matches(command, [*OWN_COMMANDS, *LIGHTNING_COMMANDS], n=1)
+    if expand(command, "COMMAND").suffix in SUFFIXES or command in bundled_recipes():
+        raise RecipeError(f"{command}: is a recipe, no command. Did you mean `medsam-tune run {command}`?")
+    near = difflib.get_close_matches(command.lower(), [*OWN_COMMANDS, *LIGHTNING_COMMANDS], n=1, cutoff=0.5)
     hint = f"Did you mean `medsam-tune {near[0]}`?" if near else "`medsam-tune --help` lists the commands."
     raise RecipeError(f"{command}: no such command. {hint}")
 
 
 def _help() -> str:
-    rows = [f"  {name:<9} {text}" for name, text in {**OWN_COMMANDS, **LIGHTNING_COMMANDS}.items()]
+    rows = [f"  {name:<10} {text}" for name, text in {**OWN_COMMANDS, **LIGHTNING_COMMANDS}.items()]
     return "\n".join(
         [
             "usage: medsam-tune COMMAND ...",

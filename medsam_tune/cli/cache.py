@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         RecipeError: If the recipe or the named store does not exist.
     """
-    options = _parser().parse_args(arguments or ["list"])
+    options = parser().parse_args(arguments or ["list"])
     if options.action == "build":
         return build(options.recipe, options.overrides)
     if options.action == "clear":
@@ -92,7 +92,8 @@ def format_bytes(size: int) -> str:
     return f"{value:.1f} {unit}"
 
 
-def _parser() -> OptionParser:
+def parser() -> OptionParser:
+    """Return what parses the words after ``medsam-tune cache``."""
     parser = OptionParser("medsam-tune cache", DESCRIPTION)
     actions = parser.add_subparsers(dest="action", required=True)
     filling = actions.add_parser("build", help="encode every image of a recipe once")

@@ -26,7 +26,7 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 def main(arguments: list[str]) -> int:
     """Print the report; ``arguments`` may only ask for help."""
-    OptionParser("medsam-tune doctor", DESCRIPTION).parse_args(arguments)
+    parser().parse_args(arguments)
     print(f"medsam-tune {__version__}, Python {platform.python_version()} in {sys.prefix}, {platform.platform()}")
     for title, lines in (
         ("packages", package_lines()),
@@ -41,6 +41,11 @@ def main(arguments: list[str]) -> int:
         for line in lines:
             print(f"  {line}")
     return 0
+
+
+def parser() -> OptionParser:
+    """Return what parses the words after ``medsam-tune doctor``."""
+    return OptionParser("medsam-tune doctor", DESCRIPTION)
 
 
 def package_lines() -> Iterator[str]:

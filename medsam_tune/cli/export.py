@@ -13,7 +13,7 @@ def main(arguments: list[str]) -> int:
     """
     if arguments and arguments[0] != "merge" and not arguments[0].startswith("-"):
         return _export(arguments)
-    options = _parser().parse_args(arguments or ["--help"])
+    options = parser().parse_args(arguments or ["--help"])
     from medsam_tune.export.merge import merge_export
 
     architecture = merge_export(
@@ -32,7 +32,8 @@ def _export(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return what parses the words after ``medsam-tune export``."""
     described = "RUN alone in place of a form writes its export folder again: `medsam-tune export RUN`."
     parser = argparse.ArgumentParser("medsam-tune export", description=f"Turn a finished run into other forms. {described}")
     forms = parser.add_subparsers(dest="form", required=True)

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
         RecipeError: If the recipe exists already.
         DataError: If the folder holds no images with masks, or none that can be used.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     folder = expand(options.folder, "DIR")
     out = _out(options, folder)
     from medsam_tune.data.fingerprint import take_fingerprint
@@ -83,7 +83,8 @@ def _told(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _parser() -> OptionParser:
+def parser() -> OptionParser:
+    """Return what parses the words after ``medsam-tune init``."""
     parser = OptionParser("medsam-tune init", DESCRIPTION)
     parser.add_argument("folder", metavar="DIR", help="the folder that holds images and masks")
     parser.add_argument("out", metavar="OUT.yaml", nargs="?", help="the recipe to write; DIR's name by default")

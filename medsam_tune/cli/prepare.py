@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         RecipeError: If options contradict each other or are no numbers.
         DataError: If the data cannot be read, or the folder exists.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     source = build_source(options)
     from medsam_tune.data.checks import check_cases
     from medsam_tune.data.prepare import prepare_folder
@@ -157,7 +157,8 @@ def _closing(done: Prepared) -> str:
     )
 
 
-def _parser() -> OptionParser:
+def parser() -> OptionParser:
+    """Return what parses the words after ``medsam-tune prepare``."""
     parser = OptionParser("medsam-tune prepare", DESCRIPTION)
     add = parser.add_argument
     add("source", metavar="SOURCE", help="the folder that holds the data")

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         RecipeError: If the recipe does not exist or asks for no priors.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     path, overrides = find_recipe(options.recipe), normalise_overrides(options.overrides)
     from medsam_tune.training.cli import MedsamCLI
     from medsam_tune.training.precompute_stage import fill_priors
@@ -35,7 +35,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> OptionParser:
+def parser() -> OptionParser:
+    """Return what parses the words after ``medsam-tune priors``."""
     parser = OptionParser("medsam-tune priors", DESCRIPTION)
     parser.add_argument("recipe", metavar="RECIPE")
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="--key=value")

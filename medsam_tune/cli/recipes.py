@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         RecipeError: If there is no such recipe, or a copy would overwrite a file.
     """
-    options = _parser().parse_args(arguments or ["list"])
+    options = parser().parse_args(arguments or ["list"])
     if options.action == "list":
         list_recipes()
     elif options.action == "show":
@@ -69,7 +69,8 @@ def copy_recipe(name: str, destination: Path, *, force: bool = False) -> Path:
     return write_text(target, source.read_text(encoding="utf-8"))
 
 
-def _parser() -> OptionParser:
+def parser() -> OptionParser:
+    """Return what parses the words after ``medsam-tune recipes``."""
     parser = OptionParser("medsam-tune recipes", "List, show or copy the bundled recipes, or upgrade your own.")
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="name and first line of each")

@@ -21,12 +21,13 @@ runs/<data>/<recipe>-<name>/<time>/.
   epochs=20 rank=4          any key of the recipe, as far as only one ends so; several are an error that lists them
   --trainer.max_epochs=20   the same, written out
   --config=more.yaml        a further file, read over the recipe
+  seeds=0,1,2               train once for each seed, and pool the test figures; folds=5 for each fold
   --ckpt_path=last          continue the newest run of this recipe on these data in its folder
   --print_config            print the resolved recipe and stop
 
 Words of their own: data (data.root), epochs (trainer.max_epochs), steps (trainer.max_steps), batch (data.batch_size), seed
 (seed_everything), name (run.name), device (trainer.accelerator: cpu, gpu, cuda:1). A class of ours needs no path:
-tuner=BottleneckAdapter. `medsam-tune fit --help` lists every key."""
+tuner=BottleneckAdapter. `medsam-tune run --help=all` lists every key."""
 
 
 def main(arguments: list[str]) -> int:
@@ -42,6 +43,10 @@ def main(arguments: list[str]) -> int:
     if recipe.startswith("-") or ("=" in recipe and not expand(recipe, "recipe").is_file()):
         raise RecipeError(f"{recipe}: expected the recipe first, then the overrides: medsam-tune run RECIPE {recipe} ...")
     path, overrides = find_recipe(recipe), normalise_overrides(words)
+    from medsam_tune.sweeps.repeats import find_repeats, run_repeats
+
+    if (repeats := find_repeats(overrides)) is not None:
+        return run_repeats(path, repeats)
     from medsam_tune.runs.run import run_recipe
     from medsam_tune.training.run_folder import is_rank_zero
 

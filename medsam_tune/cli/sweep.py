@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         RecipeError: If the file, an override or an option cannot be used.
     """
-    options, words = _parser().parse_known_args(arguments or ["--help"])
+    options, words = parser().parse_known_args(arguments or ["--help"])
     for name, least in (("trials", 1), ("jobs", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
@@ -73,7 +73,8 @@ def _run_here(sweep: Sweep, options: argparse.Namespace, words: list[str]) -> in
     return 0
 
 
-def _parser() -> OptionParser:
+def parser() -> OptionParser:
+    """Return what parses the words after ``medsam-tune sweep``."""
     parser = OptionParser("medsam-tune sweep", DESCRIPTION)
     parser.add_argument("file", metavar="SWEEP", help="a .yaml file, or the name of a bundled one such as adapter_rank")
     parser.add_argument("--local", action="store_true", help="run here, without an account")

@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
         RecipeError: If there are no weights of that name.
         CheckpointError: If a download does not arrive whole.
     """
-    options = _parser().parse_args(arguments or ["list"])
+    options = parser().parse_args(arguments or ["list"])
     if options.action == "get":
         print(get_weights(options.name))
     else:
@@ -54,7 +54,8 @@ def list_weights() -> None:
         print("  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[3]]))
 
 
-def _parser() -> OptionParser:
+def parser() -> OptionParser:
+    """Return what parses the words after ``medsam-tune weights``."""
     parser = OptionParser("medsam-tune weights", "List or download the released weights.")
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="name, architecture, licence, and the file where one is found")

@@ -96,13 +96,14 @@ def _own_formats(config: Mapping[str, Any], *, trusted: bool) -> tuple[Format, .
 def _no_model(name: str, folder: Path) -> str:
     if not folder.exists():
         return (
-            f"{name}: no such run or export folder, and no weights of that name. Give a folder such as runs/lora/TIME, or "
+            f"{name}: no such run or export folder, and no weights of that name. Give a run of `medsam-tune runs list`, or "
             f"one of {', '.join(WEIGHTS)}."
         )
-    runs = sorted(path.parent.relative_to(folder) for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.yaml"))
+    depths = ("*", "*/*", "*/*/*")
+    runs = sorted(path.parent.relative_to(folder) for depth in depths for path in folder.glob(f"{depth}/config.yaml"))
     hint = (
         f"It holds {len(runs)} runs; name one, such as {folder / runs[-1]}."
         if runs
-        else "Give a folder such as runs/lora/TIME."
+        else "`medsam-tune runs list` shows the runs there are."
     )
     return f"{name}: is no run (no config.yaml) and no export (no {DESCRIPTION_FILE}). {hint}"

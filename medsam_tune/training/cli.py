@@ -89,7 +89,7 @@ class MedsamCLI(LightningCLI):
     def __init__(self, args: list[str], *, recipe_file: Path | None, command: str, run: bool, name: str | None = None) -> None:
         args = with_local(args)
         self.recipe_file = recipe_file
-        self.recipe, self._name = "recipe" if recipe_file is None else recipe_file.stem, name
+        self.recipe, self._name = name or ("recipe" if recipe_file is None else recipe_file.stem), name
         self.command, self.words = command, args
         self.results = TestResults()
         self.clock = StageClock()

@@ -123,7 +123,7 @@ def _unknown_key(key: str, known_keys: Iterable[str]) -> str:
     if key.startswith("model.prompt_source"):
         return f"{key}: is of an earlier version: now model.prompts (what is drawn) or model.prompt_encoder (a generator)."
     near = difflib.get_close_matches(word, candidates, n=1)
-    hint = f"Did you mean {near[0]}?" if near else "`medsam-tune fit --help` lists every key."
+    hint = f"Did you mean {near[0]}?" if near else "`medsam-tune fit --help=all` lists every key."
     return f"{key}: no such key. {hint}"
 
 

@@ -211,7 +211,7 @@ def test_common_layout_is_initialised_run_and_predicted(tmp_path, write):
     # The network and the length alone are made small.
     assert cli.main(["run", "mine.yaml", "weights=random_tiny", "steps=2", "warmup_steps=0", "--run.baselines=false"]) == 0
     forget_run()
-    (run,) = (tmp_path / "here/runs").glob("*/*")
+    (run,) = (tmp_path / "here/runs").glob("*/*/*")
     image = sorted(path for path in data.rglob("*") if path.name.endswith((".png", ".jpg", ".nii.gz")))[0]
     assert cli.main(["predict", str(run), str(image), "-o", str(tmp_path / "out")]) == 0
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
