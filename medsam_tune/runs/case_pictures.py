@@ -116,6 +116,22 @@ def sample_panels(data: SegmentationDataModule, images: Sequence[int]) -> list[C
     return panels
 
 
+def given_prompts(segmenter: Segmenter, batch: SegmentationBatch) -> list[PanelPrompts]:
+    """Return what a network was asked with on each row of a batch, in pixels of the whole image.
+
+    The box of a whole image says nothing and is left out.
+    """
+    if segmenter.asks_user() is None:
+        return [PanelPrompts()] * batch.n_images
+    step = batch.at_once or batch.n_images
+    found = []
+    for start in range(0, batch.n_images, step):
+        part = batch.part(start, start + step)
+        queries = segmenter.given(part)
+        found += [_prompts_of_row(queries, part, row) for row in range(part.n_images)]
+    return found
+
+
 @dataclass(frozen=True)
 class _Drawn:
     """Hold what both networks say about one image."""
@@ -162,7 +178,7 @@ class _Artist:
             untuned: dict[int, list[Shape]] = {}
             if self._untuned is not None:
                 untuned = self._shapes(self._untuned, shown_objects(there) if self._only_shown else there)
-            marks = _prompts(self._segmenter, there)
+            marks = given_prompts(self._segmenter, there)
         return {
             image.sample_index: _Drawn(
                 image,
@@ -215,22 +231,6 @@ def _untuned_network(cli: MedsamCLI) -> tuple[Segmenter | None, bool]:
         return None, False
     only_shown = against in BOXES and cli.datamodule.target == "per_class"
     return untuned_networks(segmenter)[against].eval(), only_shown
-
-
-def _prompts(segmenter: Segmenter, batch: SegmentationBatch) -> list[PanelPrompts]:
-    """Return what a network was asked with on each row of a batch, in pixels of the whole image.
-
-    The box of a whole image says nothing and is left out.
-    """
-    if segmenter.asks_user() is None:
-        return [PanelPrompts()] * batch.n_images
-    step = batch.at_once or batch.n_images
-    found = []
-    for start in range(0, batch.n_images, step):
-        part = batch.part(start, start + step)
-        queries = segmenter.given(part)
-        found += [_prompts_of_row(queries, part, row) for row in range(part.n_images)]
-    return found
 
 
 def _prompts_of_row(queries: Queries, batch: SegmentationBatch, row: int) -> PanelPrompts:
