@@ -77,7 +77,8 @@ def _job(options: Namespace) -> PredictionJob:
         "points": options.points,
         "masks": options.every_object_of,
     }
-    drawn = [(expand(place, f"--{kind}"), kind) for kind, place in named.items() if place is not None]
+    option = {"masks": "--every-object-of"}
+    drawn = [(expand(place, option.get(kind, f"--{kind}")), kind) for kind, place in named.items() if place is not None]
     return PredictionJob(
         open_model(options.model, checkpoint=options.checkpoint, trusted=options.trust),
         expand(options.input, "INPUT"),

@@ -13,6 +13,9 @@ import numpy as np
 from medsam_tune.data.formats import VolumeHeader
 from medsam_tune.files import write_text
 
+Said = tuple[int, float | None, float | None]
+"""Pixels, predicted IoU and uncertainty of one answer."""
+
 _MM3_PER_ML = 1000.0
 
 
@@ -48,7 +51,7 @@ def case_figure(
     *,
     n_pixels: int,
     header: VolumeHeader,
-    said: Sequence[tuple[int, float | None, float | None]],
+    said: Sequence[Said],
 ) -> CaseFigure:
     """Measure one label of one case.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medsam_tune.data.intensity import AS_STORED
 from medsam_tune.errors import DataError, RecipeError
-from medsam_tune.inference.case_figures import CaseFigure, case_figure
+from medsam_tune.inference.case_figures import CaseFigure, Said, case_figure
 from medsam_tune.inference.label_values import Meaning, class_values, meaning_of, meaning_of_whole, whole_value
 from medsam_tune.inference.new_files import NewFile
 from medsam_tune.inference.new_images import image_tensor
@@ -119,20 +119,22 @@ def answer_file(asking: Asking, file: NewFile, drawn: Sequence[DrawnObject] | No
     legend = _legend(asking, is_volume=slices.header.is_volume)
     _check_slices(file, drawn or (), len(slices))
     masks: dict[int, NDArray[Any]] = {}
-    said: dict[int, list[_Object]] = defaultdict(list)
+    said: dict[int, list[Said]] = defaultdict(list)
     for position in range(len(slices)):
         here = None if drawn is None else [each for each in drawn if each.slice in (None, position)]
         if here == []:
             continue
-        objects = list(_objects(asking, slices, position, here, legend))
-        masks[position] = _numbered(objects)
-        for each in objects:
-            said[each.value].append(each)
+        masks[position] = _numbered(_objects(asking, slices, position, here, legend), said)
     if not masks:
         # Somebody looked, and there was nothing to ask: an empty mask says so.
         masks[0] = np.zeros(slices.levels(0).shape[:2], np.uint8)
     volume = slices.assemble(masks)
-    rows = [_figure(value, meaning, volume, slices, said[value]) for value, meaning in legend.items()]
+    rows = [
+        case_figure(
+            file.name, meaning.name, value, n_pixels=_count(volume, value), header=slices.header, said=said.get(value, ())
+        )
+        for value, meaning in legend.items()
+    ]
     shown = [row for row in rows if row.pixels or row.value in said or asking.predictor.segmenter.classes()]
     return Answer(slices, volume, shown or rows[:1], {row.value: legend[row.value] for row in shown or rows[:1]})
 
@@ -202,17 +204,20 @@ def _arguments(drawn: DrawnObject) -> dict[str, Any]:
     return {"point_coords": [point[:2] for point in drawn.points], "point_labels": [point[2] for point in drawn.points]}
 
 
-def _numbered(objects: Sequence[_Object]) -> NDArray[Any]:
-    values = np.zeros(objects[0].mask.shape, np.uint16)
+def _numbered(objects: Iterable[_Object], said: dict[int, list[Said]]) -> NDArray[Any]:
+    """Return the values (H, W) of a slice, and add what was said of each object; one mask at a time is held."""
+    values: NDArray[Any] | None = None
     for each in objects:
+        values = np.zeros(each.mask.shape, np.uint16) if values is None else values
         values[each.mask] = each.value
+        said[each.value].append((int(each.mask.sum()), each.predicted_iou, each.uncertainty))
+    if values is None:
+        raise ValueError("a slice was asked about, but no object came back.")
     return values if values.max() > np.iinfo(np.uint8).max else values.astype(np.uint8)
 
 
-def _figure(value: int, meaning: Meaning, volume: NDArray[Any], slices: SlicedFile, said: Sequence[_Object]) -> CaseFigure:
-    shown = [(int(each.mask.sum()), each.predicted_iou, each.uncertainty) for each in said]
-    n_pixels = int((volume == value).sum())
-    return case_figure(slices.file.name, meaning.name, value, n_pixels=n_pixels, header=slices.header, said=shown)
+def _count(volume: NDArray[Any], value: int) -> int:
+    return int((volume == value).sum())
 
 
 def _check_slices(file: NewFile, drawn: Sequence[DrawnObject], length: int) -> None:
