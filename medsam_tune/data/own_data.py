@@ -85,6 +85,8 @@ def source_of(pairing: Pairing) -> tuple[str, dict[str, Any]]:
     if isinstance(pairing.format, NpzFormat):
         return "medsam_tune.data.MedsamNpz", {}
     formats = {"format": _class_of(pairing.format)}
+    if pairing.format.holds_labels:
+        return "medsam_tune.data.VolumeSource", {**formats, "images": "."}
     if pairing.mask_format is not None:
         formats["mask_format"] = _class_of(pairing.mask_format)
     elif isinstance(pairing.format, DicomFormat):

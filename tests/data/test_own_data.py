@@ -5,6 +5,7 @@ from importlib import import_module
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from medsam_tune.data.fingerprint import take_fingerprint
 from medsam_tune.data.formats import DicomFormat, NiftiFormat
@@ -118,3 +119,15 @@ def test_dicom_series_are_read_with_masks_of_another_format_that_are_named_after
     found, source = opened(tmp_path)
     assert [pair.name for pair in found.pairing.pairs] == ["s0", "s1", "s2"]
     assert sum(int(source[index].masks.sum()) for index in range(len(source))) == 3 * 12
+
+
+def test_tiff_of_several_pages_is_a_volume(tmp_path):
+    mask = np.zeros((4, 10, 12), np.uint8)
+    mask[1:3, 2:6, 3:9] = 255
+    for number in range(3):
+        for name, values in ((f"img{number}.tif", mask // 2 + number), (f"mask{number}.tif", mask)):
+            pages = [Image.fromarray(page) for page in values]
+            pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    found, source = opened(tmp_path)
+    assert (type(found.pairing.format).__name__, len(found.pairing.pairs), found.n_slices()) == ("TiffFormat", 3, 12)
+    assert sum(int(source[index].masks.sum()) for index in range(len(source))) == 3 * 48

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from PIL import Image
+
 from medsam_tune.data.formats import FORMATS, DicomFormat, Format, format_of
 from medsam_tune.data.formats.dicom.reading import is_dicom
+from medsam_tune.data.formats.tiff import TiffFormat
 from medsam_tune.data.patterns import LABEL, PathPattern
 from medsam_tune.data.scan import scan_folder
 from medsam_tune.errors import DataError
+
+_LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,8 @@ def list_folder(root: Path) -> list[Listing]:
     endings = tuple(ending for reader in FORMATS for ending in reader.endings)
     scan = scan_folder(root, endings)
     everything = [*scan.files, *scan.others]
-    listings = [_of_format(root, reader, everything) for reader in FORMATS]
+    reader_of = _readers(everything)
+    listings = [_of_format(root, reader, everything, reader_of) for reader in FORMATS]
     found = sorted((listing for listing in listings if listing.files), key=lambda listing: -len(listing.files))
     if not found:
         seen = sorted({path.suffix.lower() or path.name for path in scan.others})
@@ -137,9 +143,25 @@ def list_folder(root: Path) -> list[Listing]:
     return found
 
 
-def _of_format(root: Path, form: Format, everything: Sequence[Path]) -> Listing:
+def _readers(files: Sequence[Path]) -> dict[Path, Format | None]:
+    """Return the format of each file; where a TIFF holds several pages, all of them are volumes."""
+    volumes = next(each for each in FORMATS if isinstance(each, TiffFormat))
+    pages = {path: None for path in files if path.name.lower().endswith(volumes.endings)}
+    holds_stacks = any(_has_pages(path) for path in list(pages)[:_LOOKED_AT])
+    return {path: volumes if holds_stacks and path in pages else format_of(path) for path in files}
+
+
+def _has_pages(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=("TIFF",)) as image:
+            return int(getattr(image, "n_frames", 1)) > 1
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
+def _of_format(root: Path, form: Format, everything: Sequence[Path], reader_of: Mapping[Path, Format | None]) -> Listing:
     """List the images of a format; a series of DICOM files is one, whatever the files are called."""
-    paths = [path for path in everything if format_of(path) is form]
+    paths = [path for path in everything if reader_of[path] is form]
     if isinstance(form, DicomFormat):
         paths = form.find(root).files if paths or any(is_dicom(path) for path in everything if not path.suffix) else []
     files = tuple(DataFile(path, form.name_of(path, root)) for path in paths)
