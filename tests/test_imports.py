@@ -43,6 +43,7 @@ ROOMS = {
     "nrrd": ("data/",),
     "tifffile": ("data/",),
     "h5py": ("data/",),
+    "pycocotools": ("data/coco.py",),
     "pydicom": ("data/", "inference/"),
     "highdicom": ("data/", "inference/"),
     "matplotlib": ("evaluation/",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from medsam_tune.data.base import SegmentationSource
+from medsam_tune.data.coco import CocoImages
 from medsam_tune.data.dataset import SegmentationDataset, Views, collate
 from medsam_tune.data.image_folder import ImageFolder
 from medsam_tune.data.intensity import Intensity
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Augmentation",
+    "CocoImages",
     "Draw",
     "EpochSampler",
     "ImageFolder",

@@ -58,6 +58,10 @@ class PairedFiles(SegmentationSource):
     def read_objects(self, masks: tuple[Path, ...], size: tuple[int, int]) -> Objects:
         """Read the objects of the mask files, at least one, of an image of ``size`` (H, W)."""
 
+    def objects_on(self, image: Path, masks: tuple[Path, ...], size: tuple[int, int]) -> Objects:
+        """Return an image's objects; by default those of its mask files."""
+        return self.read_objects(masks, size)
+
     def spacing_mm(self, path: Path) -> tuple[float, float]:
         """Return the (row, column) spacing that an image file states; (1, 1) where it states none."""
         return 1.0, 1.0
@@ -92,7 +96,7 @@ class PairedFiles(SegmentationSource):
         image = self.read_image(image_path)
         image = image.expand(3, -1, -1) if image.ndim == 2 else image.permute(2, 0, 1)
         size = (int(image.shape[-2]), int(image.shape[-1]))
-        shown = self.read_objects(masks, size) if masks else no_objects(size)
+        shown = self.objects_on(image_path, masks, size) if masks else no_objects(size)
         return Sample(
             image.contiguous(),
             shown.masks,
