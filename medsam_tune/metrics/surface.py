@@ -50,6 +50,14 @@ class OutlineMetric(OverlapMetric):
     def __init__(self, *, gather: bool = True) -> None:
         super().__init__(gather=gather)
         self.add_state("outlines", default=[], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all rows and outlines."""
+        super().reset()
+        if hasattr(self, "outlines"):  # the base class resets before there are any
+            # A process without an outline must still take part in the gathering, with the right shape and type.
+            self.outlines.append(torch.zeros(0, _COLUMNS, dtype=torch.int32, device=self.device))
 
     def add_outlines(self, place: OutlinePlace, predicted: Tensor, true: Tensor) -> None:
         """Add what one slice shows of one label.
@@ -69,7 +77,7 @@ class OutlineMetric(OverlapMetric):
             self.outlines.append(rows.to(self.device))
 
     def _scores(self) -> CaseScores:
-        rows = dim_zero_cat(self.outlines).cpu().numpy() if len(self.outlines) else np.zeros((0, _COLUMNS), np.int32)
+        rows = dim_zero_cat(self.outlines).cpu().numpy()
         # An image that a padded distributed sampler shows twice counts once.
         return replace(super()._scores(), outlines=np.unique(rows, axis=0))
 
@@ -87,8 +95,8 @@ def outline(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     top, left = rows[0], columns[0]
     cut = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1)
     within = cut[:-2, 1:-1] & cut[2:, 1:-1] & cut[1:-1, :-2] & cut[1:-1, 2:]
-    found: NDArray[np.int32] = (np.argwhere(cut[1:-1, 1:-1] & ~within) + np.array([top, left])).astype(np.int32)
-    return found
+    found = np.argwhere(cut[1:-1, 1:-1] & ~within) + np.array([top, left])
+    return found.astype(np.int32)
 
 
 def hausdorff95(scores: CaseScores, voxels: dict[int, tuple[float, float, float]]) -> NDArray[np.float64]:
