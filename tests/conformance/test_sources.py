@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from medsam_tune.data import ImageFolder, MedsamNpy, MedsamNpz, NiftiVolumes, VolumeSource
+from medsam_tune.data import ImageFolder, MedsamNpy, MedsamNpz, NiftiVolumes, VolumeSource, apply_target
 from medsam_tune.data.checks import check_cases
 from medsam_tune.data.formats import DicomFormat, RasterFormat
 from medsam_tune.errors import DataError
@@ -144,6 +144,25 @@ def test_unannotated_pixels_belong_to_no_label(folder):
         assert partly.labels.tolist() == [1]
         assert torch.equal(partly.ignored, whole.masks[whole.labels.tolist().index(2)])
         assert not (partly.masks & partly.ignored).any()
+
+
+@pytest.mark.parametrize("target", ["binary", "per_label", "per_class", "per_instance"])
+@pytest.mark.parametrize("labels", [{"a": [1]}, None])
+def test_unannotated_pixels_are_no_object_of_any_target(folder, target, labels):
+    make, root, _ = folder
+    source = make()
+    source.labels, source.target, source.ignore_label = labels, target, 2
+    source.open(root)
+    full = make()
+    full.open(root)
+    for index in range(len(source)):
+        sample, whole = source[index], full[index]
+        unknown = whole.masks[whole.labels.tolist().index(2)]
+        assert torch.equal(sample.ignored, unknown)
+        known = tuple(source.named_labels()) or (1,)
+        shown = apply_target(sample, target, classes=known)
+        assert torch.equal(shown.masks.any(dim=0), whole.masks[whole.labels.tolist().index(1)])
+        assert torch.equal(shown.ignored, unknown)
 
 
 def test_folder_that_is_not_there_is_one_error(folder, tmp_path):

@@ -197,3 +197,19 @@ def test_settings_that_cannot_be_are_refused():
         NiftiVolumes(window=(10.0, 0.0))
     with pytest.raises(RecipeError, match=r"data\.source\.axis"):
         NiftiVolumes(axis="oblique")
+
+
+def test_unannotated_voxels_may_be_255_with_and_without_names(volumes):
+    labels = LABELS.copy()
+    labels[0] = 255
+    volumes("images", "c1", GREY)
+    root = volumes("labels", "c1", labels)
+    for names in (None, {"a": [1], "b": [2]}):
+        source = NiftiVolumes(labels=names)
+        source.ignore_label = 255
+        source.open(root)
+        assert set(source.label_names()) == {1, 2}
+        sample = source[4]
+        assert sample.labels.tolist() == [1, 2]
+        # The patient's right is on the left: RAS column 0 is shown last.
+        assert torch.equal(sample.ignored, torch.arange(6).expand(7, 6) == 5)
