@@ -57,6 +57,8 @@ def data_line(data: SegmentationDataModule) -> str:
     place = data.root if data.root.startswith("sample:") else "your folder"
     cases = counted(len(data.case_names), "case")
     images = counted(len(data.dataset("predict")), "image")
+    if data.tiles is not None:
+        images = f"{counted(len(data.source), 'image')} in {counted(len(data.images), 'tile')}"
     return f"{place}: {cases}, {images}; target {data.target}" + (f" ({shown})" if shown else "")
 
 
