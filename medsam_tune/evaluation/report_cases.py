@@ -57,11 +57,13 @@ class ShownCase:
         case: The case.
         heading: Such as ``Worst: case_07, Dice 0.81``.
         is_open: Whether its pictures are there at first sight.
+        n_slices: Slices that it has.
     """
 
     case: str
     heading: str
     is_open: bool = False
+    n_slices: int = 1
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,10 @@ def gallery(shown: Sequence[ShownCase], panels: Iterable[CasePanel], *, room: in
     if not shown:
         return []
     taken: dict[str, list[CasePanel]] = {}
-    used, complete = 4096 + _SUMMARY_BYTES * len(shown), True
+    used = 4096 + _SUMMARY_BYTES * len(shown)
     for panel in panels:
         size = len(page.panel(panel.svg, panel.caption).encode())
         if used + size > room:
-            complete = False
             break
         used += size
         taken.setdefault(panel.case, []).append(panel)
@@ -129,9 +130,9 @@ def gallery(shown: Sequence[ShownCase], panels: Iterable[CasePanel], *, room: in
     else:
         parts = [_case(each, name, slices) for each, name, slices in found]
     note = "A click enlarges a slice; Esc or a second click shrinks it."
-    if not complete or len(found) < len(shown):
-        count = sum(len(slices) for *_, slices in found)
-        note += f" The page has room for {count} slices of {len(found)} of {len(shown)} cases, failures first."
+    count, total = sum(len(slices) for *_, slices in found), sum(each.n_slices for each in shown)
+    if count < total:
+        note += f" Shown are {count:,} of {total:,} slices, of {len(found):,} of {len(shown):,} cases, failures first."
     return [page.legend(_LINES), page.paragraph(note, kind="muted"), *parts]
 
 

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from medsam_tune.training.cli import MedsamCLI
 
 _OPEN_FAILURES = 3
-# Each is predicted twice more; a data set of thousands of slices would keep a CPU busy for hours.
-_MOST_SLICES = 300
+# Each is predicted once more by both networks; where the encoder learns, both encode it once more too.
+_MOST_SLICES, _MOST_ENCODED = 300, 60
 
 
 def case_rows(cli: MedsamCLI) -> list[CaseRow]:
@@ -77,7 +77,8 @@ def shown_cases(cli: MedsamCLI) -> list[ShownCase]:
     for number, (case, dice) in enumerate(_worst_first(scores)):
         place = f"{places[case].capitalize()}: " if case in places else ""
         is_open = bool(place) or number < _OPEN_FAILURES
-        shown.append(ShownCase(names[case], f"{place}{names[case]}, Dice {dice:.3f}", is_open))
+        n_slices = len(_slices_of(scores, case))
+        shown.append(ShownCase(names[case], f"{place}{names[case]}, Dice {dice:.3f}", is_open, n_slices))
     return shown
 
 
@@ -94,9 +95,9 @@ def case_panels(cli: MedsamCLI) -> Iterator[CasePanel]:
     picked = {case: pick_slices(scores, case) for case in order}
     wanted = [(case, index, True) for case in (*first, *later) for index in picked[case]]
     for case in order:
-        own = np.unique(scores.slices.sample_index[scores.slices.case_index == case]).tolist()
-        wanted += [(case, index, False) for index in own if index not in picked[case]]
-    for case, index, is_picked in wanted[:_MOST_SLICES]:
+        wanted += [(case, index, False) for index in _slices_of(scores, case) if index not in picked[case]]
+    most = _MOST_SLICES if cli.model.segmenter.not_precomputable() is None else _MOST_ENCODED
+    for case, index, is_picked in wanted[:most]:
         yield artist.panel(cli.datamodule.case_names[case], index, is_picked=is_picked)
 
 
@@ -208,6 +209,12 @@ class _Artist:
         rows = slices.sample_index == index
         tp, wrong = int(slices.tp[rows].sum()), int((slices.fp + slices.fn)[rows].sum())
         return f": Dice {2 * tp / (2 * tp + wrong):.3f}" if tp + wrong else ": nothing there, nothing found"
+
+
+def _slices_of(scores: CaseScores, case: int) -> list[int]:
+    """Return the places in the source of a case's slices that were scored."""
+    found: list[int] = np.unique(scores.slices.sample_index[scores.slices.case_index == case]).tolist()
+    return found
 
 
 def _worst_first(scores: CaseScores) -> list[tuple[int, float]]:

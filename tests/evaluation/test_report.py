@@ -187,7 +187,7 @@ def test_pictures_that_have_no_room_are_left_out_and_counted(tmp_path):
     assert PAGE_LIMIT_BYTES - 250_000 < path.stat().st_size <= PAGE_LIMIT_BYTES
     page = path.read_text(encoding="utf-8")
     assert len(drawn) == page.count('<figure class="panel"')  # a training image stands for the one that found no room
-    assert f"has room for {len(drawn) - 1} slices of {len(drawn) - 1} of 40 cases, failures first." in page
+    assert f"Shown are {len(drawn) - 1} of 40 slices, of {len(drawn) - 1} of 40 cases, failures first." in page
 
 
 def test_cases_of_one_image_stand_side_by_side(tmp_path):
