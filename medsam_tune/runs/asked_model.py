@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from medsam_tune.inference.predictor import Predictor
 
 _RANDOM = "random_"
+# File systems keep times to two seconds at worst.
+_CLOCK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def open_model(name: str, *, checkpoint: str | None = None, trusted: bool = Fals
         return _tuned(name, predictor, folder)
     if RunFolder(folder).config.is_file():
         run = Run.open(folder, trusted=trusted)
+        _refuse_older_export(folder)
         predictor = run.predictor(checkpoint=checkpoint, trusted=trusted)
         return _tuned(name, predictor, folder / "export", _own_formats(run.config, trusted=trusted))
     if not folder.exists() and (name in WEIGHTS or name.startswith(_RANDOM)):
@@ -81,6 +84,16 @@ def _untuned(name: str, checkpoint: str | None) -> AskedModel:
 
     backbone = SamBackbone(name, checkpoint=checkpoint)
     return AskedModel(name, Predictor(backbone), TrainedData(), backbone.weights.sha256, is_untuned=True)
+
+
+def _refuse_older_export(folder: Path) -> None:
+    """Refuse an export that was written before the run was trained further."""
+    export, best = folder / "export" / DESCRIPTION_FILE, RunFolder(folder).checkpoints / "best.ckpt"
+    if export.is_file() and best.is_file() and best.stat().st_mtime > export.stat().st_mtime + _CLOCK_SECONDS:
+        raise RecipeError(
+            f"{export.parent}: is older than checkpoints/best.ckpt, so the run was trained further since. Write it again: "
+            f"medsam-tune export {folder}."
+        )
 
 
 def _own_formats(config: Mapping[str, Any], *, trusted: bool) -> tuple[Format, ...]:

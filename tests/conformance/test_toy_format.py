@@ -82,7 +82,7 @@ def workplace(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_format_in_a_users_file_trains_resumes_exports_and_predicts(workplace):
+def test_format_in_a_users_file_trains_resumes_exports_and_predicts(workplace, capsys):
     assert main(["run", "toy.yaml"]) == 0
     (run,) = (workplace / "runs").glob(RUNS)
     splits = json.loads((run / "splits.json").read_text())
@@ -104,6 +104,12 @@ def test_format_in_a_users_file_trains_resumes_exports_and_predicts(workplace):
     found = json.loads(files[0].read_text())
     assert found["size_mm"] == [0.5, 3.0, 0.7]
     assert np.shape(found["voxels"]) == (12, 3, 14)
+
+    # The run's recipe says who reads such files, and that code is a user's own.
+    assert main(["predict", str(run), "scans/images", "-o", "out"]) == 2
+    assert "Say --trust" in capsys.readouterr().err
+    assert main(["predict", str(run), "scans/images", "-o", "out", "--trust"]) == 0
+    assert json.loads((workplace / "out" / "s0.voxels").read_text()) == found
 
 
 def test_fault_of_such_a_file_is_one_line_before_anything_is_made(workplace, capsys):

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -114,6 +115,16 @@ def test_all_of_another_cohort_is_tested_unless_a_case_of_it_trained_the_run(tra
     assert main(["test", str(trained), "data=other"]) == 2
     assert "1 of them trained the run or chose its weights (renamed)" in capsys.readouterr().err
     assert main(["validate", str(trained), "data=other"]) == 2
+
+
+def test_an_export_of_earlier_weights_is_never_taken_for_the_runs(trained, workplace, capsys):
+    later = (trained / "export" / "export.json").stat().st_mtime + 60
+    os.utime(trained / "checkpoints" / "best.ckpt", (later, later))
+    assert main(["predict", str(trained), "images", "-o", "out"]) == 2
+    assert "export: is older than checkpoints/best.ckpt" in capsys.readouterr().err
+    assert main(["export", str(trained)]) == 0
+    os.utime(trained / "export" / "export.json", (later, later))
+    assert main(["predict", str(trained), "images", "-o", "out"]) == 0
 
 
 def test_a_prompt_generator_takes_no_boxes(trained, workplace, capsys):
