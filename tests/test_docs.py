@@ -17,6 +17,7 @@ from medsam_tune.cli import weights as weights_command
 from medsam_tune.losses import BceDiceLoss
 from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.sweeps.repeats import find_repeats
 from medsam_tune.training.cli import MedsamCLI
 from medsam_tune.training.overrides import normalise_overrides
 from medsam_tune.training.short_keys import expand_class_names, expand_short_keys
@@ -159,7 +160,10 @@ def test_every_shown_run_parses(command, recipe_parser, shown_files):
         return [str(key) for key in recipe_parser.parse_args(known).keys(branches=True)]
 
     whole = {str(key).partition(".")[0] for key in recipe_parser.get_defaults().keys(branches=True)}
-    words = expand_short_keys(parser_words(shlex.split(command)), whole=whole, keys_of=keys_of)
+    words = parser_words(shlex.split(command))
+    if (repeats := find_repeats(words)) is not None:
+        words = [*repeats.words, *repeats.repetitions[0].words]
+    words = expand_short_keys(words, whole=whole, keys_of=keys_of)
     recipe_parser.parse_args(expand_class_names(words))
 
 
