@@ -95,8 +95,8 @@ def outline(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     top, left = rows[0], columns[0]
     cut = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1)
     within = cut[:-2, 1:-1] & cut[2:, 1:-1] & cut[1:-1, :-2] & cut[1:-1, 2:]
-    found = np.argwhere(cut[1:-1, 1:-1] & ~within) + np.array([top, left])
-    return found.astype(np.int32)
+    found: NDArray[np.int32] = (np.argwhere(cut[1:-1, 1:-1] & ~within) + np.array([top, left])).astype(np.int32)
+    return found
 
 
 def hausdorff95(scores: CaseScores, voxels: dict[int, tuple[float, float, float]]) -> NDArray[np.float64]:

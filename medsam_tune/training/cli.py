@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -223,7 +223,7 @@ class MedsamCLI(LightningCLI):
             raise own_error(error) or RecipeError(f"trainer: {' '.join(str(error).split())}") from error
         return trainer
 
-    def _check_before_folder(self, recipe: Namespace) -> None:
+    def _check_before_folder(self, recipe: Mapping[str, Any]) -> None:
         if self.subcommand in (None, "fit"):
             self.model.trainable_parameters()
             self.model.check_optimizer()
