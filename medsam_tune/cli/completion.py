@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     shell = parser().parse_args(arguments or ["--help"]).shell
     import shtab
 
-    print(shtab.complete(whole_parser(), shell, preamble=_preamble()))
+    print(shtab.complete(whole_parser(), shell, preamble=_preamble().get(shell, "")))
     return 0
 
 

@@ -229,7 +229,7 @@ class MedsamCLI(LightningCLI):
             self.model.check_optimizer()
             if self.model.task.needs_masks and recipe["limit_val_batches"] != 0:
                 check_validation(self.datamodule)
-        check_trainer_parts(recipe, figures=self.model.validation_figures())
+        check_trainer_parts(vars(recipe), figures=self.model.validation_figures())
         self.dump()
 
     def _plan_length(self, trainer: pl.Trainer) -> None:
