@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from medsam_tune.runs.prediction import Outcome, PredictionJob
 
+WRITERS = ("nifti", "nrrd", "mha", "seg", "rtstruct")  # of data/formats/known.py, which imports what takes seconds
+
 _DESCRIPTION = """\
 Write a mask for each image or volume, in its own format and on its own voxels; every slice of a volume.
 
@@ -48,8 +50,6 @@ def main(words: list[str]) -> int:
 
 def parser() -> OptionParser:
     """Return what parses the words."""
-    from medsam_tune.data.formats import WRITERS
-
     found = OptionParser("medsam-tune predict", _DESCRIPTION)
     found.add_argument("model", metavar="MODEL", help="a run folder, an export folder, or weights such as lite_medsam")
     found.add_argument("input", metavar="INPUT", help="an image, a volume, or a folder of them")
@@ -60,7 +60,7 @@ def parser() -> OptionParser:
     prompts.add_argument("--every-object-of", metavar="MASKS", help="ask with the box of every object of these masks")
     found.add_argument("--overlays", action="store_true", help="pictures of the masks on the images, in OUT/overlays")
     found.add_argument("--uncertainty", action="store_true", help="how far the answers to moved prompts differ, in cases.csv")
-    found.add_argument("--to", choices=list(WRITERS), help="as what masks are written; by default as their images")
+    found.add_argument("--to", choices=WRITERS, help="as what masks are written; by default as their images")
     found.add_argument("--keep-patient", action="store_true", help="copy name, id and dates into DICOM masks, for an archive")
     found.add_argument("--overwrite", action="store_true", help="ask again, and write over whatever stands in OUT")
     found.add_argument("--checkpoint", metavar="FILE", help="where the base weights lie if they are a file of your own")

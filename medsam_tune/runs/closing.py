@@ -36,7 +36,8 @@ def closing(summary: dict[str, Any], folder: Path, report: Path | None) -> str:
 def _result(summary: dict[str, Any]) -> str:
     if "test" in summary:
         test = summary["test"]
-        of = "" if test["n_cases"] == test["n_patients"] else f" of {counted(test['n_patients'], 'patient')}"
+        patients = test.get("n_patients", test["n_cases"])  # runs of earlier versions counted cases alone
+        of = "" if test["n_cases"] == patients else f" of {counted(patients, 'patient')}"
         return f"Test Dice {_figure(test)} over {counted(test['n_cases'], 'case')}{of}"
     return "Best " + ", ".join(f"{name} {value:.4g}" for name, value in summary["validation"].items())
 

@@ -90,3 +90,10 @@ def test_script_for_other_shells_names_every_command(shell, capsys):
     assert main(["completion", shell]) == 0
     out = capsys.readouterr().out
     assert all(command in out for command in (*OWN_COMMANDS, *LIGHTNING_COMMANDS))
+
+
+def test_masks_can_be_asked_for_in_every_format_that_writes_them():
+    from medsam_tune.cli import predict
+    from medsam_tune.data import formats
+
+    assert list(predict.WRITERS) == list(formats.WRITERS)

@@ -50,7 +50,7 @@ def test_a_run_on_a_file_of_ones_own_is_used_wherever_that_file_lies_now(workpla
     # The run was never exported: that is done first.
     assert main([*asked, "--checkpoint=moved.pth"]) == 1
     assert "c2_0.png: nothing was drawn for it" in capsys.readouterr().err
-    assert sorted(path.name for path in (workplace / "out").iterdir()) == ["c0_0.png", "c1_0.png"]
+    assert sorted(path.name for path in (workplace / "out").glob("*.png")) == ["c0_0.png", "c1_0.png"]
     predictor = medsam_tune.load_export(run.folder / "export", checkpoint="moved.pth")
     expected = predictor.segment(np.asarray(Image.open("images/images/c1_0.png")), box=(4, 4, 12, 12))
     assert np.array_equal(np.asarray(Image.open("out/c1_0.png")) == 255, expected)
