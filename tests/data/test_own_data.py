@@ -40,6 +40,15 @@ def test_source_reads_the_pairs_that_were_found(tmp_path, case):
     assert all(int(source[index].masks.sum()) == 56 for index in range(len(source)))
 
 
+@pytest.mark.parametrize("case", ["a folder a case, fixed names", "BIDS", "LiTS"])
+def test_notes_beside_volumes_are_no_pair(tmp_path, case):
+    root = write(tmp_path, *PAIRED[case][0])
+    for folder in {path.parent for path in root.rglob("*.nii*")} | {root}:
+        (folder / "notes.txt").write_text("x")
+    found, source = opened(root)
+    assert len(set(source.case_ids())) == len(found.pairing.pairs) == 2
+
+
 @pytest.mark.parametrize("case", SEVERAL)
 def test_source_reads_the_classes_that_were_found(tmp_path, case):
     names, (_, _, labels) = SEVERAL[case]
