@@ -286,9 +286,9 @@ class VolumeSource(SegmentationSource):
             files = self.names.masks_among(outside(found.files, mask_folder, folder), mask_folder, shared=shared)
             cases = self.names.cases_of_masks(files, mask_folder, named)
             masks = usable_part(lambda: by_name(cases, cases.__getitem__), faults)
-            # A folder that both share has its other files once, and none of them pairs with itself.
-            apart = [] if folder == mask_folder else outside(images.others, folder, mask_folder)
-            others, endings = (apart, outside(found.others, mask_folder, folder)), self.format.endings
+            # Where one folder holds the other, notes of all kinds lie beside the files.
+            apart = not (folder.is_relative_to(mask_folder) or mask_folder.is_relative_to(folder))
+            others, endings = (images.others if apart else [], found.others), self.format.endings
             usable_part(lambda: refuse_other_pairs(*others, _bare_name, endings=endings), faults)
         hint = self.names.hint
         return usable_part(lambda: pair_files(named, masks, root=root, require_masks=require_masks, hint=hint), faults)
