@@ -188,7 +188,10 @@ def parser_words(words):
     recipe, *overrides = [word for word in words[1:] if word not in {"--config", "--print_config"} and "${" not in word]
     named = (ROOT / recipe, ROOT / "recipes" / f"{recipe}.yaml", ROOT / "recipes" / "autosam.yaml")
     known = next(path for path in named if path.is_file())
-    return [f"--config={known}", *(word.replace("$seed", "0") for word in normalise_overrides(overrides))]
+    words = normalise_overrides(overrides)
+    repeats = find_repeats(words)
+    of_one = words if repeats is None else [*repeats.words, *repeats.repetitions[0].words]
+    return [f"--config={known}", *(word.replace("$seed", "0") for word in of_one)]
 
 
 def test_a_shown_run_keeps_its_overrides_on_the_way_to_the_parser():
