@@ -51,6 +51,8 @@ def own_folder_words(recipe: Path, words: Sequence[str]) -> tuple[list[str], str
         return [], f"{str(error).splitlines()[0].rstrip(':')}; the recipe's own source is tried."
     settings = {SOURCE: found["class_path"], **{f"{SOURCE}.{key}": value for key, value in found["init_args"].items()}}
     settings |= {f"data.{key}": value for key, value in found["keys"].items() if key != "target"}
+    if given_value(words, f"{SOURCE}.case_pattern") is not None:
+        settings.pop("data.patient", None)  # it was told from the names of files, not of these cases
     if target == "per_class" and _names_classes(content) and found["labels"]:
         settings[CLASSES] = found["labels"]
     return [_word(key, value) for key, value in settings.items() if given_value(words, key) is None], found["told"]

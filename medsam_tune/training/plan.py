@@ -62,7 +62,7 @@ def plan_training(steps_per_epoch: int, *, epochs: int, warmup_steps: int, fewes
 
     Example:
         >>> plan_training(2, epochs=7, warmup_steps=20)
-        TrainingPlan(epochs=100, steps=200, warmup_steps=20, validate_every=2)
+        TrainingPlan(epochs=100, steps=200, warmup_steps=20, validate_every=3)
         >>> plan_training(56, epochs=7, warmup_steps=20)
         TrainingPlan(epochs=7, steps=392, warmup_steps=20, validate_every=1)
     """

@@ -155,7 +155,7 @@ def test_key_or_value_that_does_not_parse_is_named_with_what_was_likely_meant(re
         (["--trainer.strategy=dpp"], "trainer: You selected an invalid strategy name: `strategy='dpp'`"),
         (["--trainer.devices=none"], "trainer: `devices` selected with `CPUAccelerator` should be an int > 0."),
         (["--ckpt_path=none.ckpt"], "none.ckpt: no such checkpoint. Give the path"),
-        (["--ckpt_path=last"], "--ckpt_path=last: no run under runs/own- checkpoints/last.ckpt"),
+        (["--ckpt_path=last"], "--ckpt_path=last: no run under runs/own-"),
     ],
 )
 def test_recipe_that_cannot_be_is_refused_before_any_work(refused, overrides, said):
