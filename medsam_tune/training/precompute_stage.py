@@ -54,13 +54,16 @@ class PrecomputeStage(Callback):
 
     def __init__(self, clock: StageClock) -> None:
         self.clock = clock
+        self._checked = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         device, stages = trainer.strategy.root_device, STAGES[stage]
         # Hours of encoding would come before the first worker otherwise.
-        for name in stages:
+        # A later stage of the same run reads the same images in batches of the same size, and its stores are not filled yet.
+        for name in () if self._checked else stages:
             check_workers(data, name, processes=trainer.num_devices)
+        self._checked = True
         if data.priors is not None:
             self.clock.start("priors")
             priors = prior_precompute(data, device=device)

@@ -80,3 +80,14 @@ def test_recipe_without_priors_makes_none(workplace):
     assert "priors" not in cli.clock.seconds
     with pytest.raises(RecipeError, match=r"data\.priors: is null in this recipe"):
         fill_priors(cli.datamodule, stages=("val",))
+
+
+def test_workers_find_room_in_a_later_stage_whose_embeddings_are_not_there_yet(workplace):
+    cli = build("--data.num_workers=1")
+    callback = next(c for c in cli.trainer.callbacks if isinstance(c, precompute_stage.PrecomputeStage))
+    cli.trainer.datamodule = cli.datamodule
+    cli.trainer.strategy.connect(cli.model)
+    for stage in ("fit", "test"):
+        callback.setup(cli.trainer, cli.model, stage)
+    test = cli.datamodule.dataset("test")
+    assert test[0].image_embeddings is not None
