@@ -20,6 +20,7 @@ from typing import Any
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.evaluation.case_tables import CaseTable, pool, read_case_table
 from medsam_tune.files import read_json, write_json, write_text
+from medsam_tune.training.console import say
 from medsam_tune.training.run_folder import RunFolder
 from medsam_tune.yaml_files import read_yaml
 
@@ -91,7 +92,7 @@ def run_repeats(recipe: Path, repeats: Repeats) -> int:
     root, name = _runs_root(recipe, repeats.words), _name(repeats.words)
     runs: dict[str, Path] = {}
     for number, repetition in enumerate(repeats.repetitions, 1):
-        print(f"[{number}/{len(repeats.repetitions)}] {repetition.label}", flush=True)
+        say(f"[{number}/{len(repeats.repetitions)}] {repetition.label}")
         label = f"{name}-{repetition.label}" if name else repetition.label
         place = f"*/{recipe.stem}-{label}/*"
         before = set(root.glob(place))
@@ -102,9 +103,9 @@ def run_repeats(recipe: Path, repeats: Repeats) -> int:
         if not found or not RunFolder(found[-1]).test_cases.is_file():
             raise DataError(f"{root / place}: {repetition.label} left no test_cases.csv, so there is nothing to pool.")
         runs[repetition.label] = found[-1]
-        print(flush=True)
+        say("")
     folder = _pooled_folder(runs, recipe.stem, "-".join([*([name] if name else []), repeats.over]))
-    print(pooled_text(write_pooled(runs, folder), folder))
+    say(pooled_text(write_pooled(runs, folder), folder))
     return 0
 
 

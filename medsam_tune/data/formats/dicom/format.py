@@ -212,13 +212,15 @@ class DicomFormat(Format):
     def write_labels(
         self, stem: Path, labels: NDArray[Any], header: VolumeHeader, names: Mapping[int, str] | None = None
     ) -> Path:
-        """Write ``<stem>.dcm``, a segmentation that refers to the slices of its series.
+        """Write ``<stem>.dcm``, an object that refers to the slices of its series.
 
         Raises:
             DataError: If the image is no DICOM series.
         """
-        slices = source_slices(header)
-        return write_segmentation(stem.with_name(f"{stem.name}.dcm"), labels, slices, names, self.patient)
+        return self._write(stem.with_name(f"{stem.name}.dcm"), labels, header, names)
+
+    def _write(self, path: Path, labels: NDArray[Any], header: VolumeHeader, names: Mapping[int, str] | None) -> Path:
+        return write_segmentation(path, labels, source_slices(header), names, self.patient)
 
     def _slices(self, path: Path) -> list[Slice]:
         """Read the planes at a place: all of a file, those of the chosen series of a folder."""
@@ -258,16 +260,8 @@ class DicomFormat(Format):
 class DicomStructures(DicomFormat):
     """Read as ``DicomFormat`` does, and write masks as RT structure sets."""
 
-    def write_labels(
-        self, stem: Path, labels: NDArray[Any], header: VolumeHeader, names: Mapping[int, str] | None = None
-    ) -> Path:
-        """Write ``<stem>.dcm``, a structure set whose contours lie on the slices of its series.
-
-        Raises:
-            DataError: If the image is no DICOM series.
-        """
-        slices = source_slices(header)
-        return write_structures(stem.with_name(f"{stem.name}.dcm"), labels, header.affine, slices, names, self.patient)
+    def _write(self, path: Path, labels: NDArray[Any], header: VolumeHeader, names: Mapping[int, str] | None) -> Path:
+        return write_structures(path, labels, header.affine, source_slices(header), names, self.patient)
 
 
 def source_slices(header: VolumeHeader) -> tuple[Slice, ...]:
