@@ -24,6 +24,7 @@ LEVELS = [
     {"export", "tasks"},
     {"training"},
     {"sweeps", "runs"},
+    {"serve"},
     {"cli"},
     {"__main__"},
 ]
@@ -52,12 +53,18 @@ ROOMS = {
     "jsonargparse": ("training/", "cli/"),
     "optuna": ("sweeps/",),
     "wandb": ("training/",),
+    "fastapi": ("serve/",),
+    "starlette": ("serve/",),
+    "pydantic": ("serve/",),
+    "uvicorn": ("serve/",),
+    "nnInteractive": ("serve/",),
+    "blosc2": ("serve/",),
     "tensorboard": (),
     "pytorch_lightning": (),
     "lightning_sdk": (),
     "litlogger": (),
 }
-DISTRIBUTIONS = {"nrrd": "pynrrd", "PIL": "pillow", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"nrrd": "pynrrd", "PIL": "pillow", "yaml": "pyyaml", "nnInteractive": "nninteractive-client"}
 # Each of these installs a `lightning` command over ours.
 FORBIDDEN_DISTRIBUTIONS = {"lightning-sdk", "litlogger"}
 

@@ -82,6 +82,17 @@ def put_slice(volume: NDArray[Any], axis: str, position: int, values: NDArray[An
     volume[tuple(index)] = values[::-1, ::-1].T
 
 
+def slice_place(shape: tuple[int, int, int], axis: str, voxel: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return position, column and row at which ``take_slice`` shows a voxel of a RAS volume of this shape.
+
+    Examples:
+        >>> slice_place((4, 5, 6), "axial", (0, 0, 2))
+        (2, 3, 4)
+    """
+    across, up = (number for number in range(3) if number != AXIS_NUMBER[axis])
+    return voxel[AXIS_NUMBER[axis]], shape[across] - 1 - voxel[across], shape[up] - 1 - voxel[up]
+
+
 def slice_spacing(voxel_mm: tuple[float, float, float], axis: str) -> tuple[float, float]:
     """Return (row, column) spacing in mm of a slice, from the voxel size (x, y, z) in mm of the RAS volume."""
     across, up = (size for number, size in enumerate(voxel_mm) if number != AXIS_NUMBER[axis])

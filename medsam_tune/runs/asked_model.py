@@ -20,6 +20,7 @@ from medsam_tune.runs.run import Run
 from medsam_tune.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from medsam_tune.inference.asked_slices import PriorFinder
     from medsam_tune.inference.predictor import Predictor
 
 _RANDOM = "random_"
@@ -46,6 +47,22 @@ class AskedModel:
     identity: str
     formats: tuple[Format, ...] = FORMATS
     is_untuned: bool = False
+
+    def prior_finder(self) -> PriorFinder | None:
+        """Return what finds the automatic masks of an image as the training did; None where the model fuses none.
+
+        Raises:
+            RecipeError: If it does, and nobody knows how they were found.
+        """
+        if not self.predictor.segmenter.reads_priors():
+            return None
+        if self.data.priors is None:
+            raise RecipeError(f"{self.name}: fuses automatic masks, but its data name no priors. Export the run again.")
+        from medsam_tune.inference.automatic import AutomaticMaskGenerator
+        from medsam_tune.inference.prior_network import build_prior_network
+
+        network = build_prior_network(self.data.priors).to(next(self.predictor.segmenter.parameters()).device)
+        return AutomaticMaskGenerator(network, self.data.priors).generate
 
 
 def open_model(name: str, *, checkpoint: str | None = None, trusted: bool = False) -> AskedModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from medsam_tune import __version__
 from medsam_tune.data.names import file_name
@@ -20,17 +19,14 @@ from medsam_tune.errors import DataError, MedsamTuneError, RecipeError
 from medsam_tune.evaluation.answer_overlay import draw_answer
 from medsam_tune.files import sha256_of, write_bytes, write_json
 from medsam_tune.inference.answer_records import AnswerRecord, AnswerRecords, question_of
-from medsam_tune.inference.automatic import AutomaticMaskGenerator
 from medsam_tune.inference.case_figures import write_case_figures
 from medsam_tune.inference.file_boxes import boxes_of_file, bring_boxes
 from medsam_tune.inference.file_prediction import Asking, answer_file, check_asked
 from medsam_tune.inference.label_values import Meaning, drawn_values
 from medsam_tune.inference.mask_prompts import Prompts, prompts_of_masks
 from medsam_tune.inference.new_files import NewFile, check_place, find_files, match_prompts
-from medsam_tune.inference.prior_network import build_prior_network
 from medsam_tune.inference.prompt_files import DrawnObject, read_prompts
 from medsam_tune.runs.asked_model import AskedModel
-from medsam_tune.types import AutomaticMasks
 
 LEGEND, TABLE, OVERLAYS = "labels.json", "cases.csv", "overlays"
 PromptKind = Literal["boxes", "points", "masks"]
@@ -114,8 +110,7 @@ class PredictionJob:
 
     def outcomes(self) -> Iterator[Outcome]:
         """Answer file after file; a file that cannot be used is an outcome, not an end. Table and legend come last."""
-        if self.model.predictor.segmenter.reads_priors():
-            self._asking = replace(self._asking, find_priors=_prior_finder(self.model))
+        self._asking = replace(self._asking, find_priors=self.model.prior_finder())
         try:
             for file in self.files:
                 try:
@@ -239,15 +234,3 @@ def _drawn_on(file: NewFile, found: Mapping[Path, Sequence[DrawnObject]]) -> Seq
     if file.path not in found:
         raise DataError(f"{file.path}: nothing was drawn for it. Add it to the file of the prompts.")
     return found[file.path]
-
-
-def _prior_finder(model: AskedModel) -> Callable[[Tensor], AutomaticMasks]:
-    """Return what finds the automatic masks of an image as the training did.
-
-    Raises:
-        RecipeError: If nobody knows how they were found.
-    """
-    if model.data.priors is None:
-        raise RecipeError(f"{model.name}: fuses automatic masks, but its data name no priors. Export the run again.")
-    network = build_prior_network(model.data.priors).to(next(model.predictor.segmenter.parameters()).device)
-    return AutomaticMaskGenerator(network, model.data.priors).generate

@@ -1,0 +1,116 @@
+"""``medsam-tune serve MODEL``: napari and 3D Slicer ask the model through nnInteractive's protocol."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medsam_tune.cli.options import OptionParser
+from medsam_tune.errors import RecipeError
+from medsam_tune.folders import expand
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from medsam_tune.serve.served_model import ServedModel
+
+_DESCRIPTION = """\
+Answer napari (plug-in napari-nninteractive, Remote) and 3D Slicer (extension nnInteractive, Remote) with a model of yours.
+
+MODEL is a run's folder, an export folder, or the name of released weights: the untuned network. Boxes and points are answered
+on the slice that they are drawn on, along the axis and by the rule of grey levels of the training.
+
+Only this machine is let in, unless --host says otherwise; then clients need a key, and what is sent is not encrypted: an SSH
+tunnel (ssh -L 1527:127.0.0.1:1527 MACHINE) needs no --host and is. docs/how-to/viewers.md goes through it click by click."""
+_PACKAGES = ("fastapi", "uvicorn", "nnInteractive", "blosc2")
+
+
+def main(words: list[str]) -> int:
+    """Run ``serve`` with its words, until it is interrupted.
+
+    Raises:
+        MedsamTuneError: If the model cannot be loaded, or the place is taken.
+    """
+    options = parser().parse_args(words)
+    check_packages()
+    from medsam_tune.serve.server import allowed_hosts, check_host, listen, read_key, run
+
+    key = read_key(None if options.key_file is None else expand(options.key_file, "--key-file"))
+    check_host(options.host, key)
+    _check_numbers(options)
+    with listen(options.host, options.port) as place:
+        from medsam_tune.serve.app import make_app
+
+        model = _model(options)
+        app = make_app(
+            model,
+            key=key,
+            hosts=allowed_hosts(options.host),
+            most_sessions=options.sessions,
+            idle_seconds=60 * options.idle_minutes,
+            most_bytes=round(options.max_gigabytes * 1e9),
+        )
+        print(_opening(options, model, place.getsockname()[1], key), flush=True)
+        run(app, place)
+    return 0
+
+
+def parser() -> OptionParser:
+    """Return what parses the words."""
+    found = OptionParser("medsam-tune serve", _DESCRIPTION)
+    found.add_argument("model", metavar="MODEL", help="a run folder, an export folder, or weights such as lite_medsam")
+    found.add_argument("--host", default="127.0.0.1", help="where to listen; any but this machine (127.0.0.1) demands a key")
+    found.add_argument("--port", type=int, default=1527, help="by default 1527, as nnInteractive's own server")
+    found.add_argument("--key-file", metavar="FILE", help="holds the key; else NN_INTERACTIVE_API_KEY is one")
+    found.add_argument(
+        "--orientation",
+        default="SPL",
+        help="where the axes of the viewer's arrays run, SPL as of DICOM; see the page on viewers",
+    )
+    found.add_argument("--label", metavar="NAME", help="the class that is shown, of a model with several")
+    found.add_argument("--sessions", type=int, default=4, metavar="N", help="clients at once, 4")
+    found.add_argument("--idle-minutes", type=float, default=30, metavar="N", help="an idle client is forgotten after 30")
+    found.add_argument("--max-gigabytes", type=float, default=2, metavar="N", help="size of an image when unpacked, 2")
+    found.add_argument("--checkpoint", metavar="FILE", help="where the base weights lie if they are a file of your own")
+    found.add_argument("--trust", action="store_true", help="import classes from outside medsam_tune that the run names")
+    return found
+
+
+def check_packages() -> None:
+    """Refuse to start without what the extra brings.
+
+    Raises:
+        RecipeError: Saying how to install it.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RecipeError(f"serve: needs {', '.join(missing)}. Install it: pip install medsam-tune[serve]")
+
+
+def _check_numbers(options: Namespace) -> None:
+    for name in ("sessions", "idle_minutes", "max_gigabytes"):
+        if not getattr(options, name) > 0:
+            raise RecipeError(f"--{name.replace('_', '-')}: expected a number above 0, got {getattr(options, name)}.")
+
+
+def _model(options: Namespace) -> ServedModel:
+    from medsam_tune.runs.asked_model import open_model
+    from medsam_tune.serve.served_model import ServedModel
+
+    model = open_model(options.model, checkpoint=options.checkpoint, trusted=options.trust)
+    return ServedModel.of(model, orientation=options.orientation, label=options.label)
+
+
+def _opening(options: Namespace, model: ServedModel, port: int, key: str | None) -> str:
+    name = Path(options.model).name or options.model
+    asked = "points and boxes" if model.capabilities()["supported_interactions"]["points"] else "no prompts: press Run"
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return "\n".join(
+        [
+            f"{name}: http://{host}:{port}, {'with' if key else 'without'} a key, for {options.sessions} clients",
+            f"  {model.data.axis} slices, arrays run {model.orientation}; takes {asked}",
+            f"  {model.licence()}",
+            "  Ctrl+C stops it.",
+        ]
+    )
