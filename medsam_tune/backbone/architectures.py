@@ -1,6 +1,7 @@
 """The shapes of the released networks, a tiny one for tests, and how their parts are built.
 
-ViT, prompt encoder and mask decoder are segment_anything's own classes, untouched; TinyViT is ours.
+Prompt encoder and mask decoder are segment_anything's own classes, untouched, as is ViT but for its blocks (``vit.VitBlock``);
+TinyViT is ours.
 
 Source: segment-anything @ dca509f, ``build_sam.py``; MobileSAM @ d6c9073 and LiteMedSAM for the TinyViT pair.
 """
@@ -19,6 +20,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from medsam_tune.backbone.tiny_vit import TinyViT
+from medsam_tune.backbone.vit import exchange_blocks
 from medsam_tune.errors import RecipeError
 
 
@@ -198,6 +200,7 @@ def _build_vit(shape: VitShape, architecture: Architecture, side: int) -> nn.Mod
         window_size=shape.window,
         global_attn_indexes=shape.global_blocks,
     )
+    exchange_blocks(encoder)
     return encoder
 
 

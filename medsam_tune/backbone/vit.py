@@ -1,7 +1,7 @@
-"""SAM's ViT image encoder: its anatomy, and its block with places where a tuner may put a module.
+"""SAM's ViT image encoder: its anatomy, and its block with fast attention and places where a tuner may put a module.
 
-The open block takes over the children of the block it stands for, so every parameter keeps its name, and replays that block's
-forward pass: with empty places the output is the same. Attention, MLP and norms stay the original modules.
+The block takes over the children of the block it stands for, so every parameter keeps its name, and replays that block's
+forward pass: with empty places the output is the same. MLP and norms stay the original modules.
 
 Source: segment-anything @ dca509f, ``Block`` and ``ImageEncoderViT`` in modeling/image_encoder.py.
 """
@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
 
 from medsam_tune.backbone.anatomy import Block, EncoderAnatomy, Projection, attending_block, take_over
+from medsam_tune.backbone.attention import SamAttention
 
 _HOME = "image_encoder"
 
@@ -38,7 +38,7 @@ def vit_anatomy(encoder: nn.Module) -> EncoderAnatomy:
     )
 
 
-class OpenVitBlock(nn.Module):
+class VitBlock(nn.Module):
     """Stand for a block of SAM's ViT.
 
     Attributes:
@@ -46,7 +46,7 @@ class OpenVitBlock(nn.Module):
         mlp_adapter: Called with the stream before and after the MLP's norm, both (B, H, W, C); added beside the MLP.
 
     Args:
-        block: The block whose children are taken over.
+        block: The block whose children are taken over; segment_anything's attention becomes ``SamAttention``.
     """
 
     norm1: nn.LayerNorm
@@ -60,12 +60,13 @@ class OpenVitBlock(nn.Module):
         super().__init__()
         take_over(self, block)
         self.window_size = cast(int, block.window_size)
+        self.attn = SamAttention(self.attn, window=self.window_size)
         self.attention_adapter = None
         self.mlp_adapter = None
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
-        attended = self._attend(self.norm1(tokens))
+        attended = self.attn(self.norm1(tokens))
         if self.attention_adapter is not None:
             attended = self.attention_adapter(attended)
         tokens = tokens + attended
@@ -73,17 +74,17 @@ class OpenVitBlock(nn.Module):
         mixed: Tensor = tokens + self.mlp(normed)
         return mixed if self.mlp_adapter is None else mixed + self.mlp_adapter(tokens, normed)
 
-    def _attend(self, normed: Tensor) -> Tensor:
-        # The zeros that fill the last windows come after the norm, as in SAM.
-        if self.window_size == 0:
-            return cast(Tensor, self.attn(normed))
-        windows, padded = window_partition(normed, self.window_size)
-        return cast(Tensor, window_unpartition(self.attn(windows), self.window_size, padded, normed.shape[1:3]))
+
+def exchange_blocks(encoder: nn.Module) -> None:
+    """Put a ``VitBlock`` in place of each block of segment_anything's ``ImageEncoderViT``; every parameter keeps its name."""
+    blocks = cast(nn.ModuleList, encoder.blocks)
+    for i, block in enumerate(blocks):
+        blocks[i] = VitBlock(block)
 
 
 def _describe(name: str, block: Any) -> Block:  # noqa: ANN401 - segment_anything carries no types
     layers, norms = ("mlp.lin1", "mlp.lin2"), ("norm1", "norm2")
-    return attending_block(name, block, mlp=layers, norms=norms, window=int(block.window_size), opened=OpenVitBlock)
+    return attending_block(name, block, mlp=layers, norms=norms, window=int(block.window_size), opened=VitBlock)
 
 
 def _rows(attention: nn.Module) -> dict[Projection, Tensor]:

@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from medsam_tune.backbone.attention import PER_TOKEN, works_per_token
 from medsam_tune.backbone.base import Backbone
 
 
@@ -16,14 +17,17 @@ def append_to_layer(backbone: Backbone, layer: str, name: str, module: nn.Module
         backbone: Where the layer lives.
         layer: Dotted name of a layer with one input.
         name: Name below the layer; ``<layer>.<name>`` must be free.
-        module: Called as ``module(inputs, output)``.
+        module: Called as ``module(inputs, output)``. Where it maps each token by itself it says ``works_per_token = True``, so
+            that windows of attention need not be padded before the layer.
 
     Returns:
         The dotted name of the module.
     """
     owner = backbone.get_submodule(layer)
+    per_token = works_per_token(owner) and bool(getattr(module, PER_TOKEN, False))
     owner.add_module(name, module)
     owner.register_forward_hook(partial(_apply, name))
+    setattr(owner, PER_TOKEN, per_token)
     return f"{layer}.{name}"
 
 
@@ -41,4 +45,6 @@ def remove_from_layer(backbone: Backbone, layer: str, name: str) -> nn.Module:
     for key, hook in list(owner._forward_hooks.items()):
         if isinstance(hook, partial) and hook.func is _apply and hook.args == (name,):
             del owner._forward_hooks[key]
+    if not owner._forward_hooks and hasattr(owner, PER_TOKEN):
+        delattr(owner, PER_TOKEN)
     return module

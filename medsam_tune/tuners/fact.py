@@ -54,6 +54,8 @@ class FactorCore(nn.Module):
         dropout: Probability behind the core.
     """
 
+    works_per_token = True
+
     def __init__(
         self, shared: SharedFactors, rows: dict[Projection, Tensor], *, rank: int, scale: float, dropout: float
     ) -> None:

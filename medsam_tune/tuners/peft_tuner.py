@@ -25,6 +25,7 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from medsam_tune.backbone.attention import PER_TOKEN, works_per_token
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.backbone.fit import misfits
 from medsam_tune.errors import CheckpointError, RecipeError
@@ -117,6 +118,8 @@ class PeftTuner(InsertingTuner):
             if isinstance(module, BaseTunerLayer):
                 # Its dropout follows train mode although its base layer is frozen; read by backbone.freezing.
                 module.trains_with_tuner = True
+                # Every method of peft on a linear layer maps the last dimension; read by backbone.attention.
+                setattr(module, PER_TOKEN, works_per_token(module.get_base_layer()))
         return owned
 
     def targets(self, backbone: Backbone) -> list[str]:

@@ -29,6 +29,8 @@ class ScaleShift(nn.Module):
         channels: C.
     """
 
+    works_per_token = True
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(channels))

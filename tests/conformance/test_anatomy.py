@@ -101,14 +101,22 @@ def test_the_bias_of_keys_changes_no_embedding_and_that_of_queries_and_values_do
 
 
 @each
-def test_windows_hold_as_many_tokens_as_their_side_squared_or_the_whole_grid(family):
-    backbone = FAMILIES[family]()
-    blocks = {block.name: block for block in backbone.anatomy().encoder.blocks if block.attention is not None}
-    names = {name: next(n for n, m in backbone.named_modules() if m is block.attention) for name, block in blocks.items()}
-    seen = inputs_seen(backbone, names.values())
-    for name, block in blocks.items():
-        tokens = torch.Size(seen[names[name]][0][1:-1]).numel()
-        assert tokens == (block.window**2 if block.window else backbone.embedding_size**2)
+def test_a_token_reaches_its_window_or_the_whole_grid(family):
+    backbone = FAMILIES[family]().eval()
+    for block in backbone.anatomy().encoder.blocks:
+        if block.attention is None:
+            continue
+        seen = []
+        handle = block.attention.register_forward_hook(lambda _, inputs, output, seen=seen: seen.append((inputs[0], output)))
+        with torch.no_grad():
+            run_encoder(backbone)
+            handle.remove()
+            ((tokens, attended),) = seen
+            disturbed = tokens.clone()
+            # The first window is never padded.
+            disturbed.flatten(0, -2)[0] += torch.randn(tokens.shape[-1])
+            moved = (block.attention(disturbed) != attended).any(dim=-1)
+        assert int(moved.sum()) == (block.window**2 if block.window else backbone.embedding_size**2)
 
 
 @each
