@@ -113,7 +113,6 @@ def words(row: Row, data: str, *, steps: int) -> list[str]:
         f"--trainer.val_check_interval={steps}",
         "--trainer.check_val_every_n_epoch=null",
         "--trainer.limit_val_batches=1",
-        "--trainer.accelerator=cpu",
         "--run.report=false",
         "--run.baselines=false",
         *row.overrides,
@@ -130,7 +129,7 @@ def finished_run(row: Row, data: str, folder: Path) -> Path | None:
     return max((path.parent for path in (folder / data / row.name).glob(f"{RUNS}/summary.json")), default=None)
 
 
-def fit(rows: Iterable[Row], data: Iterable[str], *, folder: Path, steps: int) -> None:
+def fit(rows: Iterable[Row], data: Iterable[str], *, folder: Path, steps: int, accelerator: str) -> None:
     """Run what is missing."""
     for name in data:
         for row in rows:
@@ -140,8 +139,9 @@ def fit(rows: Iterable[Row], data: Iterable[str], *, folder: Path, steps: int) -
             shutil.rmtree(target, ignore_errors=True)
             print(f"{name}: {row.name}", flush=True)
             # A test without a checkpoint takes the network as it is built.
-            start = ["test", "--config"] if row is UNTUNED else ["run"]
+            start = ["test", "--untuned", "--config"] if row is UNTUNED else ["run"]
             command = [*start, str(recipe_of(row)), *words(row, name, steps=steps), f"--run.folder={target}"]
+            command.append(f"--trainer.accelerator={accelerator}")
             subprocess.run([sys.executable, "-m", "medsam_tune", *command], check=True)
 
 
@@ -188,7 +188,7 @@ def build(row: Row, *, n_batches: int, folder: Path) -> tuple[TuningModule, list
 
     from medsam_tune.training.cli import MedsamCLI
 
-    settings = ["--config", str(recipe_of(row)), *words(row, "hippocampus", steps=n_batches)]
+    settings = ["--config", str(recipe_of(row)), *words(row, "hippocampus", steps=n_batches), "--trainer.accelerator=cpu"]
     settings += ["--trainer.logger=false", f"--run.folder={folder / 'cost'}"]
     cli = MedsamCLI(settings, recipe_file=recipe_of(row), command="", run=False)
     cli.discard_unused_folder()
@@ -252,6 +252,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", default=names, choices=names, metavar="ROW", help="rows, by name; all by default")
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=list(DATA))
     parser.add_argument("--steps", type=int, help="optimizer steps: 40 for fit, 4 timed ones for cost")
+    parser.add_argument("--accelerator", default="cpu", help="where fit trains: cpu or gpu; cost is always of the CPU")
     return parser.parse_args()
 
 
@@ -260,7 +261,7 @@ def main() -> int:
     arguments = parse_arguments()
     rows, folder = [row for row in ROWS if row.name in arguments.rows], arguments.folder
     if arguments.what == "fit":
-        fit(rows, arguments.data, folder=folder, steps=arguments.steps or 40)
+        fit(rows, arguments.data, folder=folder, steps=arguments.steps or 40, accelerator=arguments.accelerator)
     elif arguments.what == "cost":
         cost([row for row in rows if row is not UNTUNED], folder=folder, steps=arguments.steps or 4)
     elif arguments.what == "step":

@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from medsam_tune import __version__
 from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.evaluation.measures import CaseMeasures, measure_cases, summarise_distances
 from medsam_tune.evaluation.summary import summarise, write_case_table
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from medsam_tune.metrics.overlap import CaseScores
     from medsam_tune.training.callbacks import StageClock
 
-PACKAGES = ("medsam-tune", "torch", "torchvision", "lightning", "segment-anything", "timm", "monai", "peft")
+PACKAGES = ("torch", "torchvision", "lightning", "segment-anything", "timm", "monai", "peft")
 
 
 class TestResults(Callback):
@@ -137,4 +138,6 @@ def peak_memory_gb() -> float:
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    # Our own is written down: a checkout on PYTHONPATH is installed nowhere.
+    ours = {"python": platform.python_version(), "medsam-tune": __version__}
+    return ours | {name: importlib.metadata.version(name) for name in PACKAGES}
