@@ -29,6 +29,7 @@ OWN_COMMANDS = {
     "compare": "hold tested runs against each other, case by case",
     "runs": "list the runs that there are, show one, remove those that came to nothing",
     "export": "write what a run trained in a reloadable form, or merge it into one plain SAM checkpoint",
+    "app": "a page in the browser: draw, see the mask, correct it, save it as training data",
     "serve": "let napari and 3D Slicer ask a model, through nnInteractive's protocol",
     "completion": "print what lets a shell complete commands, options and names of recipes",
     "doctor": "say what is installed and found here, and who owns the `lightning` command",

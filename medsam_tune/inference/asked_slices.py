@@ -61,6 +61,9 @@ class SlicePrompts:
         return found
 
 
+NO_PROMPTS = SlicePrompts()
+
+
 @dataclass(frozen=True)
 class SliceAnswer:
     """Hold what a model said of one slice.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medsam_tune.data.slices import AXIS_NUMBER, Axis, put_slice, slice_place
-from medsam_tune.inference.asked_slices import EncodedSlices, SliceAnswer, SlicePrompts, answer_slice
+from medsam_tune.inference.asked_slices import NO_PROMPTS, EncodedSlices, SliceAnswer, SlicePrompts, answer_slice
 from medsam_tune.inference.held_image import held_image
 from medsam_tune.inference.sliced_file import SlicedFile
 from medsam_tune.inference.trained_data import TrainedData
@@ -17,8 +17,6 @@ from medsam_tune.serve.errors import Refusal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_NOTHING = SlicePrompts()
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ class AskedVolume:
         if any(not 0 <= index < length for index, length in zip(whole, self._shape, strict=True)):
             raise Refusal(400, f"the point {whole} lies outside the image of {self._shape} voxels.")
         position, x, y = self._place(whole)
-        self._add(position, self._prompts.get(position, _NOTHING).with_point(x, y, positive=positive))
+        self._add(position, self._prompts.get(position, NO_PROMPTS).with_point(x, y, positive=positive))
 
     def add_box(self, ranges: Sequence[Sequence[float]], *, positive: bool) -> None:
         """Draw a box on one slice; it replaces the one before on that slice.
@@ -139,7 +137,7 @@ class AskedVolume:
         if position != other:
             raise Refusal(400, self._wrong_axis(last[self._sliced] - low[self._sliced] + 1))
         box = (float(min(x1, x2)), float(min(y1, y2)), float(max(x1, x2)), float(max(y1, y2)))
-        self._add(position, self._prompts.get(position, _NOTHING).with_box(box))
+        self._add(position, self._prompts.get(position, NO_PROMPTS).with_box(box))
 
     def answer(self, *, everything: bool = False) -> Change | None:
         """Answer what was drawn since the last answer, and return the part of the mask that holds it, or None.
@@ -172,7 +170,7 @@ class AskedVolume:
         self._open.discard(step.position)
         self._prompts[step.position] = step.prompts
         self._answers.pop(step.position, None)
-        if step.prompts == _NOTHING:
+        if step.prompts == NO_PROMPTS:
             del self._prompts[step.position]
         if step.answer is not None:
             self._answers[step.position] = step.answer
@@ -196,7 +194,7 @@ class AskedVolume:
             held.clear()
 
     def _add(self, position: int, prompts: SlicePrompts) -> None:
-        before = self._prompts.get(position, _NOTHING)
+        before = self._prompts.get(position, NO_PROMPTS)
         mask = self._mask[self._cut(position)].copy()
         self._last = _Step(position, before, self._answers.get(position), mask)
         self._prompts[position] = prompts

@@ -22,6 +22,7 @@ def export_folder(folder, **data):
     from medsam_tune.export import save_export
 
     config = model_config(trainable=["mask_decoder"])
+    config["prompts"] = {"class_path": "medsam_tune.prompts.BoxPrompt", "init_args": {}}
     save_export(folder, segmenter=trained(config), model_config=config, metrics={}, data_description=data)
     return folder
 
