@@ -175,7 +175,7 @@ class OpenedCase:
             raise DataError(f"{self.name}: no slice has a mask yet. Draw a box or click first.")
         value, name = self.models.value(is_volume=self.slices.header.is_volume)
         kind = np.uint8 if value <= np.iinfo(np.uint8).max else np.uint16
-        numbers = {position: mask.astype(kind) * kind(value) for position, mask in masks.items() if mask is not None}
+        numbers = {position: np.where(mask, value, 0).astype(kind) for position, mask in masks.items() if mask is not None}
         volume = self.slices.assemble(numbers)
         return self.file.writes.write_labels(folder / file_name(self.name), volume, self.slices.header, {value: name})
 

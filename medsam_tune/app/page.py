@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _BOX, _OBJECT, _NOT, _PAINT, _ERASE = "box", "object", "not object", "paint", "erase"
 _TOOLS = {"Box": _BOX, "Click: object": _OBJECT, "Click: not object": _NOT, "Paint": _PAINT, "Erase": _ERASE}
-_IDLE_SECONDS = 3600
+_DAY_SECONDS = 24 * 3600
 _WELCOME = "Open an image or a volume"
 _HELP = "Drop an image, a volume, or all files of a DICOM series at the left. The wheel scrolls slices."
 STYLE = """
@@ -52,8 +52,10 @@ class Page:
         """Return the page; nothing on it comes from another machine or reports to one."""
         import gradio as gr
 
-        with gr.Blocks(title=f"medsam_tune: {self.models.name}", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-            case = gr.State(None, time_to_live=_IDLE_SECONDS, delete_callback=_close)
+        with gr.Blocks(
+            title=f"medsam_tune: {self.models.name}", analytics_enabled=False, delete_cache=(3600, _DAY_SECONDS)
+        ) as page:
+            case = gr.State(None, time_to_live=_DAY_SECONDS, delete_callback=_close)
             gr.Markdown(self._title(), elem_id="title")
             with gr.Row(equal_height=False):
                 with gr.Column(scale=1, min_width=290):

@@ -60,7 +60,7 @@ def make_site(models: Models, *, saved: Path, licence: str, work: Path) -> FastA
     site.add_middleware(OwnHostOnly)
     site.add_middleware(TrustedHostMiddleware, allowed_hosts=list(_NAMES))
     fonts = ["ui-sans-serif", "system-ui", "sans-serif"]
-    return gradio.mount_gradio_app(
+    found: FastAPI = gradio.mount_gradio_app(
         site,
         page,
         path="/",
@@ -75,3 +75,4 @@ def make_site(models: Models, *, saved: Path, licence: str, work: Path) -> FastA
         run_history=False,
         show_error=False,
     )
+    return found

@@ -111,8 +111,8 @@ def drawn(data: Mapping[str, Any], size: tuple[int, int]) -> list[tuple[float, f
         [(0.0, 0.0), (10.0, 10.0)]
     """
     trail = data.get("trail")
-    sound = isinstance(trail, list) and 0 < len(trail) <= _MOST_PLACES
-    places = [(float(x) * size[1], float(y) * size[0]) for x, y in trail] if sound else []
+    given = trail if isinstance(trail, list) and len(trail) <= _MOST_PLACES else []
+    places = [(float(x) * size[1], float(y) * size[0]) for x, y in given]
     if not places or not all(0 <= x <= size[1] and 0 <= y <= size[0] for x, y in places):
         raise ValueError("what was drawn does not lie on the picture. Draw it again.")
     return places
