@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from medsam_tune.backbone.recomputing import RecomputingBlock
 from medsam_tune.errors import RecipeError
 
 Projection = Literal["q", "k", "v"]
@@ -241,6 +242,8 @@ def take_over(opened: nn.Module, block: nn.Module) -> None:
     for name, child in block.named_children():
         opened.add_module(name, child)
     opened.training = block.training
+    if isinstance(opened, RecomputingBlock) and isinstance(block, RecomputingBlock):
+        opened.checkpointing = block.checkpointing
 
 
 def _in_order(names: set[str]) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from medsam_tune.backbone.architectures import (
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
 from medsam_tune.backbone.candidates import PromptDecoder
 from medsam_tune.backbone.freezing import freeze, set_train_modes, set_trainable
+from medsam_tune.backbone.recomputing import set_checkpointing
 from medsam_tune.backbone.sam_anatomy import sam_anatomy
 from medsam_tune.backbone.shared_decoder import SharedDecoder, is_stock
 from medsam_tune.backbone.weights import WEIGHTS, fetch_weights, load_state_dict_file, load_strictly
@@ -57,6 +58,8 @@ class SamBackbone(Backbone):
         checkpoint: A file of your own with weights of the same architecture, instead of the released file.
         side: Another input side S in pixels; position tables are interpolated. None keeps the weights' own.
         seed: Seeds random weights.
+        checkpointing: Keep only the input of each encoder block for the backward pass and compute the block again there: less
+            memory, more time, the same results. Where no gradient reaches a block it changes nothing.
 
     Raises:
         RecipeError: If a name or the side cannot be.
@@ -71,9 +74,11 @@ class SamBackbone(Backbone):
         checkpoint: str | None = None,
         side: int | None = None,
         seed: int = 0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self._settings: dict[str, Any] = {"weights": weights, "checkpoint": checkpoint, "side": side, "seed": seed}
+        self._settings["checkpointing"] = checkpointing
         architecture, rule = _named(weights)
         side = rule.side if side is None else side
         check_side(architecture, side)
@@ -86,6 +91,7 @@ class SamBackbone(Backbone):
         self.mask_decoder: Any
         for name, part in _seeded_parts(architecture, self.input_rule.side, seed).items():
             setattr(self, name, part)
+        set_checkpointing(self.image_encoder, checkpointing=checkpointing)
         self.weights = self._load(weights, architecture, checkpoint, seed)
         freeze(self)
         set_trainable(self, trainable)

@@ -24,6 +24,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from medsam_tune.backbone.anatomy import Block, EncoderAnatomy, Projection, attending_block, take_over
+from medsam_tune.backbone.recomputing import RecomputingBlock
 
 _HOME = "image_encoder"
 
@@ -50,7 +51,7 @@ class Stem(nn.Module):
         return cast(Tensor, self.seq(images))
 
 
-class ConvBlock(nn.Module):
+class ConvBlock(RecomputingBlock):
     """Expand four times, convolve each channel, project back, add the input (MobileNet v2's block with GELU)."""
 
     def __init__(self, channels: int) -> None:
@@ -60,7 +61,7 @@ class ConvBlock(nn.Module):
         self.conv2 = ConvNorm(hidden, hidden, 3, groups=hidden)
         self.conv3 = ConvNorm(hidden, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def mix(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         hidden = F.gelu(self.conv2(F.gelu(self.conv1(x))))
         return F.gelu(x + self.conv3(hidden))
@@ -126,7 +127,7 @@ class Mlp(nn.Module):
         return cast(Tensor, self.fc2(F.gelu(self.fc1(self.norm(x)))))
 
 
-class AttentionBlock(nn.Module):
+class AttentionBlock(RecomputingBlock):
     """Window attention, a depthwise 3x3 convolution, and an MLP."""
 
     def __init__(self, channels: int, num_heads: int, window: int) -> None:
@@ -136,7 +137,7 @@ class AttentionBlock(nn.Module):
         self.local_conv = ConvNorm(channels, channels, 3, groups=channels)
         self.mlp = Mlp(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def mix(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         tokens = x.permute(0, 2, 3, 1)
         tokens = tokens + self._attend(tokens)
@@ -250,7 +251,7 @@ class OpenTinyVitBlock(AttentionBlock):
         self.attention_adapter = None
         self.mlp_adapter = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def mix(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         tokens = x.permute(0, 2, 3, 1)
         attended = self._attend(tokens)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medsam_tune.backbone.anatomy import Block, EncoderAnatomy, Projection, attending_block, take_over
 from medsam_tune.backbone.attention import SamAttention
+from medsam_tune.backbone.recomputing import RecomputingBlock
 
 _HOME = "image_encoder"
 
@@ -38,7 +39,7 @@ def vit_anatomy(encoder: nn.Module) -> EncoderAnatomy:
     )
 
 
-class VitBlock(nn.Module):
+class VitBlock(RecomputingBlock):
     """Stand for a block of SAM's ViT.
 
     Attributes:
@@ -64,7 +65,7 @@ class VitBlock(nn.Module):
         self.attention_adapter = None
         self.mlp_adapter = None
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def mix(self, tokens: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
         attended = self.attn(self.norm1(tokens))
         if self.attention_adapter is not None:

@@ -1,0 +1,160 @@
+"""What a step of each bundled recipe costs: trained parameters, seconds, memory, and the minutes that its training takes."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import Result, Settings, Step, Times, at_most, clocked, free, resident_mb, synchronise
+from sides import half
+from torch import Tensor
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NETWORKS = {"256 px, LiteMedSAM": "random_lite_medsam", "1024 px, ViT-B": "random_vit_b"}
+
+
+def recipe_files() -> list[Path]:
+    """Return the recipes that run as they stand on bundled data."""
+    return sorted((REPOSITORY / "recipes").glob("*.yaml"))
+
+
+def recipe_steps(settings: Settings, *, names: list[str], report: Any) -> Result:  # noqa: ANN401 - a function of a line
+    """R: a few steps of each recipe on each network that fits the device; a recipe that fails says why and stops no other.
+
+    Args:
+        settings: Of the run; ``seconds`` holds for each recipe.
+        names: Recipes by their file's name without its ending; all where empty.
+        report: Called with a line as each ends.
+    """
+    networks = NETWORKS if settings.device == "cuda" else dict(itertools.islice(NETWORKS.items(), 1))
+    rows: dict[str, dict[str, Any]] = {}
+    for network, weights in networks.items():
+        for file in recipe_files():
+            if names and file.stem not in names:
+                continue
+            row = rows[f"{file.stem}, {network}"] = measured(file, weights, settings)
+            report(f"R  {file.stem:<18} {network:<19} {line(row)}")
+    return Result("a step of each recipe", {}, {}, None, extra={"recipes": rows})
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return a recipe's figures as text."""
+    if "failed" in row:
+        return f"failed: {row['failed']}"
+    return (
+        f"trained {row['trained']:>11,}  batch {row['batch']:>2}  {row['step_s']:>8.3f} s a step  "
+        f"peak {row['peak_mb']:>8,.0f} MB  {row['minutes']:>7.1f} min for {row['steps']} steps"
+    )
+
+
+def measured(file: Path, weights: str, settings: Settings) -> dict[str, Any]:
+    """Return a recipe's figures, or why there are none."""
+    try:
+        with tempfile.TemporaryDirectory() as folder, at_most(settings.seconds):
+            return _measure(file, weights, settings, Path(folder))
+    except (RuntimeError, ValueError, OSError, SystemExit, ImportError, AttributeError, TypeError, KeyError) as error:
+        return {"failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"}
+    finally:
+        free()
+
+
+def _measure(file: Path, weights: str, settings: Settings, folder: Path) -> dict[str, Any]:
+    device = settings.device
+    cli = _built(file, weights, folder)
+    module, data = cli.model, cli.datamodule
+    loader = data.train_dataloader()
+    steps_an_epoch, epochs = len(loader), int(cli.trainer.max_epochs or 1)
+    module.to(device)
+    free()
+    dtype = torch.bfloat16 if device == "cuda" else None
+    batches = [batch.to(device) for batch in itertools.islice(itertools.cycle(loader), 1 + settings.repeats)]
+    if data.cache_embeddings:
+        module.eval()
+        with torch.no_grad(), half(device, dtype):
+            batches = [replace(b, image_embeddings=module.segmenter.encode(b.images, b.frames).float()) for b in batches]
+    module.train()
+    trained = module.trainable_parameters()
+    optimizer = module.optimizer_factory(trained)
+    times, feed = Times(), iter(batches)
+    before = _reset(device)
+    _step(module, optimizer, feed, dtype, device)()
+    faults = {}
+    for _ in range(settings.repeats):
+        clocked(_step(module, optimizer, feed, dtype, device), times, device=device, units=1)
+        faults = _hygiene(module, optimizer)
+    seconds = statistics.median(times.wall if device == "cuda" else times.cpu)
+    return {
+        "trained": sum(p.numel() for p in trained),
+        "batch": batches[0].n_images,
+        "cached": bool(data.cache_embeddings),
+        "step_s": seconds,
+        "step_wall_s": statistics.median(times.wall),
+        "peak_mb": _peak(device, before),
+        "held_mb": before if device == "cuda" else None,
+        "steps": steps_an_epoch * epochs,
+        "minutes": steps_an_epoch * epochs * seconds / 60,
+        **faults,
+    }
+
+
+def _built(file: Path, weights: str, folder: Path) -> Any:  # noqa: ANN401 - MedsamCLI, imported late
+    from medsam_tune.training.cli import MedsamCLI
+
+    words = [
+        f"--model.backbone.init_args.weights={weights}",
+        "--trainer.accelerator=cpu",
+        "--trainer.logger=false",
+        "--data.num_workers=0",
+        f"--run.folder={folder}",
+    ]
+    cli = MedsamCLI(["--config", str(file), *words], recipe_file=file, command="", run=False)
+    cli.discard_unused_folder()
+    return cli
+
+
+def _step(module: Any, optimizer: torch.optim.Optimizer, feed: Iterator[Any], dtype: torch.dtype | None, device: str) -> Step:  # noqa: ANN401
+    batch = next(feed)
+
+    def step() -> Tensor:
+        with half(device, dtype):
+            terms = {**module.task.training_losses(module.segmenter, batch, module.loss), **module.segmenter.auxiliary_losses()}
+        total = torch.stack([term.float() for term in terms.values()]).sum()
+        optimizer.zero_grad()
+        total.backward()
+        module.segmenter.after_backward(0)
+        optimizer.step()
+        return total.detach()
+
+    return step
+
+
+def _hygiene(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Return how many tensors learn without a gradient, are frozen with one, or are frozen in the optimizer."""
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    return {
+        "learn_without_gradient": sum(p.requires_grad and p.grad is None for p in module.parameters()),
+        "frozen_with_gradient": sum(not p.requires_grad and p.grad is not None for p in module.parameters()),
+        "frozen_in_optimizer": sum(not p.requires_grad for p in held),
+    }
+
+
+def _reset(device: str) -> float:
+    if device == "cuda":
+        synchronise(device)
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident_mb("VmRSS")
+
+
+def _peak(device: str, before: float) -> float:
+    """Return the largest allocation on CUDA, the network among it; on a CPU what the steps took beyond it."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resident_mb("VmHWM") - before

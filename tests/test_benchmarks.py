@@ -1,0 +1,38 @@
+"""The benchmark command, as a reader types it, on networks small enough for a test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).resolve().parents[1] / "benchmarks" / "run.py"
+
+
+def run(*words):
+    return subprocess.run([sys.executable, str(RUN), *words], capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.slow
+def test_rows_compare_outputs_and_are_written_with_machine_and_commit(tmp_path):
+    found = run("P1", "P4", "P5", "P7", "--tiny", "--json", str(tmp_path / "found.json"))
+    assert found.returncode == 0, found.stderr
+    written = json.loads((tmp_path / "found.json").read_text())
+    assert {"device", "commit", "torch", "threads"} <= written["machine"].keys()
+    assert list(written["rows"]) == ["P1", "P4", "P5", "P7"]
+    assert written["rows"]["P5"]["error"] < 1e-6
+    assert written["rows"]["P1"]["error"] < 1e-3
+    assert all(row["ratio"] > 0 and row["verdict"] for row in written["rows"].values())
+    assert len(found.stdout.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [(("P99",), "P99: no such row"), (("G1",), "G1: not measured on cpu. Set --device cuda")]
+)
+def test_a_row_that_is_not_there_is_refused_before_anything_runs(words, expected):
+    found = run(*words)
+    assert found.returncode == 1
+    assert expected in found.stderr
