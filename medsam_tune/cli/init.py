@@ -15,7 +15,8 @@ DESCRIPTION = """\
 Look at a folder of images and masks, say what it is, and write a recipe that runs on it as it stands.
 
 Images and masks are found by names and folders in the usual layouts; every file is read, and all faults are listed. Beside
-the recipe come OUT.fingerprint.json, what was found, and OUT.png, images with their masks laid over them."""
+the recipe come OUT.fingerprint.json, what was found, and OUT.png, images with their masks laid over them. Where names do not
+say what belongs together, OUT.pairs.csv lists it."""
 
 
 def main(arguments: list[str]) -> int:
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
     from medsam_tune.data.layouts import detect, pairing_of_patterns
     from medsam_tune.files import write_bytes, write_json, write_text
     from medsam_tune.runs.first_recipe import make_first_recipe
-    from medsam_tune.runs.first_recipe.text import describe
+    from medsam_tune.runs.first_recipe.text import describe, few_cases, has_few_cases
 
     root = folder.resolve()
     pairing = detect(root) if options.images is None else pairing_of_patterns(root, options.images, options.masks)
@@ -49,6 +50,8 @@ def main(arguments: list[str]) -> int:
     sheet = write_bytes(out.with_suffix(".png"), contact_sheet(data.source, data.source.select(shown, "train")))
     write_text(out, first.text)
     print(f"Method: {first.parts.method.recipe}, because: {first.parts.method.why}")
+    if has_few_cases(found):
+        print(f"Few: {few_cases(found, f'medsam-tune run {out}')}")
     if first.cost is not None:
         print(f"Cost: {first.cost.told()}")
     print(f"\nWrote {out}, {fingerprint.name} and {sheet.name}. Look at {sheet.name}, then start:\n  medsam-tune run {out}")

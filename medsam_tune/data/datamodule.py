@@ -68,6 +68,8 @@ class SegmentationDataModule(LightningDataModule):
         colours: Name to [red, green, blue] of masks drawn in colours; ``background`` and ``ignored`` are no labels.
         tiles: How large images are cut; training batches count tiles, and evaluation takes all tiles of an image together,
             ``eval_batch_size`` of them at a time through the network. Images stay whole by default.
+        read_first: Read every case once before the first step, so that a faulty file stops nothing later. False opens headers
+            only: for data that were read a moment ago.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class SegmentationDataModule(LightningDataModule):
         chunk: int = 1,
         colours: dict[str, list[int]] | None = None,
         tiles: Tiles | Literal["auto"] | None = None,
+        read_first: bool = True,
     ) -> None:
         super().__init__()
         check_views(views, augmented=augmentation is not None, cached=cache_embeddings)
@@ -101,7 +104,7 @@ class SegmentationDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size or batch_size, num_workers
         self.split, self.augmentation, self.views, self.seed = split, augmentation, views, seed
         self.cache_embeddings, self.cache_folder, self.max_objects = cache_embeddings, cache_folder, max_objects
-        self.priors, self.patient, self.chunk = priors, patient, chunk
+        self.priors, self.patient, self.chunk, self.read_first = priors, patient, chunk, read_first
         check_tiles(tiles is not None, chunk)
         self.tiles = Tiles() if tiles == "auto" else tiles
         source.ignore_label, source.target = ignore_label, target
@@ -150,7 +153,10 @@ class SegmentationDataModule(LightningDataModule):
         if self._opened_for in ((input_rule, require_masks, split), (input_rule, True, True)):
             return
         cache = None if self.cache_folder is None else Path(self.cache_folder)
-        self._checksums = open_checked(self.source, data_folder(self.root), require_masks=require_masks, cache=cache)
+        if self.read_first:
+            self._checksums = open_checked(self.source, data_folder(self.root), require_masks=require_masks, cache=cache)
+        else:
+            self.source.open(data_folder(self.root), require_masks=require_masks)
         check_chunk(self.chunk, self.source.places())
         self._case_names = tuple(sorted(set(self.source.case_ids())))
         named = dict(zip(self.source.case_ids(), self.source.patient_ids(), strict=True))

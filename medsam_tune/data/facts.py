@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam_tune.data.coco_files import CocoContent
 from medsam_tune.data.formats import Format, RasterFormat, VolumeHeader
-from medsam_tune.data.formats.raster import colour_counts, opened, read_colours, read_mask_values, read_pixels
+from medsam_tune.data.formats.raster import read_values_or_colours
 from medsam_tune.data.layouts.base import Pair
 from medsam_tune.data.slices import AXIS_NUMBER, Axis
 from medsam_tune.errors import DataError
@@ -102,27 +103,29 @@ class PairFacts:
         return {**kept, "objects": len(self.objects)}
 
 
-def read_pair(pair: Pair, form: Format, mask_format: Format | None = None) -> PairFacts:
+def read_pair(pair: Pair, form: Format, mask_format: Format | None = None, annotations: CocoContent | None = None) -> PairFacts:
     """Read an image and its mask to their ends and measure them.
 
     Args:
         pair: The files.
         form: Reads the image.
         mask_format: Reads the masks; ``form`` by default.
+        annotations: Has the objects, where annotation files hold them.
 
     Raises:
         DataError: If a file cannot be read, or the two do not lie on one grid.
     """
     header = form.read_header(pair.image.path)
     image = form.read_image(pair.image.path)
-    labels, in_colours = _read_masks(pair, mask_format or form, header)
+    drawn = [] if annotations is None else _drawn(pair, annotations, header)
+    labels, in_colours = _painted(drawn, header) if annotations else _read_masks(pair, mask_format or form, header)
     if labels.shape[:3] != header.stored_shape:
         _refuse_size(pair, labels, header)
     overlaps = labels.ndim > 3
     labels = labels.max(axis=3) if overlaps else labels
     axis = thickest_axis(header.voxel_mm) if header.is_volume else None
     slices = [labels[0]] if axis is None else _slices(header.to_ras(labels), axis)
-    measured = [_measure(part) for part in slices]
+    measured = [_measure(part) for part in slices] if annotations is None else [_measure_drawn(drawn)]
     objects = tuple(each for pieces in measured for found in pieces.values() for each in found)
     pieces: dict[int, int] = {}
     for part in measured:
@@ -144,7 +147,7 @@ def read_pair(pair: Pair, form: Format, mask_format: Format | None = None) -> Pa
         header.patient_id,
         _sample(image, labels),
         in_colours,
-        _names(pair, mask_format or form),
+        () if annotations else _names(pair, mask_format or form),
         overlaps,
     )
 
@@ -152,7 +155,8 @@ def read_pair(pair: Pair, form: Format, mask_format: Format | None = None) -> Pa
 def _read_masks(pair: Pair, form: Format, header: VolumeHeader) -> tuple[NDArray[np.int32], bool]:
     """Return mask values, and whether they are colours 0xRRGGBB; of several files, each is a value of its own: 1, 2, ..."""
     if not pair.numbers and isinstance(form, RasterFormat):
-        return _read_raster(pair.masks[0].path)
+        values, in_colours = read_values_or_colours(pair.masks[0].path)
+        return values[None], in_colours
     read = [form.read_labels_on(file.path, header) for file in pair.masks]
     if not pair.numbers:
         return read[0], False
@@ -161,21 +165,36 @@ def _read_masks(pair: Pair, form: Format, header: VolumeHeader) -> tuple[NDArray
     return np.stack(layers, axis=-1) if overlaps else np.max(layers, axis=0), False
 
 
+def _drawn(pair: Pair, annotations: CocoContent, header: VolumeHeader) -> list[tuple[int, NDArray[np.bool_]]]:
+    """Return the category, from 1, and the mask of each object of an image."""
+    size = header.stored_shape[1:]
+    if (stated := annotations.sizes[pair.image.path]) != size:
+        raise DataError(
+            f"{pair.image.path}: is {size[0]} x {size[1]} (H x W), {pair.masks[0].path.name} says {stated[0]} x {stated[1]}. "
+            "Correct the file, or take the image that was annotated."
+        )
+    found = [each for each in annotations.objects[pair.image.path] if not each.is_crowd]
+    return [(list(annotations.categories).index(each.category) + 1, each.mask(size)) for each in found]
+
+
+def _painted(drawn: Sequence[tuple[int, NDArray[np.bool_]]], header: VolumeHeader) -> tuple[NDArray[np.int32], bool]:
+    labels = np.zeros(header.stored_shape, np.int32)
+    for number, mask in drawn:
+        labels[0][mask] = number
+    return labels, False
+
+
+def _measure_drawn(drawn: Sequence[tuple[int, NDArray[np.bool_]]]) -> dict[int, list[ObjectFacts]]:
+    """Measure each object, whatever it touches."""
+    found: dict[int, list[ObjectFacts]] = {}
+    for number, mask in drawn:
+        for sizes in _measure(mask.astype(np.int32)).values():
+            found.setdefault(number, []).append(max(sizes, key=lambda each: each.area))
+    return found
+
+
 def _names(pair: Pair, form: Format) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for file in pair.masks for name in form.read_label_names(file.path).values()))
-
-
-def _read_raster(path: Path) -> tuple[NDArray[np.int32], bool]:
-    pixels = read_pixels(path)
-    if pixels.ndim == 2 or not (pixels != pixels[..., :1]).any():
-        return read_mask_values(path)[None], False
-    with opened(path) as image:
-        if image.mode == "P":
-            return read_mask_values(path)[None], False
-    colours, transparent = read_colours(path)
-    found, where, _ = colour_counts(colours)
-    codes = found[where].reshape(transparent.shape)
-    return np.where(transparent, 0, codes).astype(np.int32)[None], True
 
 
 def value_counts(labels: NDArray[np.int32]) -> dict[int, int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from medsam_tune.data.coco_files import CocoContent
 from medsam_tune.data.facts import PairFacts, read_pair
 from medsam_tune.data.folder_parts import parts_of_folders
 from medsam_tune.data.layouts.base import Pair, Pairing
@@ -62,7 +63,8 @@ class Fingerprint:
         if all(ids) and len(set(ids)) < len(ids):
             return HEADER
         found = likely_patients(names)
-        if found is not None:
+        # A folder for each part of a split, with numbered images, is no patient.
+        if found is not None and found.n_patients > len(set(self.parts().values())):
             return found.pattern
         if (
             not self.parts()
@@ -178,21 +180,33 @@ def take_fingerprint(root: Path, pairing: Pairing) -> Fingerprint:
     faults: dict[str, str] = {}
     for pair in with_bar(pairing.pairs, "Read data"):
         try:
-            facts.append(read_pair(pair, pairing.format, pairing.mask_format))
+            facts.append(read_pair(pair, pairing.format, pairing.mask_format, pairing.annotations))
         except DataError as error:
             faults[pair.name] = str(error)
         except OSError as error:
             faults[pair.name] = f"{error.filename}: cannot be read ({error.strerror}). Allow it, or remove the case."
     if not facts:
         raise data_error(f"{root}: none of {len(pairing.pairs)} pairs can be read", list(faults.values()))
-    rule = mask_rule(
-        facts,
-        named=pairing.labels,
-        ignore_label=pairing.ignore_label,
-        classes_of_files=pairing.masks.choices.get(LABEL, ()),
-        object_files=INSTANCE in pairing.masks.fields,
+    rule = (
+        _of_annotations(pairing.annotations, facts)
+        if pairing.annotations is not None
+        else mask_rule(
+            facts,
+            named=pairing.labels,
+            ignore_label=pairing.ignore_label,
+            classes_of_files=pairing.masks.choices.get(LABEL, ()),
+            object_files=INSTANCE in pairing.masks.fields,
+        )
     )
     return Fingerprint(root, pairing, tuple(facts), tuple(faults.values()), tuple(faults), rule)
+
+
+def _of_annotations(content: CocoContent, facts: Sequence[PairFacts]) -> MaskRule:
+    used = content.used()
+    if len(used) > 1:
+        return MaskRule("classes", {name: [name] for name in used}, None, "the annotation files name their categories")
+    several = any(len(each.objects) > 1 for each in facts)
+    return MaskRule("instances" if several else "one object", {}, None, f"each annotation is one {''.join(used)}")
 
 
 def with_bar(pairs: Sequence[Pair], told: str) -> Iterable[Pair]:

@@ -39,6 +39,16 @@ def remembered(root: Path, question: str, answer: Callable[[], dict[str, Any]], 
     return found
 
 
+def beside_folder(root: Path, *, cache: Path | None = None) -> Path:
+    """Return the file, without ending, beside which a list of a folder's files is kept, where nobody says where.
+
+    Args:
+        root: The folder.
+        cache: As for ``remembered``.
+    """
+    return (cache or cache_root()) / "folders" / _digest(root, "list")
+
+
 def _digest(root: Path, question: str) -> str:
     digest = hashlib.blake2b(f"{__version__} {question} {root.resolve()}".encode(errors="surrogatepass"), digest_size=16)
     for folder, below, files in os.walk(root, followlinks=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Mapping
 
 from medsam_tune.data.splits import Splits
@@ -16,18 +17,35 @@ _PART = {word: part for part, words in _WORDS.items() for word in words}
 _DRAWN = 0.2
 
 
+def held_out(folder: str) -> bool:
+    """Tell whether a folder's path says that its images are not for training.
+
+    Example:
+        >>> held_out("test/images"), held_out("stage1_test/7"), held_out("train/images")
+        (True, True, False)
+    """
+    return any(_PART.get(word) in ("val", "test") for word in re.findall(r"[a-z]+", folder.lower()))
+
+
 def parts_of_folders(names: Iterable[str]) -> dict[str, str]:
-    """Return the part of each image by the first folder of its name; empty unless each has one and they are not all the same.
+    """Return the part of each image by the first folder that says it; empty unless each has one and they are not all the same.
 
     Example:
         >>> parts_of_folders(["train/1", "Validation/2"])
         {'train/1': 'train', 'Validation/2': 'val'}
+        >>> parts_of_folders(["images/train2017/1", "images/val2017/2"])
+        {'images/train2017/1': 'train', 'images/val2017/2': 'val'}
         >>> parts_of_folders(["train/1", "p1/2"])
         {}
     """
-    found = {name: _PART.get(name.partition("/")[0].lower(), "") for name in names}
+    found = {name: _part(name) for name in names}
     held = set(found.values())
     return found if "" not in held and "train" in held and len(held) > 1 else {}
+
+
+def _part(name: str) -> str:
+    words = (word for folder in name.split("/")[:-1] for word in re.findall(r"[a-z]+", folder.lower()))
+    return next((_PART[word] for word in words if word in _PART), "")
 
 
 def split_by_folders(parts: Mapping[str, str], patients: Mapping[str, str], *, seed: int = 0) -> Splits:

@@ -39,6 +39,7 @@ from medsam_tune.data.labels import (
     number_groups,
 )
 from medsam_tune.data.mask_files import MaskFile, NamePattern, masks_of_images, missing_labels, tell_apart
+from medsam_tune.data.pair_table import named_rows, read_table
 from medsam_tune.data.paired import PairedFiles, Pairs
 from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
 from medsam_tune.data.scan import Scan, existing_folder, leave_out, outside, scan_folder
@@ -66,6 +67,7 @@ class ImageFolder(PairedFiles):
             class that the file is for, ``(?P<instance>...)`` the one object that it shows. In place of ``mask_suffix``.
         image_pattern: Regular expression searched in an image's file name: its brackets, joined by ``/``, are the image's name.
         exclude: Files that are left out: paths below the root, with or without ending, where ``*`` is any text.
+        pairs: A table of images and masks (``data.pair_table``), below the root or absolute, in place of folders and patterns.
     """
 
     def __init__(
@@ -80,13 +82,14 @@ class ImageFolder(PairedFiles):
         mask_pattern: str | None = None,
         image_pattern: str | None = None,
         exclude: list[str] | None = None,
+        pairs: str | None = None,
     ) -> None:
         check_labels(labels)
-        if labels is not None and mask_threshold is not None and mask_pattern is None:
+        if labels is not None and mask_threshold is not None and mask_pattern is None and pairs is None:
             raise RecipeError("data.source.mask_threshold: thresholded masks have one label. Remove it or data.source.labels.")
         if mask_threshold is not None and mask_threshold < 0:
             raise RecipeError(f"data.source.mask_threshold: expected 0 or more, got {mask_threshold}: background is 0.")
-        if images == masks and not mask_suffix and mask_pattern is None:
+        if images == masks and not mask_suffix and mask_pattern is None and pairs is None:
             raise RecipeError(
                 f"data.source.masks: {masks!r} is the image folder too. Set data.source.mask_suffix or mask_pattern."
             )
@@ -94,7 +97,7 @@ class ImageFolder(PairedFiles):
             raise RecipeError("data.source.mask_suffix: data.source.mask_pattern says it too. Keep one of them.")
         super().__init__(None if case_pattern is None else compile_case_pattern(case_pattern))
         self.images, self.masks, self.mask_suffix, self.labels = images, masks, mask_suffix, labels
-        self.mask_threshold, self.intensity, self.exclude = mask_threshold, intensity, exclude or []
+        self.mask_threshold, self.intensity, self.exclude, self.pairs = mask_threshold, intensity, exclude or [], pairs
         self.mask_pattern = _mask_pattern(mask_pattern, mask_suffix)
         self.image_pattern = NamePattern("data.source.image_pattern", image_pattern or "^(.+)$", named=())
         self.colours: ColourTable | None = None
@@ -120,12 +123,15 @@ class ImageFolder(PairedFiles):
     def find_pairs(self, root: Path, *, require_masks: bool) -> Pairs:
         """Scan both folders and pair their files."""
         faults: list[str] = []
-        images, masks = self._scan(root, faults, require_masks=require_masks)
+        if self.pairs is not None and require_masks:
+            images, masks = self._listed(root, Path(self.pairs), faults)
+        else:
+            images, masks = self._scan(root, faults, require_masks=require_masks)
         hint = self._hint()
         pairs = usable_part(lambda: pair_files(images, masks, root=root, require_masks=require_masks, hint=hint), faults)
         self._mask_files = {file.path: file for files in masks.values() for file in files}
-        if self.mask_pattern.has_labels:
-            self._file_labels = tuple(sorted({file.label for file in self._mask_files.values()}))
+        if classes := {file.label for file in self._mask_files.values() if file.label}:
+            self._file_labels = tuple(sorted(classes))
             self._warn_of_missing(masks)
         self.label_groups()  # refuses names that are none
         found = [(name, image, tuple(file.path for file in files or ())) for name, image, files in pairs]
@@ -187,6 +193,7 @@ class ImageFolder(PairedFiles):
             "labels": self.label_groups() or "one",
             "mask_threshold": self.mask_threshold,
             "colours": None if self.colours is None else list(self.colours.labels),
+            "pairs": self.pairs,
             "mask_pattern": self.mask_pattern.pattern.pattern,
             "image_pattern": self.image_pattern.pattern.pattern,
         }
@@ -259,6 +266,10 @@ class ImageFolder(PairedFiles):
         files = found.files
         images = usable_part(lambda: by_name(files, lambda path: self._image_name(path, image_folder)), faults)
         return images, masks_of_images([(_name(path, mask_folder), path) for path in masks.files], self.mask_pattern)
+
+    def _listed(self, root: Path, table: Path, faults: list[str]) -> tuple[dict[str, Path], dict[str, tuple[MaskFile, ...]]]:
+        rows = read_table(table, root)
+        return usable_part(lambda: named_rows(rows, lambda path: _name(path, root), f"data.source.pairs: {table}"), faults)
 
     def _told_apart(self, found: Scan, folder: Path) -> tuple[Scan, Scan]:
         """Tell the images of a folder from its masks."""

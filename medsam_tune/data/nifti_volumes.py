@@ -27,6 +27,7 @@ class NiftiVolumes(VolumeSource):
             is a mask.
         image_pattern: The same for the names of images, without which a name is the path of the file.
         exclude: Files that are left out: paths below the root, with or without ending, where ``*`` is any text.
+        pairs: A table of images and masks (``data.pair_table``), below the root or absolute, in place of folders and patterns.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class NiftiVolumes(VolumeSource):
         mask_pattern: str | None = None,
         image_pattern: str | None = None,
         exclude: list[str] | None = None,
+        pairs: str | None = None,
     ) -> None:
         check_window(window, "data.source.window")
         check_percentiles(percentiles, "data.source.percentiles")
@@ -60,4 +62,5 @@ class NiftiVolumes(VolumeSource):
             mask_pattern=mask_pattern,
             image_pattern=image_pattern,
             exclude=exclude,
+            pairs=pairs,
         )

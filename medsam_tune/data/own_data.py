@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from medsam_tune.data.fingerprint import Fingerprint
-from medsam_tune.data.formats import DicomFormat, Format, NiftiFormat, NpzFormat, RasterFormat
-from medsam_tune.data.layouts.base import Pairing
+from medsam_tune.data.formats import (
+    ChannelFiles,
+    DicomFormat,
+    Format,
+    NiftiChannels,
+    NiftiFormat,
+    NpzFormat,
+    RasterFormat,
+)
+from medsam_tune.data.layouts.base import DataFile, Pair, Pairing
+from medsam_tune.data.pair_table import write_table
 from medsam_tune.data.patterns import left_out, source_places
 from medsam_tune.data.prepare import CT_WINDOWS
 from medsam_tune.data.targets import Target
+from medsam_tune.files import write_json
 
 Prompt = Literal["none", "box", "click"]
 
@@ -40,7 +51,12 @@ class DataSettings:
 
 
 def data_settings(
-    found: Fingerprint, target: Target, *, side: int | None = None, leave_out_faulty: bool = True
+    found: Fingerprint,
+    target: Target,
+    *,
+    side: int | None = None,
+    leave_out_faulty: bool = True,
+    beside: Path = Path("data"),
 ) -> DataSettings:
     """Return the source, its settings and the keys of the ``data`` section for a folder.
 
@@ -48,9 +64,10 @@ def data_settings(
         found: The folder's fingerprint.
         target: What one object is.
         side: The side of the network's input, for tiles; without it images are not cut.
-        leave_out_faulty: Exclude what cannot be read or has no partner; False leaves that to be refused.
+        leave_out_faulty: Exclude what cannot be read; False leaves that to be refused.
+        beside: The file, without ending, beside which ``write_needed`` writes what the source needs beside the folder.
     """
-    class_path, settings = source_of(found.pairing)
+    class_path, settings = source_of(found, beside)
     why: dict[str, str] = {}
     if found.is_volume:
         axis = max(set(axes := [each.axis for each in found.facts if each.axis]), key=axes.count)
@@ -62,6 +79,8 @@ def data_settings(
         settings["exclude"] = excluded
         why["exclude"] = "what is neither image nor mask, has no partner or cannot be read: see the fingerprint"
     keys: dict[str, Any] = {"target": target}
+    if target == "binary" and len(found.rule.labels) > 1:
+        why["target"] = "the classes overlap, so they are one object together; data.source.labels: {a: [a]} keeps one of them"
     if found.rule.kind == "colours":
         keys["colours"] = found.rule.labels
     if found.rule.ignore_label is not None:
@@ -74,13 +93,18 @@ def data_settings(
     return DataSettings(class_path, settings, keys, why)
 
 
-def source_of(pairing: Pairing) -> tuple[str, dict[str, Any]]:
+def source_of(found: Fingerprint, beside: Path) -> tuple[str, dict[str, Any]]:
     """Return the class of the source that reads a layout, and where it finds images and masks."""
+    pairing = found.pairing
+    if pairing.annotations is not None:
+        return "medsam_tune.data.CocoImages", _annotation_places(found, beside)
     images = isinstance(pairing.format, RasterFormat)
     places = source_places(pairing.images, pairing.masks, takes_suffix=images)
+    if pairing.listed:
+        places = {"pairs": str(_table_file(beside))}
     if images:
         return "medsam_tune.data.ImageFolder", places
-    if isinstance(pairing.format, NiftiFormat):
+    if type(pairing.format) is NiftiFormat:
         return "medsam_tune.data.NiftiVolumes", places
     if isinstance(pairing.format, NpzFormat):
         return "medsam_tune.data.MedsamNpz", {}
@@ -95,8 +119,50 @@ def source_of(pairing: Pairing) -> tuple[str, dict[str, Any]]:
     return "medsam_tune.data.VolumeSource", {**formats, **places}
 
 
-def _class_of(form: Format) -> dict[str, str]:
-    return {"class_path": f"medsam_tune.data.formats.{type(form).__name__}"}
+def write_needed(found: Fingerprint, beside: Path) -> list[Path]:
+    """Write what the source needs beside the folder: a table of pairs, or annotations as COCO; return the files.
+
+    Args:
+        found: The folder's fingerprint.
+        beside: As for ``data_settings``.
+
+    Raises:
+        DataError: If a file cannot be written.
+    """
+    pairing = found.pairing
+    if pairing.written is not None:
+        return [write_json(_coco_file(beside), pairing.written)]
+    if pairing.listed:
+        return [write_table(_table_file(beside), pairing.table(without=found.faulty), found.root)]
+    return []
+
+
+def _table_file(beside: Path) -> Path:
+    return beside.absolute().with_name(f"{beside.name}.pairs.csv")
+
+
+def _coco_file(beside: Path) -> Path:
+    return beside.absolute().with_name(f"{beside.name}.coco.json")
+
+
+def _annotation_places(found: Fingerprint, beside: Path) -> dict[str, Any]:
+    content = found.pairing.annotations
+    files = sorted({path.relative_to(found.root).as_posix() for path in content.files.values()}) if content else []
+    read: list[str] = files if found.pairing.written is None else [str(_coco_file(beside))]
+    places: dict[str, Any] = {"images": ".", "annotations": read[0] if len(read) == 1 else read}
+    # A category without an object, such as the one above all others, is no class.
+    if content is not None and len(content.used()) < len(content.categories):
+        places["labels"] = {name: [name] for name in content.used()}
+    return places
+
+
+def _class_of(form: Format) -> dict[str, Any]:
+    class_path = f"medsam_tune.data.formats.{type(form).__name__}"
+    if isinstance(form, ChannelFiles):
+        return {"class_path": class_path, "init_args": {"format": _class_of(form.format), "channels": form.channels}}
+    if isinstance(form, NiftiChannels):
+        return {"class_path": class_path, "init_args": {"channels": form.channels}}
+    return {"class_path": class_path}
 
 
 def target_of(found: Fingerprint, prompt: Prompt) -> Target:
@@ -111,6 +177,8 @@ def target_of(found: Fingerprint, prompt: Prompt) -> Target:
 
 def _mask_values(found: Fingerprint, class_path: str, target: Target, why: dict[str, str]) -> dict[str, Any]:
     rule = found.rule
+    if class_path.endswith("CocoImages"):
+        return {}
     if rule.kind == "classes":
         return {"labels": rule.labels}
     if rule.kind == "one object" and target == "per_class":
@@ -130,13 +198,20 @@ def _mask_values(found: Fingerprint, class_path: str, target: Target, why: dict[
 def _left_out(found: Fingerprint, *, faulty: bool) -> list[str]:
     """Return what the source must not read: faulty pairs, files without a partner, and others in the same folders."""
     pairing = found.pairing
+    if pairing.listed:
+        return []
     read = {pair.name: pair for pair in pairing.pairs}
-    unread = [file.stem for name in found.faulty for file in (read[name].image, *read[name].masks)] if faulty else []
-    lonely = [file.stem for file in (*pairing.without_mask, *pairing.without_image)] if faulty else []
+    unread = [file.stem for name in found.faulty for file in _files_of(read[name], pairing)] if faulty else []
+    lonely = [file.stem for file in (*pairing.without_mask, *pairing.without_image)]
     folders = tuple("" if place.folder == "." else f"{place.folder}/" for place in (pairing.images, pairing.masks))
     others = [file.stem for file in pairing.strangers if file.stem.startswith(folders)]
-    taken = [file.stem for pair in pairing.pairs if pair.name not in found.faulty for file in (pair.image, *pair.masks)]
+    taken = [file.stem for pair in pairing.pairs if pair.name not in found.faulty for file in _files_of(pair, pairing)]
     return left_out(dict.fromkeys([*unread, *lonely, *others]), taken)
+
+
+def _files_of(pair: Pair, pairing: Pairing) -> tuple[DataFile, ...]:
+    """Return the files that are a pair's alone."""
+    return (pair.image, *(() if pairing.annotations is not None else pair.masks))
 
 
 def _grey_values(found: Fingerprint, class_path: str, why: dict[str, str]) -> Mapping[str, Any]:

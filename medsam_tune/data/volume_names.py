@@ -81,10 +81,22 @@ class VolumeNames:
         named = [(self.mask_format.name_of(path, folder), path) for path in files]
         if not self.masks.has_labels:
             return {path: _read(name, self.masks, path) for name, path in named}
-        of_case = masks_of_images(named, self.masks)
-        self._parts = {parts[0].path: parts for parts in of_case.values()}
-        self._labels = tuple(sorted({part.label for parts in of_case.values() for part in parts}))
-        return {parts[0].path: case for case, parts in of_case.items()}
+        return {path: case for case, path in self.use(masks_of_images(named, self.masks)).items()}
+
+    def use(self, of_case: Mapping[str, tuple[MaskFile, ...]]) -> dict[str, Path]:
+        """Read the masks of each case from these files, one a class, or one that has no class; return the first file of each.
+
+        Raises:
+            DataError: If a case has several files that are for no class.
+        """
+        for case, parts in of_case.items():
+            if len(parts) > 1 and not all(part.label for part in parts):
+                raise DataError(
+                    f"{parts[1].path}: is a second mask of {case!r}. A volume has one file of masks, or one a class."
+                )
+        self._parts = {parts[0].path: parts for parts in of_case.values() if parts[0].label}
+        self._labels = tuple(sorted({part.label for parts in self._parts.values() for part in parts}))
+        return {case: parts[0].path for case, parts in of_case.items()}
 
     def files_of(self, masks: Path) -> tuple[Path, ...]:
         """Return the files that a case's masks are read from."""

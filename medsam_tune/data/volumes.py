@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medsam_tune.data.base import Purpose, SegmentationSource, VoxelSize
-from medsam_tune.data.formats import Format, VolumeHeader
+from medsam_tune.data.formats import ChannelFiles, Format, NiftiChannels, VolumeHeader
 from medsam_tune.data.intensity import AS_STORED, Intensity, apply_intensity_8bit, default_intensity
 from medsam_tune.data.label_names import check_names, values_in_file
 from medsam_tune.data.labels import (
@@ -25,6 +25,7 @@ from medsam_tune.data.labels import (
     name_values,
     no_objects,
 )
+from medsam_tune.data.pair_table import named_rows, read_table
 from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
 from medsam_tune.data.recent import RecentArrays
 from medsam_tune.data.scan import existing_folder, leave_out, outside
@@ -69,6 +70,7 @@ class VolumeSource(SegmentationSource):
             is a mask.
         image_pattern: The same for the names of images, without which a name is the path of the file.
         exclude: Files that are left out: paths below the root, with or without ending, where ``*`` is any text.
+        pairs: A table of images and masks (``data.pair_table``), below the root or absolute, in place of folders and patterns.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class VolumeSource(SegmentationSource):
         mask_pattern: str | None = None,
         image_pattern: str | None = None,
         exclude: list[str] | None = None,
+        pairs: str | None = None,
     ) -> None:
         check_labels(labels)
         if axis not in AXIS_NUMBER:
@@ -94,7 +97,7 @@ class VolumeSource(SegmentationSource):
         self.mask_format = mask_format or format
         self.labels, self.intensity = labels, intensity
         self.names = VolumeNames(format, self.mask_format, mask_pattern, image_pattern)
-        self.exclude = exclude or []
+        self.exclude, self.pairs = exclude or [], pairs
         self.slices, self.train_slices, self.predict_slices = slices, train_slices or slices, predict_slices
         self._cases: dict[str, VolumeCase] = {}
         self._items: list[tuple[str, int]] = []
@@ -196,6 +199,7 @@ class VolumeSource(SegmentationSource):
         return {
             "source": type(self).__name__,
             "format": type(self.format).__name__,
+            **({"channels": self.format.describe()} if isinstance(self.format, (ChannelFiles, NiftiChannels)) else {}),
             "images": len(self._items),
             "cases": len(self._cases),
             "axis": self.axis,
@@ -270,9 +274,12 @@ class VolumeSource(SegmentationSource):
         return case.image.to_stored(volume)
 
     def _pairs(self, root: Path, faults: list[str], *, require_masks: bool) -> list[tuple[str, Path, Path | None]]:
+        if self.pairs is not None and require_masks:
+            return self._listed(root, Path(self.pairs), faults)
         folder = existing_folder(root, self.images, "images")
         images = leave_out(usable_part(lambda: self.format.find(folder), faults), root, self.exclude)
-        shared = self.mask_format is self.format and folder.resolve() == (root / self.masks).resolve()
+        together = folder.resolve() == (root / self.masks).resolve()
+        shared = together and self.mask_format is self.format
         among = self.names.images_among(outside(images.files, folder, root / self.masks), folder, shared=shared)
         named = usable_part(lambda: by_name(among, lambda path: self.names.case_of(path, folder)), faults)
         if self.format.holds_labels:
@@ -283,7 +290,7 @@ class VolumeSource(SegmentationSource):
         if require_masks or (root / self.masks).is_dir():
             mask_folder = existing_folder(root, self.masks, "masks")
             found = leave_out(usable_part(lambda: self.mask_format.find_labels(mask_folder), faults), root, self.exclude)
-            files = self.names.masks_among(outside(found.files, mask_folder, folder), mask_folder, shared=shared)
+            files = self.names.masks_among(outside(found.files, mask_folder, folder), mask_folder, shared=together)
             cases = self.names.cases_of_masks(files, mask_folder, named)
             masks = usable_part(lambda: by_name(cases, cases.__getitem__), faults)
             # Where one folder holds the other, notes of all kinds lie beside the files.
@@ -292,6 +299,13 @@ class VolumeSource(SegmentationSource):
             usable_part(lambda: refuse_other_pairs(*others, _bare_name, endings=endings), faults)
         hint = self.names.hint
         return usable_part(lambda: pair_files(named, masks, root=root, require_masks=require_masks, hint=hint), faults)
+
+    def _listed(self, root: Path, table: Path, faults: list[str]) -> list[tuple[str, Path, Path | None]]:
+        rows = read_table(table, root)
+        where = f"data.source.pairs: {table}"
+        images, masks = usable_part(lambda: named_rows(rows, lambda path: self.format.name_of(path, root), where), faults)
+        first = self.names.use(masks)
+        return [(name, images[name], first[name]) for name in sorted(images)]
 
     def _open_case(self, name: str, image: Path, mask: Path | None, *, require_masks: bool) -> VolumeCase:
         header = self.format.read_header(image)

@@ -61,7 +61,7 @@ def verdict_sentence(difference: Mapping[str, Any], against: str) -> str:
     ends, cases, patients = difference["ci95"], difference["n_cases"], difference["n_patients"]
     if ends is None:
         only = "case" if cases == 1 else "patient"
-        how = f"on the one test {only}; one {only} has no interval, so nothing can be shown with it"
+        how = f"on the one test {only}, which shows nothing: it has no interval; folds=K tests every {only} once"
     else:
         of = "" if cases == patients else f" of {patients} patients"
         how = f"(paired over {cases} cases{of}, 95 % interval {ends[0]:+.3f} to {ends[1]:+.3f})"

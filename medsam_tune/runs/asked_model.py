@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsam_tune.backbone.weights import WEIGHTS
-from medsam_tune.data.formats import FORMATS, Format
+from medsam_tune.data.formats import FORMATS, ChannelFiles, Format
+from medsam_tune.data.formats.channels import channels_of
 from medsam_tune.errors import RecipeError
 from medsam_tune.export.description import DESCRIPTION_FILE, read_description
 from medsam_tune.export.load import load_export
@@ -91,8 +92,14 @@ def open_model(name: str, *, checkpoint: str | None = None, trusted: bool = Fals
 
 
 def _tuned(name: str, predictor: Predictor, export: Path, own: tuple[Format, ...] = ()) -> AskedModel:
-    data = TrainedData.of(read_description(export).get("data", {}))
-    return AskedModel(name, predictor, data, sha256_of(export / DESCRIPTION_FILE), (*own, *FORMATS))
+    described = read_description(export).get("data", {})
+    if channels := described.get("channels"):
+        own = (channels_of(channels, FORMATS),)
+    read = {type(own[0].format)} if own and isinstance(own[0], ChannelFiles) else set()
+    # What reads one channel alone would take the other channels for images of their own.
+    others = tuple(each for each in FORMATS if type(each) not in read)
+    data = TrainedData.of(described)
+    return AskedModel(name, predictor, data, sha256_of(export / DESCRIPTION_FILE), (*own, *others))
 
 
 def _untuned(name: str, checkpoint: str | None) -> AskedModel:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from medsam_tune import __version__
+from medsam_tune.data.formats import FORMATS
 from medsam_tune.data.names import file_name
 from medsam_tune.data.pairing import first_names
 from medsam_tune.data.stored_images import MOST_LOOKED_AT, StoredImages, evenly
@@ -169,7 +170,7 @@ class PredictionJob:
             return (partial(boxes_of_file, data=data), {}) if needed and bring_boxes(self.files) else (None, {})
         place, kind = drawn
         if kind == "masks":
-            return prompts_of_masks(self.files, place, data, self.model.formats), {}
+            return prompts_of_masks(self.files, place, data, (*self.model.formats, *FORMATS)), {}
         objects = read_prompts(place, kind)
         found = match_prompts(self.files, objects, place)
         return partial(_drawn_on, found=found), drawn_values((each.label for each in objects), data.labels)

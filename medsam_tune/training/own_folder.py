@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medsam_tune.data.folder_memory import remembered
-from medsam_tune.data.own_data import data_settings
+from medsam_tune.data.folder_memory import beside_folder, remembered
+from medsam_tune.data.own_data import data_settings, write_needed
+from medsam_tune.data.pairing import first_names
 from medsam_tune.data.sample import SAMPLE_PREFIX
 from medsam_tune.errors import DataError
 from medsam_tune.folders import expand
@@ -20,6 +21,7 @@ from medsam_tune.training.sample_settings import ROOT, SOURCE, given_value
 from medsam_tune.yaml_files import read_yaml
 
 TARGET, CLASSES = "data.target", "model.segmenter.classes"
+WEIGHTS, AUTOMATIC = "model.backbone.weights", "run.automatic"
 _READING = (SOURCE, f"{SOURCE}.images", f"{SOURCE}.masks", f"{SOURCE}.class_path")
 
 
@@ -34,7 +36,7 @@ def own_folder_words(recipe: Path, words: Sequence[str]) -> tuple[list[str], str
         No words and no sentence unless the recipe was written for a sample or for no data, and the command line names a folder
         and not how it is read; the reason where no layout was found.
     """
-    content = read_yaml(recipe)
+    content: Any = read_yaml(recipe)
     data = content.get("data") if isinstance(content, Mapping) else None
     root = given_value(words, ROOT)
     if not isinstance(data, Mapping) or root is None or root.startswith(SAMPLE_PREFIX):
@@ -46,7 +48,8 @@ def own_folder_words(recipe: Path, words: Sequence[str]) -> tuple[list[str], str
         return [], ""
     target = given_value(words, TARGET) or str(data.get("target") or "binary")
     try:
-        found = remembered(folder, f"settings {target}", lambda: _look(folder, target))
+        side = _side(content, words)
+        found = remembered(folder, f"settings {target} {side}", lambda: _look(folder, target, side))
     except DataError as error:
         return [], f"{str(error).splitlines()[0].rstrip(':')}; the recipe's own source is tried."
     settings = {SOURCE: found["class_path"], **{f"{SOURCE}.{key}": value for key, value in found["init_args"].items()}}
@@ -58,16 +61,34 @@ def own_folder_words(recipe: Path, words: Sequence[str]) -> tuple[list[str], str
     return [_word(key, value) for key, value in settings.items() if given_value(words, key) is None], found["told"]
 
 
-def _look(folder: Path, target: Any) -> dict[str, Any]:  # noqa: ANN401 - the parser refuses a target that is none
+def _side(content: Mapping[str, Any], words: Sequence[str]) -> int | None:
+    """Return the input side of the recipe's weights, for tiles; None where it is not known or images stay whole."""
+    from medsam_tune.backbone.input_rules import INPUT_RULES
+
+    data, run = content.get("data") or {}, content.get("run") or {}
+    if "tiles" in data or int(data.get("chunk") or 1) > 1 or (run.get("automatic") and given_value(words, AUTOMATIC) is None):
+        return None
+    backbone = (content.get("model") or {}).get("backbone") or {}
+    stated = (backbone.get("init_args") or {}).get("weights") if isinstance(backbone, Mapping) else None
+    rule = INPUT_RULES.get(str(given_value(words, WEIGHTS) or stated))
+    return None if rule is None else rule.side
+
+
+def _look(folder: Path, target: Any, side: int | None) -> dict[str, Any]:  # noqa: ANN401 - the parser refuses other targets
     from medsam_tune.data.fingerprint import take_fingerprint
     from medsam_tune.data.layouts import detect
 
     pairing = detect(folder)
     found = take_fingerprint(folder, pairing)
-    # What is faulty or has no partner is refused as ever: nobody has looked at a list of it.
-    data = data_settings(found, target, leave_out_faulty=False)
-    told = f"{folder}: {len(pairing.pairs)} images with masks ({pairing.layout}): images at {pairing.images.text}, masks at "
-    told += f"{pairing.masks.text}; {found.rule.why}. `medsam-tune init` says more."
+    # What is faulty is refused as ever: nobody has looked at a list of it.
+    beside = beside_folder(folder)
+    data = data_settings(found, target, side=side, leave_out_faulty=False, beside=beside)
+    write_needed(found, beside)
+    told = f"{folder}: {len(pairing.pairs)} images with masks ({pairing.layout}); {found.rule.why}."
+    for files, what in ((pairing.without_mask, "images have no mask"), (pairing.without_image, "masks have no image")):
+        told += f" {len(files)} {what} and are left out: {first_names([file.stem for file in files])}." if files else ""
+    told += f" Cut into tiles: {data.why['tiles']}." if "tiles" in data.keys else ""
+    told += " `medsam-tune init` says more."
     return {
         "class_path": data.class_path,
         "init_args": data.init_args,

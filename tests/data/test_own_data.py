@@ -10,21 +10,31 @@ from PIL import Image
 from medsam_tune.data.fingerprint import take_fingerprint
 from medsam_tune.data.formats import DicomFormat, NiftiFormat
 from medsam_tune.data.layouts import detect
-from medsam_tune.data.own_data import data_settings, target_of
+from medsam_tune.data.own_data import data_settings, target_of, write_needed
 from tests.data.layouts.test_layouts import PAIRED, SEVERAL, write
 from tests.dicom_files import write_series, write_study
+
+
+def built(described):
+    """Build what a recipe describes, as the parser would."""
+    room, _, kind = described["class_path"].rpartition(".")
+    arguments = {
+        key: built(value) if isinstance(value, dict) else value for key, value in described.get("init_args", {}).items()
+    }
+    return getattr(import_module(room), kind)(**arguments)
 
 
 def opened(root, target=None):
     """Detect a folder and open the source that its settings name."""
     found = take_fingerprint(root, detect(root))
-    settings = data_settings(found, target or target_of(found, "none"))
+    beside = root.parent / "mine"
+    settings = data_settings(found, target or target_of(found, "none"), beside=beside)
+    write_needed(found, beside)
     module, _, name = settings.class_path.rpartition(".")
     arguments = dict(settings.init_args)
     for key in ("format", "mask_format"):
         if key in arguments:
-            room, _, kind = arguments[key]["class_path"].rpartition(".")
-            arguments[key] = getattr(import_module(room), kind)()
+            arguments[key] = built(arguments[key])
     source = getattr(import_module(module), name)(**arguments)
     source.target = settings.keys["target"]
     if "colours" in settings.keys:
@@ -58,9 +68,9 @@ def test_source_reads_the_classes_that_were_found(tmp_path, case):
 
 
 def test_what_is_neither_image_nor_mask_is_left_out_in_few_words(tmp_path):
-    names = [f"B_{n}/B_{n}_{kind}" for n in (1, 2) for kind in ("flair.nii", "t1.nii", "t1ce.nii", "t2.nii", "seg.nii=m")]
+    names = [f"B_{n}/B_{n}_{kind}" for n in (1, 2) for kind in ("flair.nii", "other.nii", "raters.nii", "seg.nii=m")]
     found = take_fingerprint(tmp_path, detect(write(tmp_path, *names)))
-    assert data_settings(found, "binary").init_args["exclude"] == ["*_t1", "*_t1ce", "*_t2"]
+    assert data_settings(found, "binary").init_args["exclude"] == ["*_other", "*_raters"]
 
 
 def volume(path, values, spacing=(1, 1, 1)):

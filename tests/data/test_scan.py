@@ -67,6 +67,6 @@ def test_pair_of_another_ending_is_named_and_a_lone_other_file_is_not(tmp_path):
     source.open(tmp_path)
     assert (len(source), source.describe()["other_files"]) == (1, 1)
     for folder in ("images", "masks"):
-        Image.fromarray(GREY).save(tmp_path / folder / "b.webp")
-    with pytest.raises(DataError, match=r"b\.webp: pairs with b\.webp, but only \.png, .* are read \(1 such pairs: b\.webp\)"):
+        Image.fromarray(GREY).save(tmp_path / folder / "b.jp2", format="PNG")
+    with pytest.raises(DataError, match=r"b\.jp2: pairs with b\.jp2, but only \.png, .* are read \(1 such pairs: b\.jp2\)"):
         ImageFolder().open(tmp_path)

@@ -62,7 +62,10 @@ def test_cases_of_one_patient_are_one_unit_of_the_interval():
     assert "(paired over 4 cases of 2 patients, 95 %" in verdict_sentence(difference, "without a prompt")
     one = paired_difference(TUNED, UNTUNED, ("p",) * 4)
     assert one["ci95"] is None
-    assert "on the one test patient; one patient has no interval" in verdict_sentence(one, "without a prompt")
+    assert (
+        "on the one test patient, which shows nothing: it has no interval; folds=K tests every patient once"
+        in verdict_sentence(one, "without a prompt")
+    )
 
 
 def test_sentence_tells_difference_interval_and_cases():
@@ -73,7 +76,9 @@ def test_sentence_tells_difference_interval_and_cases():
     )
     one = verdict_sentence(paired_difference(scores((4, 1, 1)), scores((1, 4, 4))), "under the same prompts")
     assert one.startswith("Not shown to be better than the untuned")
-    assert one.endswith("Dice +0.600 on the one test case; one case has no interval, so nothing can be shown with it.")
+    assert one.endswith(
+        "Dice +0.600 on the one test case, which shows nothing: it has no interval; folds=K tests every case once."
+    )
 
 
 BETTER, WORSE = paired_difference(TUNED, UNTUNED), paired_difference(UNTUNED, TUNED)

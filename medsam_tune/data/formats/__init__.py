@@ -1,6 +1,7 @@
 """File formats, one a file: each reads its kind of file and writes masks as such files."""
 
 from medsam_tune.data.formats.base import Format, VolumeHeader, check_same_grid
+from medsam_tune.data.formats.channels import ChannelFiles, NiftiChannels
 from medsam_tune.data.formats.dicom import DicomFormat, DicomStructures
 from medsam_tune.data.formats.hdf5 import Hdf5Format
 from medsam_tune.data.formats.known import FORMATS, WRITERS, format_of, writer_for
@@ -15,11 +16,13 @@ from medsam_tune.data.formats.tiff import TiffFormat
 __all__ = [
     "FORMATS",
     "WRITERS",
+    "ChannelFiles",
     "DicomFormat",
     "DicomStructures",
     "Format",
     "Hdf5Format",
     "MetaImageFormat",
+    "NiftiChannels",
     "NiftiFormat",
     "NpyFormat",
     "NpzFormat",

@@ -111,7 +111,7 @@ class Format(ABC):
         holds_grey_levels: Whether ``read_image`` returns grey levels 0..255 already, whatever their type.
     """
 
-    endings: ClassVar[tuple[str, ...]]
+    endings: tuple[str, ...]
     holds_labels: ClassVar[bool] = False
     holds_grey_levels: ClassVar[bool] = False
 

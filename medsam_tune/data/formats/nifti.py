@@ -42,6 +42,7 @@ class NiftiFormat(Format):
     """Read ``.nii`` and ``.nii.gz``, NIfTI-1 and -2; masks are written as ``.nii.gz`` of the source's kind."""
 
     endings = (".nii.gz", ".nii")
+    axes = 3  # of a file, those of length 1 aside
 
     def read_header(self, path: Path) -> VolumeHeader:
         """Read shape and affine; axes of length 1 behind the third are dropped.
@@ -53,13 +54,13 @@ class NiftiFormat(Format):
             header = _checked_header(path, file)
             mm = _MM_PER_UNIT.get(header.get_xyzt_units()[0], 1.0)
             affine = np.diag([mm, mm, mm, 1.0]) @ np.asarray(header.get_best_affine(), np.float64)
-        read = VolumeHeader(path, _volume_shape(path, header), affine)
+        read = VolumeHeader(path, _volume_shape(path, header, self.axes)[:3], affine)
         _ = read.shape  # an affine without orientation is refused here
         return read
 
     def read_image(self, path: Path) -> NDArray[Any]:
         """Read the values, scaled as the header says; integers of up to 16 bits stay integers."""
-        values = _read_values(path)
+        values = _read_values(path, self.axes)
         if values.dtype.kind in "iuf" and not (values.dtype.kind in "iu" and values.dtype.itemsize <= 2):
             with np.errstate(over="ignore"):
                 values = values.astype(np.float32)
@@ -145,29 +146,43 @@ def _checked_header(path: Path, file: BinaryIO) -> Any:  # noqa: ANN401 - nibabe
     return header
 
 
-def _volume_shape(path: Path, header: Any) -> tuple[int, int, int]:  # noqa: ANN401
+def fourth_axis(path: Path) -> int:
+    """Return the length of a file's fourth axis, 1 where it has none.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+    with _opened(path) as file, _readable(path):
+        shape = _checked_header(path, file).get_data_shape()
+    return int(shape[3]) if len(shape) > 3 else 1
+
+
+def _volume_shape(path: Path, header: Any, axes: int) -> tuple[int, int, int, *tuple[int, ...]]:  # noqa: ANN401
     shape = tuple(int(length) for length in header.get_data_shape())
-    if len(shape) < 3 or set(shape[3:]) - {1}:
-        raise DataError(f"{path}: has shape {shape}, expected a volume of 3 axes. Save each channel or time point as a file.")
-    if min(shape[:3]) < 1:
+    if len(shape) < axes or set(shape[axes:]) - {1}:
+        raise DataError(
+            f"{path}: has shape {shape}, expected a volume of {axes} axes. Save each channel or time point as a file; up to "
+            "three channels are also read by data.source.format: NiftiChannels, which `medsam-tune init` writes."
+        )
+    if min(shape[:axes]) < 1:
         raise DataError(f"{path}: has shape {shape}, an axis without voxels. Replace or remove the file.")
-    return shape[0], shape[1], shape[2]
+    return shape[0], shape[1], shape[2], *shape[3:axes]
 
 
-def _read_values(path: Path) -> NDArray[Any]:
+def _read_values(path: Path, axes: int = 3) -> NDArray[Any]:
     """Read the voxels, scaled where the header asks for it, and the file to its end, where gzip keeps its checksum."""
     from nibabel.arrayproxy import ArrayProxy
 
     with _opened(path) as file, _readable(path):
         header = _checked_header(path, file)
-        shape = _volume_shape(path, header)
+        shape = _volume_shape(path, header, axes)
         _check_size(path, header, shape)
         values: NDArray[Any] = np.asanyarray(ArrayProxy(file, header, mmap=False)).reshape(shape)
         _read_to_end(path, file)
     return values
 
 
-def _check_size(path: Path, header: Any, shape: tuple[int, int, int]) -> None:  # noqa: ANN401
+def _check_size(path: Path, header: Any, shape: tuple[int, ...]) -> None:  # noqa: ANN401
     """Refuse a header that claims more than its file can hold, before anything is allocated."""
     claimed = int(header["vox_offset"]) + int(np.prod(shape, dtype=object)) * header.get_data_dtype().itemsize
     with path.open("rb") as stored:

@@ -1,4 +1,4 @@
-"""PNG, JPEG, TIFF and BMP files as arrays; whatever cannot be read exactly is refused with its path."""
+"""PNG, JPEG, TIFF, BMP, GIF, PPM and WebP files as arrays; whatever cannot be read exactly is refused with its path."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from medsam_tune.data.formats.values import check_grey_values, exact_labels
 from medsam_tune.errors import DataError
 from medsam_tune.files import write_bytes
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".webp")
 # By content and not by name: Pillow would start Ghostscript for an EPS file, whatever it is called.
-_DECODERS = ("PNG", "JPEG", "TIFF", "BMP")
+_DECODERS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP")
 # What Pillow's decoders raise on truncated or foreign bytes; a broken PNG chunk is a SyntaxError there.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, NotImplementedError, struct.error, zlib.error)
 _SPACING = "spacing_mm"
@@ -220,6 +220,23 @@ def read_colours(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     return values[..., :3], values[..., 3] == 0
 
 
+def read_values_or_colours(path: Path) -> tuple[NDArray[np.int32], bool]:
+    """Return what a mask stores (H, W): its values, or its colours as 0xRRGGBB and True; what is transparent is 0.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+    pixels = read_pixels(path)
+    if pixels.ndim == 2 or not (pixels != pixels[..., :1]).any():
+        return read_mask_values(path), False
+    with opened(path) as image:
+        if image.mode == "P":
+            return read_mask_values(path), False
+    colours, transparent = read_colours(path)
+    found, where, _ = colour_counts(colours)
+    return np.where(transparent, 0, found[where].reshape(transparent.shape)).astype(np.int32), True
+
+
 def colour_counts(colours: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return the K colours of (..., 3) as 0xRRGGBB, the place (P,) of each pixel's among them, and their pixels (K,)."""
     codes = colours.reshape(-1, 3).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
@@ -238,7 +255,7 @@ def show_colours(colours: NDArray[np.uint8], *, count: int = 5) -> str:
 def is_lossy(path: Path) -> bool:
     """Tell whether a file is compressed with losses."""
     with opened(path) as image:
-        return image.format == "JPEG"
+        return image.format in ("JPEG", "WEBP")
 
 
 def _plain(image: Image.Image, path: Path) -> NDArray[Any]:

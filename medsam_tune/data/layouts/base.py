@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from PIL import Image
 
+from medsam_tune.data.coco_files import CocoContent
 from medsam_tune.data.formats import FORMATS, DicomFormat, Format, format_of
 from medsam_tune.data.formats.dicom.reading import is_dicom
 from medsam_tune.data.formats.tiff import TiffFormat
+from medsam_tune.data.mask_files import MaskFile
+from medsam_tune.data.pair_table import Row
 from medsam_tune.data.patterns import LABEL, PathPattern
 from medsam_tune.data.scan import scan_folder
 from medsam_tune.errors import DataError
@@ -86,6 +89,9 @@ class Pairing:
         contrast: What the image shows where the folder says it, such as ``CT``.
         notes: What was decided among several possibilities, one sentence each.
         strangers: Files of the format that are neither of a pair nor without a partner.
+        listed: Whether names do not say what belongs together, so that a recipe needs a table of the pairs.
+        annotations: The objects of all images, where they stand in annotation files.
+        written: The COCO file that a recipe needs, as JSON values, where the annotation files are of another kind.
     """
 
     layout: str
@@ -102,6 +108,25 @@ class Pairing:
     mask_format: Format | None = None
     notes: tuple[str, ...] = ()
     strangers: tuple[DataFile, ...] = ()
+    listed: bool = False
+    annotations: CocoContent | None = None
+    written: object = None
+
+    def table(self, *, without: Collection[str] = ()) -> list[Row]:
+        """Return the pairs as the rows of a table.
+
+        Args:
+            without: Names of pairs that are left out.
+        """
+        classes = self.masks.choices.get(LABEL, ())
+        rows = []
+        for pair in self.pairs:
+            numbers = pair.numbers or (0,) * len(pair.masks)
+            for number, mask in zip(numbers, pair.masks, strict=True):
+                label = classes[number - 1] if classes and number else ""
+                instance = str(number) if number and not classes else ""
+                rows += [(pair.image.path, MaskFile(mask.path, label, instance))] if pair.name not in without else []
+        return rows
 
 
 class Layout(ABC):
@@ -115,7 +140,9 @@ class Layout(ABC):
 
     @abstractmethod
     def find(self, listing: Listing) -> Pairing | str:
-        """Return how the files pair, or why this is no such folder; pixels are looked at only where names say nothing.
+        """Return how the files pair, or why this is no such folder; empty where nothing speaks for this layout at all.
+
+        Pixels are looked at only where names say nothing.
 
         Raises:
             DataError: If the folder is meant to be of this layout and its description is damaged.

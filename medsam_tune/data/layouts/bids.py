@@ -22,7 +22,7 @@ class BidsFolders(Layout):
         """Pair each mask with the image whose name its own begins with, else with the subject's commonest kind of image."""
         named = [file for file in listing.files if _SUBJECT.search(file.stem)]
         if len(named) * 2 < len(listing.files) or not named:
-            return "the files are not named sub-ID_..."
+            return ""
         masks = [file for file in named if role_spans(file.stem.rpartition("/")[2].rpartition("_")[2], MASK_WORDS)]
         images = [file for file in named if file not in masks and "derivatives/" not in f"/{file.stem}"]
         if not masks or not images:

@@ -9,7 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from medsam_tune.data.formats import RasterFormat
+from medsam_tune.data.formats.raster import read_values_or_colours
 from medsam_tune.data.layouts.base import DataFile, Layout, Listing, Pairing, pairing_of
 from medsam_tune.data.layouts.several import joined_masks
 from medsam_tune.data.layouts.words import channel_span
@@ -19,6 +22,7 @@ from medsam_tune.errors import DataError
 _LOOKED_AT = 3
 # More grey levels than a mask of classes has, fewer than any photograph.
 _MOST_VALUES = 32
+_WHITE, _NEAR, _MOSTLY = 255, 25, 0.99
 
 
 class EqualNames(Layout):
@@ -87,10 +91,22 @@ def looks_like_masks(listing: Listing, files: Sequence[DataFile]) -> bool:
 
 def _few_values(listing: Listing, file: DataFile) -> bool:
     try:
-        values = np.unique(listing.format.read_labels(file.path))
+        stored = _stored_values(listing, file)
     except DataError:
         return False
-    return len(values) <= _MOST_VALUES and bool((values == 0).any())
+    values, counts = np.unique(stored, return_counts=True)
+    if len(values) <= _MOST_VALUES:
+        return bool((values == 0).any()) or int(values[-1]) > _WHITE
+    # A mask of black and white whose edges JPEG has blurred.
+    ends = counts[(values <= _NEAR) | (values >= _WHITE - _NEAR)].sum()
+    return int(values[-1]) == _WHITE and bool(ends >= _MOSTLY * counts.sum()) and bool(values[0] == 0)
+
+
+def _stored_values(listing: Listing, file: DataFile) -> NDArray[np.int32]:
+    """Return mask values, or colours 0xRRGGBB of a mask that is drawn in them."""
+    if isinstance(listing.format, RasterFormat):
+        return read_values_or_colours(file.path)[0]
+    return listing.format.read_labels(file.path)
 
 
 def _bases(stem: str) -> Iterable[str]:

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+from medsam_tune.data.folder_parts import held_out
+from medsam_tune.data.layouts.alike import EqualNumbers, EqualStems
 from medsam_tune.data.layouts.base import Layout, Listing, Pairing, list_folder, pairing_of
 from medsam_tune.data.layouts.bids import BidsFolders
+from medsam_tune.data.layouts.case_folders import EqualFiles, OneImageAFolder
+from medsam_tune.data.layouts.channels import with_fourth_axis
+from medsam_tune.data.layouts.coco import CocoFiles, LabelmeFiles, YoloFiles
 from medsam_tune.data.layouts.content import AddedWord, EqualNames
 from medsam_tune.data.layouts.dicom import DicomSeries
 from medsam_tune.data.layouts.nnunet import NnUnetFolders
 from medsam_tune.data.layouts.one_file import OneFile
-from medsam_tune.data.layouts.roles import NamedRoles
+from medsam_tune.data.layouts.roles import NamedRoles, is_mask
+from medsam_tune.data.layouts.tables import PairTable
 from medsam_tune.data.patterns import PathPattern, check_patterns
+from medsam_tune.data.scan import scan_folder
 from medsam_tune.errors import DataError
 
 LAYOUTS: tuple[Layout, ...] = (
     NnUnetFolders(),
+    CocoFiles(),
     BidsFolders(),
     OneFile(),
     DicomSeries(),
+    PairTable(),
     NamedRoles(),
+    OneImageAFolder(),
     EqualNames(),
     AddedWord(),
+    EqualStems(),
+    EqualFiles(),
+    LabelmeFiles(),
+    YoloFiles(),
+    EqualNumbers(),
 )
 """Tried in this order: what a description says, then what names say, then what pixels say."""
+
+
+_SHOWN = 8
 
 
 def detect(root: Path) -> Pairing:
@@ -43,10 +63,24 @@ def detect(root: Path) -> Pairing:
         if first is not None:
             found.append(first)
     if not found:
-        raise DataError("\n  ".join([f"{root}: no images with masks were found:", *refusals, _ADVICE]))
+        there = [f"{place}: {held}" for place, held in _what_is_there(root)]
+        told = [f"{root}: no images with masks were found. There are:", *there, *refusals, _ADVICE]
+        raise DataError("\n  ".join(told))
     best, *others = sorted(found, key=lambda pairing: -len(pairing.pairs))
     also = [f"{len(each.pairs)} pairs of {_kind(each)} lie there too and are not read" for each in others]
-    return replace(best, notes=(*best.notes, *also))
+    best = with_fourth_axis(best)
+    return replace(best, notes=(*best.notes, *also), new_images=best.new_images or _new_images(best))
+
+
+def _new_images(found: Pairing) -> str | None:
+    """Return the folder of images without masks that is called ``test``, ``val`` or the like; None where there is none."""
+    used = {pair.image.stem.rpartition("/")[0] for pair in found.pairs}
+    lonely = Counter(file.stem.rpartition("/")[0] for file in (*found.without_mask, *found.strangers))
+    fresh = [folder for folder in lonely if folder not in used and held_out(folder) and not is_mask(f"{folder}/x")]
+    if not fresh:
+        return None
+    shared = os.path.commonpath(fresh)
+    return shared if held_out(shared) else max(fresh, key=lambda folder: (lonely[folder], folder))
 
 
 def pairing_of_patterns(root: Path, images: str, masks: str) -> Pairing:
@@ -65,19 +99,42 @@ def pairing_of_patterns(root: Path, images: str, masks: str) -> Pairing:
 
 
 _ADVICE = (
-    "Put images into DIR/images and masks of the same names into DIR/masks, name a mask x_mask beside its image x, or say "
-    "where they lie: medsam-tune init DIR --images='{folder}/a/{name}' --masks='{folder}/b/{name}'."
+    "What pairs: images in DIR/images and masks of the same names in DIR/masks; a mask x_mask beside its image x; a CSV file "
+    "with the columns image and mask. Or say where they lie: medsam-tune init DIR --images='{folder}/a/{name}' "
+    "--masks='{folder}/b/{name}'."
 )
+
+
+def _what_is_there(root: Path) -> list[tuple[str, str]]:
+    """Return the folders that hold files, and how many of which kind, with a name of each; few lines for many folders."""
+    held: dict[str, Counter[str]] = defaultdict(Counter)
+    example: dict[tuple[str, str], str] = {}
+    for path in scan_folder(root, ("",)).files:
+        folder = path.parent.relative_to(root).as_posix()
+        kind = path.suffix.lower() or "no ending"
+        held[folder][kind] += 1
+        example.setdefault((folder, kind), path.name)
+    lines = [
+        (f"{folder}/", ", ".join(f"{count} {kind} ({example[folder, kind]})" for kind, count in kinds.most_common()))
+        for folder, kinds in sorted(held.items())
+    ]
+    more = [(f"and {len(lines) - _SHOWN} more folders", "of this kind")] if len(lines) > _SHOWN else []
+    return lines[:_SHOWN] + more
 
 
 def _first(listing: Listing, refusals: list[str]) -> Pairing | None:
     kind = listing.format.endings[0]
+    best: Pairing | None = None
     for layout in LAYOUTS:
+        # Masks are left that do not pair by these names: another layout may tell more.
+        if best is not None and not any(is_mask(file.stem) for file in (*best.without_image, *best.strangers)):
+            return best
         found = layout.find(listing)
         if isinstance(found, Pairing):
-            return found
-        refusals.append(f"{layout.name} ({len(listing.files)} {kind} files): {found}")
-    return None
+            best = found if best is None or len(found.pairs) > len(best.pairs) else best
+        elif found:
+            refusals.append(f"{layout.name} ({len(listing.files)} {kind} files): {found}.")
+    return best
 
 
 def _kind(pairing: Pairing) -> str:

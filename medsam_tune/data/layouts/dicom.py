@@ -20,7 +20,7 @@ class DicomSeries(Layout):
     def find(self, listing: Listing) -> Pairing | str:
         """Look for segmentations and structure sets first: they say which series they belong to."""
         if not isinstance(listing.format, DicomFormat):
-            return f"{type(listing.format).__name__} has no series"
+            return ""
         images = {file.stem: file for file in listing.files}
         found = _referring(listing, images) or _named_after(listing)
         return found or "no segmentation, structure set or mask of another format belongs to a series"

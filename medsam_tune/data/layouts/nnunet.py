@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medsam_tune.data.layouts.base import DataFile, Layout, Listing, Pairing, pairing_of
+from medsam_tune.data.layouts.channels import with_channels, with_fourth_axis
 from medsam_tune.data.patterns import PathPattern
 from medsam_tune.errors import DataError
 from medsam_tune.files import read_json
@@ -23,10 +24,10 @@ class NnUnetFolders(Layout):
     name = "nnU-Net (dataset.json)"
 
     def find(self, listing: Listing) -> Pairing | str:
-        """Pair by case; of several channels the first is read."""
+        """Pair by case; of several channels three are shown as colours."""
         described = [path for path in listing.others if path.name == DESCRIPTION]
         if not described:
-            return f"there is no {DESCRIPTION}"
+            return ""
         if len(described) > 1:
             names = ", ".join(path.parent.relative_to(listing.root).as_posix() for path in described[:5])
             raise DataError(f"{listing.root}: holds several data sets ({names}). Give the folder of one of them.")
@@ -51,16 +52,19 @@ def _paired(listing: Listing, folder: Path, content: Mapping[str, object]) -> Pa
         return "no case of imagesTr has its labels in labelsTr"
     labels, ignored, notes = _labels(content["labels"])
     channels = _names(content.get("channel_names") or content.get("modality"))
-    if len(channels) > 1:
-        second = f"'{prefix}imagesTr/{{name}}_0001'"
-        notes.append(f"of the channels {', '.join(channels)} the first is read; data.source.images: {second} is the second")
+    several = numbered and len(channels) > 1
+    if several:
+        names = {f"_{place:04d}": name for place, name in enumerate(channels)}
+        found = with_channels(found, list(names), names)
+    elif len(channels) > 1:
+        found = with_fourth_axis(found, channels)
     return replace(
         found,
         labels=labels or None,
         ignore_label=ignored,
         new_images=f"{prefix}imagesTs" if _below(listing.files, f"{prefix}imagesTs/") else None,
-        contrast=channels[0] if channels else None,
-        notes=tuple(notes),
+        contrast=channels[0] if len(channels) == 1 else None,
+        notes=(*found.notes, *notes),
     )
 
 

@@ -15,7 +15,7 @@ class OneFile(Layout):
     def find(self, listing: Listing) -> Pairing | str:
         """Take every file that has masks; one that cannot be read is taken too, and listed as a fault when it is."""
         if not listing.format.holds_labels:
-            return f"{type(listing.format).__name__} keeps no masks beside an image"
+            return ""
         everything = PathPattern("{name}")
         pairs, lonely = [], []
         for file in listing.files:

@@ -13,8 +13,18 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from medsam_tune.data.layouts.base import DataFile, Layout, Listing, Pairing, pairing_of
+from medsam_tune.data.layouts.channels import channel_endings, with_channels
 from medsam_tune.data.layouts.several import joined_masks
-from medsam_tune.data.layouts.words import CHANNEL_WORDS, IMAGE_WORDS, MASK_WORDS, Span, channel_span, role_spans
+from medsam_tune.data.layouts.words import (
+    CHANNEL_WORDS,
+    DRAWN_WORDS,
+    IMAGE_WORDS,
+    MASK_WORDS,
+    Span,
+    channel_rank,
+    channel_span,
+    role_spans,
+)
 from medsam_tune.data.patterns import PathPattern
 
 Found = dict[tuple[str, str], list[tuple[DataFile, DataFile]]]
@@ -126,6 +136,8 @@ def chosen_pairing(layout: str, listing: Listing, found: Found) -> Pairing:
     several = joined_masks(beside)
     if several is not None:
         return pairing_of(f"{layout}, several an image", listing, PathPattern(images), several)
+    if endings := channel_endings([images, *(each[0] for each in others if each[1] == masks)]):
+        return with_channels(pairing_of(layout, listing, PathPattern(images), PathPattern(masks)), endings, {})
     notes = [f"'{other[0]}' with '{other[1]}' would pair {len(merged[other])} files too" for other in others[:3]]
     return replace(pairing_of(layout, listing, PathPattern(images), PathPattern(masks)), notes=tuple(notes))
 
@@ -136,13 +148,15 @@ def best_patterns(found: Found) -> tuple[str, str]:
 
 
 def _ranked(merged: Found) -> list[tuple[str, str]]:
-    return sorted(merged, key=lambda each: (-len(merged[each]), each[0].count("{"), _channel_rank(each[0]), each))
+    most = max(map(len, merged.values()))
 
+    def rank(patterns: tuple[str, str]) -> tuple[bool, int, int, int, tuple[str, str]]:
+        images, masks = patterns
+        # A `mask` beside what an expert drew, as in DRIVE, is the field of view.
+        drawn = 2 * len(merged[patterns]) >= most and bool(role_spans(masks, DRAWN_WORDS))
+        return not drawn, -len(merged[patterns]), images.count("{"), channel_rank(images), patterns
 
-def _channel_rank(pattern: str) -> int:
-    """Prefer a contrast that shows most: FLAIR before T1 with contrast agent, then by name."""
-    preferred = ("flair", "t2f", "0000", "t1ce", "t1c")
-    return next((rank for rank, word in enumerate(preferred) if pattern.lower().endswith(word)), len(preferred))
+    return sorted(merged, key=rank)
 
 
 def _mask_rests(file: DataFile) -> Iterator[Rest]:
@@ -170,7 +184,9 @@ def _image_rests(file: DataFile) -> Iterator[Rest]:
     for rest in _rests(file, IMAGE_WORDS):
         yield rest
         last = file.stem.rpartition("/")[2]
-        span = channel_span(last) or (Span(0, len(last)) if last.lower() in CHANNEL_WORDS else None)
+        part = re.search(r"[_\-. ](?:training|train|test)$", last, re.IGNORECASE)
+        channel = channel_span(last) or (Span(0, len(last)) if last.lower() in CHANNEL_WORDS else None)
+        span = channel if part is None else Span(part.start(), part.end())
         if span is not None:
             offset = len(file.stem) - len(last)
             kept = [place for place in rest.kept if not span.start <= place - offset < span.end]

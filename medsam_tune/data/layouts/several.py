@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
-from medsam_tune.data.layouts.words import IMAGE_WORDS, MASK_WORDS, tokens
+from medsam_tune.data.layouts.words import IMAGE_WORDS, MASK_WORDS, SAYS_NOTHING, tokens
 from medsam_tune.data.patterns import INSTANCE, LABEL, PathPattern
 
 _SEPARATORS = " _-./"
@@ -60,5 +60,6 @@ def _begin(texts: Sequence[str]) -> str:
 
 
 def _are_alternatives(middles: Sequence[str]) -> bool:
-    """Tell whether what differs are only words for masks or images: two annotations of the same thing."""
-    return any(all(word in MASK_WORDS | IMAGE_WORDS or word.isdigit() for word, _ in tokens(middle)) for middle in middles)
+    """Tell whether what differs are only words for masks, images or people: two annotations of the same thing."""
+    known = MASK_WORDS | IMAGE_WORDS | SAYS_NOTHING
+    return any(all(word in known or word.isdigit() for word, _ in tokens(middle)) for middle in middles)

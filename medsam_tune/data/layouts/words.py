@@ -13,16 +13,23 @@ def _words(text: str) -> frozenset[str]:
 MASK_WORDS = _words(
     "mask masks msk seg segs segm segmentation segmentations segmented label labels lbl lbls labelmap labelmaps gt gts truth "
     "groundtruth groundtruths annotation annotations annotated anno annos annot annots ann manual target targets roi rois dseg "
-    "delineation delineations contour contours"
+    "delineation delineations contour contours maske masken segmentierung segmentierungen masque masques mascara mascaras "
+    "segmentacion segmentaciones maschera maschere segmentazione segmentazioni masker maskers"
 )
 """Words that say that a file is a mask."""
+DRAWN_WORDS = _words("manual gt gts truth groundtruth annotation annotations seg segmentation segmentations")
+"""Words that say that somebody drew a mask, which beside them may be anything."""
 IMAGE_WORDS = _words(
     "image images img imgs imaging im scan scans volume volumes vol vols raw original originals orig input inputs photo photos "
-    "picture pictures data"
+    "picture pictures data bild bilder aufnahme aufnahmen imagen imagenes immagine immagini"
 )
 """Words that say that a file is an image."""
 CHANNEL_WORDS = _words("flair t1 t1w t1ce t1c t1n t1gd t2 t2w t2f dwi adc pd pdw ct pet suv cbf cbv mtt tmax")
 """Contrasts of one patient that lie as files beside each other."""
+SAYS_NOTHING = _words(
+    "class classes object objects instance instances semantic expert observer rater reader annotator ho st nd rd"
+)
+"""Words for who drew a mask, or in which form: masks that differ by them alone show the same thing."""
 # Words that only say more about the word before or after them: imagesTr, 1st_manual, manual1, ground truth, _final.
 _COMPANIONS = _words("tr ts ground st nd rd final png jpg")
 _TOKEN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
@@ -80,6 +87,17 @@ def channel_span(part: str) -> Span | None:
     if found is None or not (found[1].isdigit() or found[1].lower() in CHANNEL_WORDS):
         return None
     return Span(found.start(), found.end())
+
+
+def channel_rank(name: str) -> int:
+    """Prefer a contrast that shows most: FLAIR before T1 with contrast agent, then T2, then by name; less is better.
+
+    Example:
+        >>> sorted(["x_t1", "x_t1ce", "x_flair"], key=channel_rank)
+        ['x_flair', 'x_t1ce', 'x_t1']
+    """
+    preferred = ("flair", "t2f", "0000", "t1ce", "t1c", "t1gd", "t2w", "t2")
+    return next((rank for rank, word in enumerate(preferred) if name.lower().endswith(word)), len(preferred))
 
 
 def _with_separators(part: str, spans: list[Span]) -> list[Span]:

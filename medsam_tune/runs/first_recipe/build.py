@@ -14,7 +14,7 @@ import torch
 from medsam_tune.backbone.input_rules import INPUT_RULES
 from medsam_tune.data.fingerprint import Fingerprint
 from medsam_tune.data.folder_parts import split_by_folders
-from medsam_tune.data.own_data import Prompt, data_settings, target_of
+from medsam_tune.data.own_data import Prompt, data_settings, target_of, write_needed
 from medsam_tune.data.split_file import save_splits
 from medsam_tune.runs.build import build
 from medsam_tune.runs.first_recipe.cost import Cost, measure_cost
@@ -60,7 +60,8 @@ def make_first_recipe(
     """
     gpu = torch.cuda.is_available()
     side = INPUT_RULES["lite_medsam"].side
-    data = data_settings(found, target := target_of(found, prompt), side=side)
+    beside = file.with_suffix("")
+    data = data_settings(found, target := target_of(found, prompt), side=side, beside=beside)
     classes = len(found.rule.labels) if target == "per_class" else 1
     method = choose_method(Means(prompt, classes, found.n_patients(), gpu))
     parts = RecipeParts(found.root.name, found, method, data, plan_length(found, data, gpu=gpu), side)
@@ -69,7 +70,8 @@ def make_first_recipe(
         save_splits(split_by_folders(of_folders, found.patients()), split_file)
         parts = replace(parts, split_file=split_file)
     start = shlex.join(["medsam-tune", "run", str(file)])
-    say("Checking that the recipe reads every file ...")
+    write_needed(found, beside)
+    say("Building the network ...")
     cli = _built(recipe_text(parts, start=start, cost=None))
     cost = None
     if timed:
@@ -82,6 +84,7 @@ def _built(text: str) -> MedsamCLI:
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / "first.yaml"
         recipe.write_text(text, encoding="utf-8")
-        cli = build(recipe, [f"--run.folder={folder}"])
+        # Every file was read for the fingerprint a moment ago.
+        cli = build(recipe, [f"--run.folder={folder}", "--data.read_first=false"])
         cli.discard_unused_folder()
         return cli

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from medsam_tune.data.fingerprint import FEW_PIXELS, Fingerprint
+from medsam_tune.data.layouts.base import Pairing
 from medsam_tune.data.own_data import DataSettings
 from medsam_tune.data.pairing import first_names
 from medsam_tune.runs.first_recipe.length import Length
 from medsam_tune.runs.first_recipe.method import Method
 from medsam_tune.runs.recipe_files import bundled_recipe
+
+FEW_PATIENTS = 10
+"""Below that many patients a first recipe says how all of them are tested."""
 
 _WIDTH = 118
 _PLAIN = re.compile(r"[A-Za-z_][\w\-/]*")
@@ -59,6 +64,29 @@ def recipe_text(parts: RecipeParts, *, start: str, cost: str | None) -> str:
     )
 
 
+def predict_command(found: Fingerprint) -> str:
+    """Return how new images are predicted, those of the folder where it has any."""
+    fresh = found.pairing.new_images
+    return shlex.join(
+        ["medsam-tune", "predict", "RUN", "NEW_IMAGES" if fresh is None else str(found.root / fresh), "-o", "OUT"]
+    )
+
+
+def few_cases(found: Fingerprint, start: str) -> str:
+    """Say how a few patients are all tested, in one sentence."""
+    count = found.n_patients()
+    tested = max(1, round(count * 0.2))
+    return (
+        f"{tested} of {count} patients {'is' if tested == 1 else 'are'} tested, which shows little; `{start} "
+        f"folds={min(5, count)}` trains once a part and tests each of them"
+    )
+
+
+def has_few_cases(found: Fingerprint) -> bool:
+    """Tell whether a first recipe should say how all patients are tested; where folders make the split they cannot be."""
+    return found.n_patients() < FEW_PATIENTS and not found.parts()
+
+
 def describe(found: Fingerprint, side: int) -> list[str]:
     """Return what a folder is, in a few lines; the first word of each is its heading."""
     facts, pairing = found.facts, found.pairing
@@ -67,7 +95,7 @@ def describe(found: Fingerprint, side: int) -> list[str]:
     kinds = {"one object": "one kind of object", "classes": f"classes {names}", "colours": f"colours {names}"}
     many = f"{found.n_slices()} slices of {len(facts)} volumes" if found.is_volume else f"{len(facts)} images"
     lines = [
-        f"Data: {many} with masks ({pairing.layout}): images at {pairing.images.text}, masks at {pairing.masks.text}",
+        f"Data: {many} with masks ({pairing.layout}){_places(pairing)}",
         f"Patients: {_patients(found)}",
         f"Images: {_most(' x '.join(map(str, each.shape)) for each in facts)} pixels, "
         f"{_most(f'{each.dtype}, {each.channels} channel' + 's' * (each.channels > 1) for each in facts)}"
@@ -77,6 +105,16 @@ def describe(found: Fingerprint, side: int) -> list[str]:
         f"at the input's {side} x {side}; {found.empty_share():.0%} of the masks looked at are empty",
     ]
     return lines + [f"Note: {note}" for note in _notes(found)]
+
+
+def _places(pairing: Pairing) -> str:
+    """Say where images and masks lie; of pairs that no pattern describes, show the first."""
+    if pairing.annotations is not None:
+        return ""
+    if not pairing.listed:
+        return f": images at {pairing.images.text}, masks at {pairing.masks.text}"
+    first = pairing.pairs[0]
+    return f", such as {first.image.path.name} with {first_names([mask.path.name for mask in first.masks])}"
 
 
 def _notes(found: Fingerprint) -> list[str]:
@@ -97,7 +135,9 @@ def _opening(parts: RecipeParts, start: str, cost: str | None) -> list[str]:
     length, method = parts.length, parts.method
     trained = f"{method.told[0].upper()}{method.told[1:]}"
     lines = [
-        f"{trained}, on the images of {parts.name}. Written by `medsam-tune init`; change what you like.",
+        f"{trained}, on the images of {parts.name}.",
+        "",
+        "Written by `medsam-tune init`; change what you like.",
         "",
         *describe(parts.found, parts.side),
         f"Method: {method.recipe}, because: {method.why}. Trained: {method.told}; the rest of SAM stays frozen",
@@ -105,7 +145,8 @@ def _opening(parts: RecipeParts, start: str, cost: str | None) -> list[str]:
         f"{length.warmup_steps} warm up the learning rate",
         *([f"Cost: {cost}"] if cost else []),
         f"Start: {start}",
-        "Predict: medsam-tune predict RUN NEW_IMAGES -o OUT",
+        *([f"Few: {few_cases(parts.found, start)}"] if has_few_cases(parts.found) else []),
+        f"Predict: {predict_command(parts.found)}",
     ]
     return [wrapped for line in lines for wrapped in _comment(line)]
 
@@ -114,7 +155,7 @@ def _comment(line: str) -> list[str]:
     heading = re.match(r"[A-Z][a-z]+: ", line)
     hanging = "#" + " " * 11
     text = line if heading is None else f"{heading[0].strip():<10}{line[heading.end() :]}"
-    if heading and heading[0] == "Start: ":
+    if heading and heading[0] in ("Start: ", "Predict: "):
         return [f"# {text}"]
     return textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent=hanging if heading else "# ") or ["#"]
 

@@ -74,7 +74,7 @@ PAIRED = {
     ),
     "contrasts of BraTS": (
         [f"B_{n}/B_{n}_{kind}" for n in (1, 2) for kind in ("flair.nii", "t1.nii", "t1ce.nii", "t2.nii", "seg.nii=m")],
-        "{name}_flair",
+        "{name}",
         "{name}_seg",
     ),
     "LiTS": (
@@ -198,13 +198,14 @@ def test_decathlon_names_labels_the_other_way_round(tmp_path):
     assert (found.images.text, found.labels) == ("imagesTr/{name}", {"Anterior": [1]})
 
 
-def test_of_several_channels_the_first_is_read_and_that_is_said(tmp_path):
+def test_of_several_channels_up_to_three_are_shown_as_colours_and_that_is_said(tmp_path):
     names = [f"imagesTr/{case}_000{channel}.nii.gz" for case in "ab" for channel in (0, 1)]
     write(tmp_path, *names, "labelsTr/a.nii.gz=m", "labelsTr/b.nii.gz=m")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"x": 1}, "channel_names": {"0": "T1", "1": "T2"}}))
     found = detect(tmp_path)
-    assert [pair.image.stem for pair in found.pairs] == ["imagesTr/a_0000", "imagesTr/b_0000"]
-    assert "of the channels T1, T2 the first is read" in found.notes[0]
+    assert [pair.image.stem for pair in found.pairs] == ["imagesTr/a_0001", "imagesTr/b_0001"]
+    assert found.format.channels == ["_0001", "_0000"]
+    assert "2 channels (T1, T2), of which an image shows up to three: T2 is red, T1 is green" in found.notes[0]
 
 
 def test_files_of_image_and_mask_are_taken_where_they_hold_masks(tmp_path):
