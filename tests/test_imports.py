@@ -45,7 +45,7 @@ ROOMS = {
     "nrrd": ("data/",),
     "tifffile": ("data/",),
     "h5py": ("data/",),
-    "pycocotools": ("data/coco.py",),
+    "pycocotools": ("data/coco_files.py",),
     "pydicom": ("data/", "inference/"),
     "highdicom": ("data/", "inference/"),
     "matplotlib": ("evaluation/",),

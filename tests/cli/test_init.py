@@ -197,7 +197,25 @@ def case_layouts():
         mask[..., 0], mask[:6, :6, 2] = disc(number), 255
         Image.fromarray(mask).save(root / f"masks/{number}.png")
 
-    return [two_folders, suffix, prefix, patients, nnunet, bids, case_folders, class_files, class_volumes, colours]
+    def one_name(root, number):
+        write_image(root, f"s{number}.jpg", f"s{number}.png", number)
+
+    def contrasts(root, number):
+        for scale, name in enumerate(("t1", "flair", "t2")):
+            write_image(root, f"B{number}/B{number}_{name}.nii.gz", f"B{number}/B{number}_seg.nii.gz", number + scale, value=1)
+
+    def annotations(root, number):
+        write_image(root, f"images/{number}.png", "gone.png", number)
+        (root / "gone.png").unlink()
+        content = json.loads((root / "all.json").read_text()) if number else {"images": [], "annotations": []}
+        content["images"].append({"id": number, "file_name": f"{number}.png", "height": 40, "width": 48})
+        corners = [10 + number, 12, 24 + number, 12, 24 + number, 28, 10 + number, 28]
+        shape = {"id": number, "image_id": number, "category_id": 1, "segmentation": [corners]}
+        content["annotations"].append(shape)
+        (root / "all.json").write_text(json.dumps({**content, "categories": [{"id": 1, "name": "disc"}]}))
+
+    usual = [two_folders, suffix, prefix, patients, nnunet, bids, case_folders, class_files, class_volumes, colours]
+    return [*usual, one_name, contrasts, annotations]
 
 
 @pytest.mark.slow

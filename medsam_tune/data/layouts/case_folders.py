@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -61,8 +62,9 @@ def _by_pattern(listing: Listing, cases: Mapping[str, tuple[DataFile, list[DataF
         if not between:
             return None
         below = f"{between}/{{{INSTANCE}}}"
-    of_image = image.stem.removeprefix(f"{folder}/").replace(name, "{name}")
-    patterns = (f"{prefix}/{of_image}", f"{prefix}/{below.replace(name, '{name}')}")
+    whole = re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])")
+    of_image, of_mask = (whole.sub("{name}", text) for text in (image.stem.removeprefix(f"{folder}/"), below))
+    patterns = (f"{prefix}/{of_image}", f"{prefix}/{of_mask}")
     return pairing_of(OneImageAFolder.name, listing, *map(PathPattern, patterns))
 
 
