@@ -46,6 +46,7 @@ class Models:
         formats: Who reads files.
         label: The class that is shown.
         finds_alone: Whether it finds its object without a prompt, as it was trained to.
+        knows_boxes_alone: Whether it learnt from boxes and no points, so that a click alone is answered badly.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Models:
     formats: Sequence[Format]
     label: str | None = None
     finds_alone: bool = False
+    knows_boxes_alone: bool = False
 
     @classmethod
     def of(cls, model: AskedModel, *, label: str | None = None) -> Models:
@@ -76,6 +78,7 @@ class Models:
             model.formats,
             label,
             finds_alone=not model.is_untuned and segmenter.asks_user() is None,
+            knows_boxes_alone=_knows_boxes_alone(model),
         )
 
     @property
@@ -102,9 +105,7 @@ class Models:
         segmenter = self.segmenter
         if not (self.finds_candidates() and isinstance(segmenter, SamSegmenter)):
             raise ValueError(f"{type(segmenter).__name__} cannot be asked for all that it sees. Draw a box or click.")
-        base = segmenter.base_weights().name
-        boxes = asked_kinds(segmenter) == ("boxes",) or (segmenter.asks_user() is None and base in _BOX_WEIGHTS)
-        settings = (_BOXES if boxes else _POINTS).as_priors()
+        settings = (_BOXES if self.knows_boxes_alone else _POINTS).as_priors()
         image = image_tensor(slices.levels(position), intensity=AS_STORED)
         found: NDArray[np.bool_] = AutomaticMaskGenerator(segmenter.backbone, settings).generate(image).masks.numpy()
         return found
@@ -116,3 +117,11 @@ class Models:
             name = self.label or classes[0]
             return class_values(classes, groups)[name], meaning_of(name, groups).name
         return whole_value(groups, is_volume=is_volume), meaning_of_whole(groups).name
+
+
+def _knows_boxes_alone(model: AskedModel) -> bool:
+    segmenter = model.predictor.segmenter
+    if model.is_untuned:
+        weights = segmenter.base_weights()
+        return weights is not None and weights.name in _BOX_WEIGHTS
+    return asked_kinds(segmenter) == ("boxes",)

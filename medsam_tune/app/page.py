@@ -31,7 +31,7 @@ STYLE = """
 footer { display: none !important; }
 .gradio-container { max-width: 1500px !important; }
 #title h1 { margin: 0; font-size: 1.35rem; } #title p { margin: .1rem 0 0; opacity: .75; }
-#status p { margin: 0; }
+#status { padding: 0 .2rem; } #status p { margin: 0; }
 """
 
 
@@ -80,13 +80,15 @@ class Page:
     def _controls(self) -> dict[str, Any]:
         import gradio as gr
 
-        tools = self._tools()
-        models = self.models
+        tools, models = self._tools(), self.models
+        first = next(iter(tools.values()))
         found = {
             "files": gr.File(label="Image or volume", file_count="multiple", elem_id="files", height=120),
             "slice": gr.Slider(0, 1, step=1, value=0, label="Slice", interactive=True, visible=False, elem_id="slice"),
-            "tool": gr.Radio(list(tools.items()), value=next(iter(tools.values())), label="Draw", elem_id="tool"),
-            "radius": gr.Slider(1, 40, step=1, value=4, label="Brush, pixels", visible=False, elem_id="radius"),
+            "tool": gr.Radio(list(tools.items()), value=first, label="Draw", elem_id="tool"),
+            "radius": gr.Slider(
+                1, 40, step=1, value=4, label="Brush, pixels", visible=first in (_PAINT, _ERASE), elem_id="radius"
+            ),
             "find": gr.Button(
                 "Automatic" if models.finds_alone else "Automatic: find everything",
                 variant="primary",
@@ -125,7 +127,8 @@ class Page:
         parts["tool"].change(self._choose, [parts["tool"]], [parts["radius"], *views], **quiet)
 
         def on_view(held: OpenedCase | None, position: int, tool: str, radius: float, event: gr.EventData) -> list[Any]:
-            return self._drawn(held, position, tool, radius, event._data or {})
+            sent = {name: getattr(event, name, None) for name in ("trail", "steps")}
+            return self._drawn(held, position, tool, radius, sent)
 
         # Gradio finds the event by this annotation, and could not evaluate it: the package is imported late.
         on_view.__annotations__["event"] = gr.EventData
@@ -182,6 +185,8 @@ class Page:
             return f"{where}{len(state.candidates)} found. Click on those that you want; *Click: not object* takes one away."
         if state.prompts.points and not state.prompts.asks:
             return f"{where}waiting for a click on the object, or a box."
+        if self.models.knows_boxes_alone and state.prompts.points and state.prompts.box is None and not state.corrected:
+            return f"{where}this model learnt from boxes: it answers a click alone badly. Draw a box first, then click."
         size = "no mask yet" if state.mask is None else f"{int(state.mask.sum()):,} pixels"
         return f"{where}{size}" + (f" · {answered} slices have a mask" if len(case.slices) > 1 and answered else "")
 
@@ -197,7 +202,7 @@ class Page:
 
         if case is None:
             return [gr.skip(), *self._blank(), f"{_WELCOME} first."]
-        if "steps" in data:
+        if data["steps"]:
             turned = min(max(position + (1 if data["steps"] > 0 else -1), 0), len(case.slices) - 1)
             return [turned, *self._show(case, turned)]
         return [gr.skip(), *self._step(lambda held, place: _use(held, place, tool, radius, data))(case, position)]

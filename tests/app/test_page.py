@@ -140,7 +140,7 @@ def test_draw_correct_download_and_save(seat, models, tmp_path):
     seat.choose("Click: object")
     seat.click(12, 9, view="untuned")
     same.click(3, 12, 9, positive=True)
-    seat.sees(same, 3)
+    seat.reads("slice 3 of 5, this model learnt from boxes")
     seat.choose("Erase")
     seat.page.locator("#radius").wait_for(state="visible", timeout=SECONDS)
     # No pixel's middle lies on the rim of this stroke, so the mouse's rounding does not count.

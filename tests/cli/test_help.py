@@ -8,7 +8,7 @@ import pytest
 
 from medsam_tune.cli import LIGHTNING_COMMANDS, OWN_COMMANDS, main
 
-HEAVY = {"torch", "lightning", "jsonargparse", "numpy", "monai"}
+HEAVY = {"torch", "lightning", "jsonargparse", "numpy", "monai", "gradio", "fastapi", "uvicorn", "blosc2", "nnInteractive"}
 
 
 def test_no_help_imports_what_takes_seconds():
