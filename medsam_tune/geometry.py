@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medsam_tune.masks import Box, ObjectMasks
+
 SAM_MEAN = (123.675, 116.28, 103.53)
 SAM_STD = (58.395, 57.12, 57.375)
 
@@ -143,22 +145,30 @@ def _mean_over_areas(image: Tensor, size: tuple[int, int], *, eight_bit: bool) -
     return (mean + 0.5).floor() if image.shape[-2:] == (2 * size[0], 2 * size[1]) else mean.round()
 
 
-def masks_to_input(masks: Tensor, frame: Frame, side: int) -> Tensor:
-    """Resize masks (N, H, W) bool to the input frame by nearest neighbour: (N, S, S) bool.
+def masks_to_input(masks: ObjectMasks, frame: Frame, side: int) -> ObjectMasks:
+    """Resize N masks (H, W) to the input frame by nearest neighbour: N masks (S, S).
 
     An object that no input pixel's centre hits keeps the input pixel that holds the middle one of its pixels, and one longer
     than an input pixel, such as a thin line, all that hold one of its pixels: training never takes it for absent or for a dot.
     """
-    if masks.shape[0] == 0:
-        return masks.new_zeros((0, side, side))
-    rows, columns = (_nearest(length, to) for length, to in zip(masks.shape[-2:], frame.input_size, strict=True))
-    # By index, not as numbers: hundreds of objects at 4 bytes a pixel would fill the memory.
-    resized = masks[:, rows[:, None], columns]
-    for row in (~resized.flatten(1).any(dim=1)).nonzero()[:, 0].tolist():
-        pixels = masks[row].nonzero().cpu()
-        if len(pixels):
-            resized[row].index_put_(_held_by(pixels, frame), resized.new_ones(()))
-    return pad_to_side(resized, side)
+    taken = [_nearest(length, to) for length, to in zip(masks.size, frame.input_size, strict=True)]
+    pieces = zip(masks.pieces(), masks.boxes, strict=True)
+    return ObjectMasks.of_pieces((_piece_to_input(piece, box, taken, frame) for piece, box in pieces), (side, side))
+
+
+def _piece_to_input(piece: Tensor, box: Box, taken: Sequence[Tensor], frame: Frame) -> tuple[Tensor, tuple[int, int]]:
+    """Resize what a box of the original shows; return it with the row and column of the input frame at which it begins."""
+    # The pixels taken are in order, so a box takes a run of them.
+    spans = [torch.searchsorted(pixels, torch.tensor([box[i], box[i + 2]])).tolist() for i, pixels in enumerate(taken)]
+    rows, columns = (pixels[slice(*span)] - box[i] for i, (pixels, span) in enumerate(zip(taken, spans, strict=True)))
+    resized = piece[rows[:, None], columns]
+    if not piece.numel() or resized.any():
+        return resized, (spans[0][0], spans[1][0])
+    held = _held_by(piece.nonzero() + torch.tensor(box[:2]), frame)
+    top, left = (int(places.min()) for places in held)
+    shown = torch.zeros([int(places.max()) - int(places.min()) + 1 for places in held], dtype=torch.bool)
+    shown[held[0] - top, held[1] - left] = True
+    return shown, (top, left)
 
 
 def _held_by(pixels: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from medsam_tune.masks import ObjectMasks
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -49,7 +51,7 @@ class Sample:
 
     Attributes:
         image: (3, H, W) float32 in 0..255, after the source's recorded window or percentile rule.
-        masks: (N, H, W) bool, one object a row; N may be 0.
+        masks: N masks (H, W), one object a row; N may be 0. A tensor (N, H, W) bool is taken too.
         labels: (N,) int64, the label of each row.
         image_id: Unique name of the image within its source.
         case_id: What a metric and an output file are for: an image, or the volume it is a slice of.
@@ -66,7 +68,7 @@ class Sample:
     """
 
     image: Tensor
-    masks: Tensor
+    masks: ObjectMasks
     labels: Tensor
     image_id: str
     case_id: str
@@ -81,10 +83,13 @@ class Sample:
     object_ids: Tensor | None = None
     tile: Tile | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "masks", _cut(self.masks))
+
     def rows(self, rows: Tensor) -> Sample:
         """Return the sample with the objects at ``rows`` alone: (n,) int64 positions or (N,) bool."""
         ids = None if self.object_ids is None else self.object_ids[rows]
-        return replace(self, masks=self.masks[rows], labels=self.labels[rows], object_ids=ids)
+        return replace(self, masks=self.masks.rows(rows), labels=self.labels[rows], object_ids=ids)
 
 
 PromptKind = Literal["points", "boxes", "mask_inputs"]
@@ -151,16 +156,21 @@ class Truth:
     """Hold the true masks of the objects that are asked for; no prompt encoder and no backbone ever sees them.
 
     Attributes:
-        masks: (N, 1, S, S) bool in the input frame.
-        original_masks: B tensors (n_b, H, W) bool: the same objects at the original size, in the same order.
+        masks: N masks (S, S) in the input frame. A tensor (N, 1, S, S) bool is taken too.
+        original_masks: For each of B images n_b masks (H, W): the same objects at the original size, in the same order. Tensors
+            (n_b, H, W) bool are taken too.
     """
 
-    masks: Tensor
-    original_masks: tuple[Tensor, ...]
+    masks: ObjectMasks
+    original_masks: tuple[ObjectMasks, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "masks", _cut(self.masks))
+        object.__setattr__(self, "original_masks", tuple(_cut(masks) for masks in self.original_masks))
 
     def to(self, device: torch.device | str) -> Truth:
         """Return the truth with the masks of the input frame on ``device``; those of the original size stay, for scoring."""
-        return Truth(_moved(self.masks, device), self.original_masks)
+        return Truth(self.masks.to(device), self.original_masks)
 
 
 @dataclass(frozen=True)
@@ -263,7 +273,7 @@ class SegmentationBatch:
         tensors = {n: v[start:stop] for n, v in _tensors(self).items() if n not in per_object}
         lists: dict[str, Any] = {f.name: v[start:stop] for f in fields(self) if isinstance(v := getattr(self, f.name), tuple)}
         queries = self.queries.rows(objects)
-        truth = self.truth and Truth(self.truth.masks[objects], self.truth.original_masks[start:stop])
+        truth = self.truth and Truth(self.truth.masks.rows(objects), self.truth.original_masks[start:stop])
         return replace(
             self,
             **tensors,
@@ -304,12 +314,12 @@ class SegmentationBatch:
 
     @property
     def masks(self) -> Tensor:
-        """Return the true masks (N, 1, S, S) bool in the input frame; a ValueError where nobody knows them."""
-        return self.known_truth.masks
+        """Return the true masks (N, 1, S, S) bool in the input frame, as planes; a ValueError where nobody knows them."""
+        return self.known_truth.masks.dense()[:, None]
 
     @property
-    def original_masks(self) -> tuple[Tensor, ...]:
-        """Return the true masks, B tensors (n_b, H, W) bool; a ValueError where nobody knows them."""
+    def original_masks(self) -> tuple[ObjectMasks, ...]:
+        """Return the true masks of each image at its own size; a ValueError where nobody knows them."""
         return self.known_truth.original_masks
 
     @property
@@ -331,6 +341,10 @@ class SegmentationBatch:
     def n_objects(self) -> int:
         """Return N."""
         return self.queries.n_objects
+
+
+def _cut(masks: ObjectMasks | Tensor) -> ObjectMasks:
+    return masks if isinstance(masks, ObjectMasks) else ObjectMasks.of(masks.flatten(0, -3))
 
 
 def _moved(tensor: Tensor, device: torch.device | str) -> Tensor:

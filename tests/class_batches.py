@@ -16,7 +16,9 @@ def make_class_batch(
     """Rectangles as classes; the last image does not show the first class."""
     batch = make_batch(side=side, sizes=sizes, objects=(n_classes,) * len(sizes), seed=seed)
     masks, original = [], []
-    for row, (inputs, stored) in enumerate(zip(batch.masks.split(n_classes), batch.original_masks, strict=True)):
+    for row, (inputs, stored) in enumerate(
+        zip(batch.masks.split(n_classes), (m.dense() for m in batch.original_masks), strict=True)
+    ):
         shown = torch.tensor([row + 1 < len(sizes), *[True] * (n_classes - 1)])
         masks.append(_disjoint(inputs) & shown[:, None, None, None])
         original.append(_disjoint(stored) & shown[:, None, None])

@@ -8,6 +8,7 @@ import torch
 
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.geometry import InputRule, image_to_input, masks_to_input
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.prompt_encoders.base import PromptEncoder
 from medsam_tune.prompt_encoders.sam import SamPromptEncoder
 from medsam_tune.types import EncoderInput, ImageEmbeddings, PromptEmbeddings, Queries, SegmentationBatch, Truth
@@ -35,7 +36,7 @@ def make_batch(
         image_in, frame = image_to_input(image, rule)
         images.append(image_in)
         frames.append(frame)
-        masks.append(masks_to_input(objs, frame, rule.side)[:, None])
+        masks.append(masks_to_input(ObjectMasks.of(objs), frame, rule.side).dense()[:, None])
         original.append(objs)
         index += [row] * count
     n = len(sizes)

@@ -19,6 +19,11 @@ from medsam_tune.geometry import (
     resize_region,
     valid_region,
 )
+from medsam_tune.masks import ObjectMasks
+
+
+def _to_input(masks: torch.Tensor, frame: Frame, side: int) -> torch.Tensor:
+    return masks_to_input(ObjectMasks.of(masks), frame, side).dense()
 
 
 def _one_pixel(size, y, x):
@@ -30,12 +35,12 @@ def _one_pixel(size, y, x):
 @pytest.mark.parametrize(("y", "x", "expected"), [(50, 101, [2, 5]), (0, 0, [0, 0]), (199, 199, [9, 9]), (61, 137, [3, 6])])
 def test_object_too_small_to_be_hit_keeps_the_input_pixel_it_lies_in(y, x, expected):
     frame = make_frame((200, 200), InputRule(side=10))
-    assert masks_to_input(_one_pixel((200, 200), y, x), frame, 10)[0].nonzero().tolist() == [expected]
+    assert _to_input(_one_pixel((200, 200), y, x), frame, 10)[0].nonzero().tolist() == [expected]
 
 
 def test_small_object_beside_padding_stays_in_the_image():
     frame = make_frame((100, 200), InputRule(side=10))
-    assert masks_to_input(_one_pixel((100, 200), 99, 199), frame, 10)[0].nonzero().tolist() == [[4, 9]]
+    assert _to_input(_one_pixel((100, 200), 99, 199), frame, 10)[0].nonzero().tolist() == [[4, 9]]
 
 
 def test_no_object_of_any_size_vanishes_and_none_appears():
@@ -44,7 +49,7 @@ def test_no_object_of_any_size_vanishes_and_none_appears():
     masks = torch.zeros(101, 200, 200, dtype=torch.bool)
     for row, (y, x) in enumerate(corners):
         masks[row, y : y + 1 + row % 10, x : x + 1 + row % 7] = True
-    seen = masks_to_input(masks, make_frame((200, 200), InputRule(side=16)), 16).flatten(1).any(dim=1)
+    seen = _to_input(masks, make_frame((200, 200), InputRule(side=16)), 16).flatten(1).any(dim=1)
     assert seen[:100].all()
     assert not seen[100]
 
@@ -54,7 +59,7 @@ def test_thin_line_that_is_not_hit_keeps_its_length_and_two_dots_their_distance(
     masks = torch.zeros(2, 200, 200, dtype=torch.bool)
     masks[0, 40:100, 61] = True  # rows 2 to 4 of 10, between the centres of columns 3 and 4
     masks[1, 1, 1] = masks[1, 199, 199] = True
-    assert masks_to_input(masks, frame, 10).nonzero().tolist() == [[0, 2, 3], [0, 3, 3], [0, 4, 3], [1, 0, 0], [1, 9, 9]]
+    assert _to_input(masks, frame, 10).nonzero().tolist() == [[0, 2, 3], [0, 3, 3], [0, 4, 3], [1, 0, 0], [1, 9, 9]]
 
 
 def test_object_that_is_hit_is_the_nearest_neighbours_own():
@@ -62,7 +67,7 @@ def test_object_that_is_hit_is_the_nearest_neighbours_own():
     masks[0, 8:24, 12:20] = True
     expected = torch.zeros(1, 10, 10, dtype=torch.bool)
     expected[0, 2:6, 3:5] = True
-    assert torch.equal(masks_to_input(masks, make_frame((40, 40), InputRule(side=10)), 10), expected)
+    assert torch.equal(_to_input(masks, make_frame((40, 40), InputRule(side=10)), 10), expected)
 
 
 def _frames():
@@ -87,7 +92,7 @@ def test_moved_box_of_an_object_is_the_box_of_the_moved_object_to_half_a_pixel()
         # An object that no input pixel's centre hits is drawn as one pixel, whose box is another matter.
         hit = F.interpolate(mask[None].float(), frame.input_size, mode="nearest-exact").any()
         if hit:
-            expected = masks_to_boxes(masks_to_input(mask, frame, side))[0].double()
+            expected = masks_to_boxes(_to_input(mask, frame, side))[0].double()
             assert (boxes_to_input(_box(rows, columns), frame) - expected).abs().max() <= 0.5 + 1e-6
             seen += 1
     assert seen > 100
@@ -106,7 +111,7 @@ def test_box_that_shrinks_below_a_pixel_stays_where_the_object_is_kept():
     masks = _one_pixel((200, 200), 61, 137)
     moved = boxes_to_input(masks_to_boxes(masks), frame)
     assert moved[0, :2].tolist() == moved[0, 2:].tolist()
-    assert (moved - masks_to_boxes(masks_to_input(masks, frame, 10))).abs().max() <= 0.5
+    assert (moved - masks_to_boxes(_to_input(masks, frame, 10))).abs().max() <= 0.5
 
 
 def test_point_moved_there_and_back_is_the_same_point():
@@ -119,7 +124,7 @@ def test_point_moves_to_the_middle_of_the_input_pixels_that_show_its_pixel():
     for frame, side, rows, columns in _frames():
         scale = [to / of for to, of in zip(frame.input_size, frame.original_size, strict=True)]
         mask = _one_pixel(frame.original_size, rows[0], columns[0])
-        shown = masks_to_input(mask, frame, side)[0].nonzero().double().mean(dim=0).flip(0)
+        shown = _to_input(mask, frame, side)[0].nonzero().double().mean(dim=0).flip(0)
         moved = points_to_input(torch.tensor([columns[0], rows[0]], dtype=torch.float64), frame)
         assert (moved - shown).abs().max() <= 0.5 * max(1, *scale) / min(1, *scale)
     enlarged = Frame((4, 4), (16, 16))

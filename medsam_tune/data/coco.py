@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from medsam_tune.data.cases import compile_case_pattern
@@ -20,6 +19,7 @@ from medsam_tune.data.paired import PairedFiles, Pairs
 from medsam_tune.data.pairing import first_names
 from medsam_tune.data.scan import existing_folder, leave_out, scan_folder
 from medsam_tune.errors import DataError
+from medsam_tune.masks import ObjectMasks
 
 
 class CocoImages(PairedFiles):
@@ -97,13 +97,15 @@ class CocoImages(PairedFiles):
         """Return the objects of an image, one row for each label present, or for each annotation."""
         groups = self.label_groups() or {}
         categories = list(self._content.categories)
-        drawn, crowd = [], np.zeros(size, np.bool_)
+        crowd = np.zeros(size, np.bool_)
+        drawn: list[tuple[int, ObjectMasks]] = []
         for each in self._content.objects[image]:
             mask = each.mask(size)
             if each.is_crowd:
                 crowd |= mask
             else:
-                drawn.append((categories.index(each.category) + 1, mask))
+                # Cut at once: an image may have a thousand annotations.
+                drawn.append((categories.index(each.category) + 1, ObjectMasks.of(torch.from_numpy(mask)[None])))
         if self.target == "per_class":
             drawn = _apart(drawn, size)
         rows = [
@@ -115,7 +117,7 @@ class CocoImages(PairedFiles):
         ignored = torch.from_numpy(crowd) if crowd.any() else None
         if not rows:
             return no_objects(size, ignored)
-        shown = torch.from_numpy(np.stack([mask for _, mask in rows]))
+        shown = ObjectMasks.join([mask for _, mask in rows])
         labels = torch.tensor([label for label, _ in rows], dtype=torch.int64)
         if self.target == "per_instance":
             return Objects(shown, labels, ignored, torch.arange(1, len(rows) + 1))
@@ -146,12 +148,13 @@ class CocoImages(PairedFiles):
         }
 
 
-def _apart(drawn: Sequence[tuple[int, NDArray[np.bool_]]], size: tuple[int, int]) -> list[tuple[int, NDArray[np.bool_]]]:
+def _apart(drawn: Sequence[tuple[int, ObjectMasks]], size: tuple[int, int]) -> list[tuple[int, ObjectMasks]]:
     """Give each pixel to the object that was drawn last."""
-    owner = np.full(size, -1)
-    for place, (_, mask) in enumerate(drawn):
-        owner[mask] = place
-    return [(number, owner == place) for place, (number, _) in enumerate(drawn)]
+    owner = np.zeros(size, np.int32)
+    for place, (_, mask) in enumerate(drawn, start=1):
+        owner[mask[0].numpy()] = place
+    kept = ObjectMasks.of_numbers(owner, len(drawn))
+    return [(number, kept.rows(torch.tensor([place]))) for place, (number, _) in enumerate(drawn)]
 
 
 def _name(image: Path, folder: Path) -> str:

@@ -17,6 +17,7 @@ from medsam_tune.data.transforms import Augmentation, augment, view_seed
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.fusion.samaug import priors_to_input, render_priors
 from medsam_tune.geometry import Frame, InputRule, image_to_input, masks_to_input
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.types import AutomaticMasks, Queries, Sample, SegmentationBatch, Truth
 
 EmbeddingLookup = Callable[[int, int], Tensor]
@@ -71,7 +72,7 @@ class PreparedItem:
     Attributes:
         sample: At the original size, one row an object.
         image: (3, S, S) in 0..255.
-        masks: (n, S, S) bool, the sample's masks in the input frame.
+        masks: The sample's n masks in the input frame.
         frame: Original and input size.
         case_index: Position of the case in the sorted case list.
         epoch: Epoch of the draw.
@@ -89,7 +90,7 @@ class PreparedItem:
 
     sample: Sample
     image: Tensor
-    masks: Tensor
+    masks: ObjectMasks
     frame: Frame
     case_index: int
     epoch: int
@@ -174,7 +175,7 @@ class SegmentationDataset(Dataset[PreparedItem]):
             training=settings.training,
             image_embeddings=None if self.embeddings is None else self.embeddings(index, view),
             priors=None if sample.priors is None else priors_to_input(sample.priors, frame, rule.side),
-            ignored=None if sample.ignored is None else masks_to_input(sample.ignored[None], frame, rule.side),
+            ignored=_ignored_in_input(sample, frame, rule.side),
             volume_index=volume_index,
             slice_index=slice_index,
             seed=self.views.seed,
@@ -211,7 +212,7 @@ def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
             labels=torch.cat([sample.labels for sample in samples]),
             names=tuple(name for item in items for name in item.names),
         ),
-        truth=Truth(torch.cat([item.masks for item in items])[:, None], tuple(sample.masks for sample in samples)),
+        truth=Truth(ObjectMasks.join([item.masks for item in items]), tuple(sample.masks for sample in samples)),
         frames=tuple(item.frame for item in items),
         sample_index=torch.tensor([sample.index for sample in samples]),
         case_index=torch.tensor([item.case_index for item in items]),
@@ -241,13 +242,21 @@ def _object_ids(samples: Sequence[Sample]) -> Tensor | None:
     return torch.cat([torch.zeros_like(s.labels) if s.object_ids is None else s.object_ids for s in samples])
 
 
+def _ignored_in_input(sample: Sample, frame: Frame, side: int) -> Tensor | None:
+    if sample.ignored is None:
+        return None
+    return masks_to_input(ObjectMasks.of(sample.ignored[None]), frame, side).dense()
+
+
 def _ignored(items: Sequence[PreparedItem]) -> dict[str, Any]:
     """Return ``ignored`` and ``original_ignored`` of a batch; an image without a mask file has no such pixel."""
     if all(item.ignored is None for item in items):
         return {}
-    inputs = [item.masks.new_zeros((1, *item.image.shape[-2:])) if item.ignored is None else item.ignored for item in items]
+    none = torch.zeros((1, *items[0].image.shape[-2:]), dtype=torch.bool)
+    inputs = [none if item.ignored is None else item.ignored for item in items]
     originals = [
-        item.masks.new_zeros(item.frame.original_size) if item.sample.ignored is None else item.sample.ignored for item in items
+        torch.zeros(item.frame.original_size, dtype=torch.bool) if item.sample.ignored is None else item.sample.ignored
+        for item in items
     ]
     return {"ignored": torch.stack(inputs), "original_ignored": tuple(originals)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medsam_tune.data.targets import connected_pieces
 from medsam_tune.errors import RecipeError
+from medsam_tune.masks import ObjectMasks
 
 ONE_LABEL: dict[int, str] = {1: "object"}
 """The only label of masks whose values name no classes."""
@@ -23,13 +24,13 @@ class Objects:
     """Hold what a mask shows.
 
     Attributes:
-        masks: (N, H, W) bool, one row for each label that is present, or for each instance.
+        masks: N masks (H, W), one for each label that is present, or for each instance.
         labels: (N,) int64.
         ignored: (H, W) bool, pixels that nobody annotated; None where every pixel is known.
         object_ids: (N,) int64, the number of each instance in its image; None where a row is a label.
     """
 
-    masks: Tensor
+    masks: ObjectMasks
     labels: Tensor
     ignored: Tensor | None = None
     object_ids: Tensor | None = None
@@ -126,26 +127,38 @@ def find_objects(
         ignore_label: Value of pixels that nobody annotated: neither object nor background.
 
     Examples:
-        >>> find_objects(np.array([[0, 2], [1, 2]]), {"both": [1, 2], "second": [2]}).masks.sum(dim=(1, 2)).tolist()
+        >>> find_objects(np.array([[0, 2], [1, 2]]), {"both": [1, 2], "second": [2]}).masks.areas().tolist()
         [3, 2]
     """
     layers = values[..., None] if values.ndim == 2 else values
     ignored = None if ignore_label is None else torch.from_numpy((layers == ignore_label).any(axis=-1))
+    if labels is None and layers.shape[-1] == 1:
+        return _one_row_a_value(layers[..., 0], ignore_label, ignored)
     if labels is None:
         groups = [(int(value), [int(value)]) for value in np.unique(values) if value not in (0, ignore_label)]
     else:
         groups = list(enumerate((list(group) for group in labels.values()), start=1))
-    rows = [(label, np.isin(layers, group).any(axis=-1)) for label, group in groups]
-    present = [(label, row) for label, row in rows if row.any()]
-    if not present:
-        return no_objects(values.shape[:2], ignored)
-    masks = torch.from_numpy(np.stack([row for _, row in present]))
-    return Objects(masks, torch.tensor([label for label, _ in present], dtype=torch.int64), ignored)
+    planes = (torch.from_numpy(np.isin(layers, group).any(axis=-1)) for _, group in groups)
+    masks = ObjectMasks.of_planes(planes, (int(values.shape[0]), int(values.shape[1])))
+    shown = masks.shown()
+    return Objects(masks.rows(shown), torch.tensor([label for label, _ in groups], dtype=torch.int64)[shown], ignored)
+
+
+def _one_row_a_value(values: NDArray[Any], ignore_label: int | None, ignored: Tensor | None) -> Objects:
+    """Return one row for each value above 0 of (H, W), the ignored one aside."""
+    known = values if ignore_label is None else np.where(values == ignore_label, 0, values)
+    present, places = np.unique(np.append(0, known.ravel()), return_inverse=True)
+    # Background stands first, whatever signs there are.
+    order = np.argsort(present != 0, kind="stable")
+    numbers = np.argsort(order)[places[1:]].reshape(known.shape).astype(np.int32)
+    masks = ObjectMasks.of_numbers(numbers, len(present) - 1)
+    return Objects(masks, torch.from_numpy(present[order][1:].astype(np.int64)), ignored)
 
 
 def no_objects(size: tuple[int, ...], ignored: Tensor | None = None) -> Objects:
     """Return the objects of an image of ``size`` (H, W) that shows nothing."""
-    return Objects(torch.zeros((0, *size), dtype=torch.bool), torch.zeros(0, dtype=torch.int64), ignored)
+    height, width = size
+    return Objects(ObjectMasks.of_planes((), (height, width)), torch.zeros(0, dtype=torch.int64), ignored)
 
 
 def holds_ids(values: NDArray[Any], *, ignore_label: int | None = None) -> bool:
@@ -161,7 +174,8 @@ def holds_ids(values: NDArray[Any], *, ignore_label: int | None = None) -> bool:
 
 def no_rows(shown: Objects) -> Objects:
     """Return the same image's objects without any."""
-    return Objects(shown.masks[:0], shown.labels[:0], shown.ignored, None if shown.object_ids is None else shown.object_ids[:0])
+    none = no_objects(shown.masks.size, shown.ignored)
+    return none if shown.object_ids is None else replace(none, object_ids=shown.object_ids[:0])
 
 
 def join_objects(parts: Sequence[Objects]) -> Objects:
@@ -171,14 +185,14 @@ def join_objects(parts: Sequence[Objects]) -> Objects:
         parts: At least one, of one size; either all of labels or all of instances.
     """
     labels = torch.cat([part.labels for part in parts])
-    masks = torch.cat([part.masks for part in parts])
+    masks = ObjectMasks.join([part.masks for part in parts])
     ignored = [part.ignored for part in parts if part.ignored is not None]
     unknown = torch.stack(ignored).any(dim=0) if ignored else None
     if parts[0].object_ids is not None:
         return Objects(masks, labels, unknown, torch.arange(1, len(labels) + 1))
     present = torch.unique(labels)
-    rows = [masks[labels == label].any(dim=0) for label in present]
-    return Objects(torch.stack(rows) if rows else masks, present, unknown)
+    rows = (masks.rows(labels == label).union() for label in present)
+    return Objects(ObjectMasks.of_planes(rows, masks.size), present, unknown)
 
 
 def find_instances(
@@ -212,4 +226,4 @@ def cut_into_pieces(shown: Objects) -> Objects:
         return Objects(shown.masks, shown.labels, shown.ignored, shown.labels)
     counts = torch.tensor([len(rows) for rows in pieces])
     numbers = torch.arange(1, int(counts.sum()) + 1)
-    return Objects(torch.cat(pieces), shown.labels.repeat_interleave(counts), shown.ignored, numbers)
+    return Objects(ObjectMasks.join(pieces), shown.labels.repeat_interleave(counts), shown.ignored, numbers)

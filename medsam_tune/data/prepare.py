@@ -123,8 +123,8 @@ def _pixels(sample: Sample) -> NDArray[np.uint8]:
 
 
 def _label_map(sample: Sample) -> NDArray[np.uint8]:
-    masks, labels = sample.masks.numpy(), sample.labels.numpy()
-    if (masks.sum(axis=0) > 1).any():
+    labels = sample.labels.numpy()
+    if bool((sample.masks.counts() > 1).any()):
         raise DataError(
             f"{sample.image_id}: labels {labels.tolist()} overlap, and one value a pixel is stored. Name groups that do not."
         )
@@ -133,9 +133,9 @@ def _label_map(sample: Sample) -> NDArray[np.uint8]:
         raise DataError(
             f"{sample.image_id}: label {labels.max()} is above {largest}. Name the labels; then they are numbered from 1."
         )
-    values = np.zeros(masks.shape[1:], np.uint8)
-    for mask, label in zip(masks, labels, strict=True):
-        values[mask] = label
+    values = np.zeros(sample.masks.size, np.uint8)
+    for mask, label in zip(sample.masks, labels, strict=True):
+        values[mask.numpy()] = label
     if sample.ignored is not None:
         values[sample.ignored.numpy()] = IGNORE_LABEL
     return values

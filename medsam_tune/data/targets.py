@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medsam_tune.errors import DataError
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.types import Sample
 
 Target = Literal["binary", "per_label", "per_class", "per_instance"]
@@ -37,13 +38,13 @@ def apply_target(sample: Sample, target: Target, *, classes: Sequence[int] = ())
     if target != "per_instance":
         sample = replace(sample, object_ids=None)
     if target == "binary":
-        return replace(sample, masks=sample.masks.any(dim=0, keepdim=True), labels=torch.ones(1, dtype=torch.int64))
+        return replace(sample, masks=ObjectMasks.of(sample.masks.union()[None]), labels=torch.ones(1, dtype=torch.int64))
     if target == "per_label" or (target == "per_instance" and sample.object_ids is not None):
-        return sample.rows(sample.masks.any(dim=2).any(dim=1))
+        return sample.rows(sample.masks.shown())
     if target == "per_class":
         return _one_row_a_class(sample, classes)
     pieces = [(connected_pieces(mask), label) for mask, label in zip(sample.masks, sample.labels, strict=True)]
-    masks = torch.cat([rows for rows, _ in pieces]) if pieces else sample.masks
+    masks = ObjectMasks.join([rows for rows, _ in pieces]) if pieces else sample.masks
     labels = [label.expand(len(rows)) for rows, label in pieces]
     return replace(sample, masks=masks, labels=torch.cat(labels) if labels else sample.labels)
 
@@ -51,21 +52,21 @@ def apply_target(sample: Sample, target: Target, *, classes: Sequence[int] = ())
 def _one_row_a_class(sample: Sample, classes: Sequence[int]) -> Sample:
     row_of = {label: row for row, label in enumerate(classes)}
     unknown = [label for label in sample.labels.tolist() if label not in row_of]
-    if unknown or bool((sample.masks.sum(dim=0) > 1).any()):
+    if unknown or bool((sample.masks.counts() > 1).any()):
         fault = f"label {unknown[0]} is none of the classes {list(classes)}" if unknown else "a pixel belongs to two labels"
         raise DataError(
             f"{sample.image_id}: {fault}, but data.target: per_class gives each pixel to one class. Name disjoint values in "
             "data.source.labels, or set data.target: per_label."
         )
-    masks = sample.masks.new_zeros((len(classes), *sample.masks.shape[1:]))
-    masks[torch.tensor([row_of[label] for label in sample.labels.tolist()], dtype=torch.int64)] = sample.masks
+    pieces = {label: sample.masks[row] for row, label in enumerate(sample.labels.tolist())}
+    absent = torch.zeros(sample.masks.size, dtype=torch.bool)
+    masks = ObjectMasks.of_planes((pieces.get(label, absent) for label in classes), sample.masks.size)
     return replace(sample, masks=masks, labels=torch.tensor(list(classes), dtype=torch.int64))
 
 
-def connected_pieces(mask: Tensor) -> Tensor:
-    """Split a mask (H, W) bool into its 8-connected pieces (K, H, W) bool, ordered by their first pixel, row by row."""
+def connected_pieces(mask: Tensor) -> ObjectMasks:
+    """Split a mask (H, W) bool into its K 8-connected pieces, ordered by their first pixel, row by row."""
     from scipy import ndimage
 
     numbered, n_pieces = ndimage.label(mask.numpy(), structure=_EIGHT_NEIGHBOURS)
-    pieces = torch.arange(1, n_pieces + 1)[:, None, None]
-    return torch.from_numpy(numbered)[None] == pieces
+    return ObjectMasks.of_numbers(numbered, n_pieces)

@@ -106,17 +106,17 @@ class TiledSource(SegmentationSource):
     def __getitem__(self, index: int) -> Sample:
         tile, whole = self._tiles[index], self._image(self._tiles[index].image_index)
         rows, columns = tile.area
-        masks = whole.masks[:, rows, columns]
+        masks = whole.masks.part(tile.area)
         cut = replace(
             whole,
             image=whole.image[:, rows, columns].clone(),
-            masks=masks.clone(),
+            masks=masks,
             ignored=None if whole.ignored is None else whole.ignored[rows, columns].clone(),
             image_id=self._name(tile),
             index=index,
             tile=tile,
         )
-        return cut.rows(masks.flatten(1).any(dim=1))
+        return cut.rows(masks.shown())
 
     def case_ids(self) -> tuple[str, ...]:
         """Return the case of each tile's image."""
@@ -195,7 +195,7 @@ class TiledSource(SegmentationSource):
 
     def _trained(self, image: int) -> list[int]:
         """Return the tiles of an image that are trained on."""
-        shown = self._image(image).masks.any(dim=0)
+        shown = self._image(image).masks.union()
         tiles = self._of_image[image]
         full = [index for index in tiles if bool(shown[self._tiles[index].area].any())]
         empty = [index for index in tiles if index not in set(full)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from medsam_tune.errors import RecipeError
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.types import Sample
 
 # How often an augmentation that pushes every object out of the image is drawn again before the image stays as it is.
@@ -98,17 +99,18 @@ def _draw(sample: Sample, augmentation: Augmentation) -> Sample:
     )
     colour = v2.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
     # torchvision expects float images in 0..1.
-    rows = sample.masks if sample.ignored is None else torch.cat([sample.masks, sample.ignored[None]])
+    masks = sample.masks.dense()
+    rows = masks if sample.ignored is None else torch.cat([masks, sample.ignored[None]])
     moving = [tv_tensors.Image(sample.image / 255), tv_tensors.Mask(rows.to(torch.uint8))]
     if sample.priors is not None:
         moving += [tv_tensors.Image(sample.priors[:1]), tv_tensors.Mask(sample.priors[1:])]
-    image, masks, *priors = geometry(*moving)
+    image, moved, *priors = geometry(*moving)
     image = colour(image).as_subclass(torch.Tensor) * 255
-    rows = masks.as_subclass(torch.Tensor).bool()
+    rows = moved.as_subclass(torch.Tensor).bool()
     return replace(
         sample,
         image=image,
-        masks=rows[: len(sample.masks)],
+        masks=ObjectMasks.of(rows[: len(masks)]),
         ignored=None if sample.ignored is None else rows[-1],
         priors=torch.cat([prior.as_subclass(torch.Tensor) for prior in priors]) if priors else None,
     )

@@ -69,11 +69,12 @@ def evaluate_segmenters(
 
 def shown_objects(batch: SegmentationBatch) -> SegmentationBatch:
     """Return the batch without objects that are empty at their original size: nobody draws a box for what is not there."""
-    shown = [masks.flatten(1).any(dim=1) for masks in batch.original_masks]
+    shown = [masks.shown() for masks in batch.original_masks]
     rows = torch.cat(shown).to(batch.image_index.device)
-    originals = tuple(masks[kept] for masks, kept in zip(batch.original_masks, shown, strict=True))
+    originals = tuple(masks.rows(kept) for masks, kept in zip(batch.original_masks, shown, strict=True))
     ids = None if batch.object_ids is None else batch.object_ids[rows]
-    return replace(batch, queries=batch.queries.rows(rows), object_ids=ids, truth=Truth(batch.masks[rows], originals))
+    truth = Truth(batch.known_truth.masks.rows(rows), originals)
+    return replace(batch, queries=batch.queries.rows(rows), object_ids=ids, truth=truth)
 
 
 def evaluate_inference(segmenter: Segmenter, batches: Iterable[SegmentationBatch]) -> dict[str, CaseScores]:

@@ -56,7 +56,7 @@ def _fullest(source: SegmentationSource, members: Sequence[int]) -> Sample:
     """Return the item with most labelled pixels of a few evenly chosen ones."""
     step = max(1, len(members) // _LOOKED_AT)
     samples = [source[index] for index in members[step // 2 :: step]]
-    return max(samples, key=lambda sample: int(sample.masks.sum()))
+    return max(samples, key=lambda sample: int(sample.masks.areas().sum()))
 
 
 def _panel(sample: Sample) -> Image.Image:

@@ -40,7 +40,7 @@ def score_automatic(backbone: Backbone, samples: Iterable[Sample], settings: Aut
     for sample in samples:
         masks = generator.generate(sample.image)
         answers, kept = _shown(masks.masks, sample.ignored)
-        true, _ = _shown(sample.masks, sample.ignored)
+        true, _ = _shown(sample.masks.dense(), sample.ignored)
         matches = match_instances(answers, true, masks.predicted_iou[kept])
         found.setdefault(sample.case_id, []).append(matches)
     return found

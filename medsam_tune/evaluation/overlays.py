@@ -7,7 +7,7 @@ image and its masks are reduced to about a panel's pixels before anything is dra
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
@@ -31,17 +31,25 @@ LineKind = Literal["truth", "tuned", "untuned"]
 
 @dataclass(frozen=True)
 class Shape:
-    """Hold one mask that is not empty, cut to its bounding box.
+    """Hold one mask that is not empty, cut to its bounding box; eight pixels a byte, as a panel may show hundreds.
 
     Attributes:
         top: Row of the box in the panel's image.
         left: Column of it.
-        mask: (h, w) bool.
+        size: (h, w) of the box.
+        bits: Its pixels, row by row.
     """
 
     top: int
     left: int
-    mask: NDArray[np.bool_]
+    size: tuple[int, int]
+    bits: NDArray[np.uint8]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Return the box's pixels (h, w) bool."""
+        height, width = self.size
+        return np.unpackbits(self.bits, count=height * width).reshape(height, width).astype(np.bool_)
 
 
 @dataclass(frozen=True)
@@ -92,15 +100,15 @@ def panel_image(image: Tensor, step: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def panel_shapes(masks: Tensor, step: int) -> list[Shape]:
-    """Reduce masks (N, H, W) bool and cut them out; a reduced pixel belongs to an object that touches it, so none is lost."""
+def panel_shapes(masks: Iterable[Tensor], step: int) -> list[Shape]:
+    """Reduce masks (H, W) bool and cut them out; a reduced pixel belongs to an object that touches it, so none is lost."""
     shapes = []
     for mask in masks:
         reduced = _touched(mask, step).cpu().numpy()
         rows, columns = np.flatnonzero(reduced.any(axis=1)), np.flatnonzero(reduced.any(axis=0))
         if rows.size:
             cut = reduced[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            shapes.append(Shape(int(rows[0]), int(columns[0]), cut.copy()))
+            shapes.append(Shape(int(rows[0]), int(columns[0]), (cut.shape[0], cut.shape[1]), np.packbits(cut)))
     return shapes
 
 
@@ -194,7 +202,7 @@ def _thickness(shapes: Sequence[Shape]) -> float:
     for shape in shapes:
         framed = np.pad(shape.mask, 1)
         sides = sum(np.count_nonzero(framed != np.roll(framed, 1, axis)) for axis in (0, 1))
-        widths.append(2 * np.count_nonzero(shape.mask) / sides)
+        widths.append(2 * np.count_nonzero(framed) / sides)
     return float(np.median(widths))
 
 

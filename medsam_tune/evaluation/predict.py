@@ -38,19 +38,18 @@ def update_metric(metric: OverlapMetric, batch: SegmentationBatch, prediction: M
         for predicted in mask_chunks(prediction, batch, image, side):
             predicted = predicted if known is None else predicted & known.to(predicted.device)
             rows = slice(start, start + len(predicted))
-            true = masks[rows].to(predicted.device)
+            true = masks.dense(rows).to(predicted.device)
             counts.append(overlap_counts(predicted, true))
             if isinstance(metric, OutlineMetric):
                 shown.add(labels[rows], predicted, true)
             start += len(predicted)
         if isinstance(metric, OutlineMetric):
             shown.hand_over(metric, batch, image)
-        n_objects = masks.shape[0]
         metric.update(
-            torch.full((n_objects,), image.sample_index),
-            torch.full((n_objects,), image.case_index),
+            torch.full((len(masks),), image.sample_index),
+            torch.full((len(masks),), image.case_index),
             labels,
-            torch.arange(n_objects),
+            torch.arange(len(masks)),
             torch.cat(counts),
         )
 

@@ -52,8 +52,8 @@ def survey(items: Iterable[tuple[Sample, VoxelSize | None]], label_names: Mappin
         image_sizes[f"{width} x {height} px"] += 1
         spacings[_spacing(voxel)] += 1
         area = float("nan") if voxel is None else voxel.row_mm * voxel.column_mm
-        for label, mask in zip(sample.labels.tolist(), sample.masks, strict=True):
-            if pixels := int(mask.count_nonzero()):
+        for label, pixels in zip(sample.labels.tolist(), sample.masks.areas().tolist(), strict=True):
+            if pixels:
                 objects.append((number, label, pixels, pixels * area))
     known = not any(np.isnan(mm2) for *_, mm2 in objects)
     sizes = [mm2 if known else float(pixels) for _, _, pixels, mm2 in objects]

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torchvision.ops import masks_to_boxes  # type: ignore[import-untyped]
 
 from medsam_tune.data.formats import FORMATS, Format, VolumeHeader, format_of
 from medsam_tune.data.labels import find_instances, find_objects, holds_ids
@@ -21,6 +19,7 @@ from medsam_tune.inference.new_files import NewFile
 from medsam_tune.inference.prompt_files import DrawnObject
 from medsam_tune.inference.sliced_file import SlicedFile
 from medsam_tune.inference.trained_data import TrainedData
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.types import Sample
 
 if TYPE_CHECKING:
@@ -126,16 +125,15 @@ def _boxes_of(file: NewFile, mask: _MaskFile, data: TrainedData) -> list[DrawnOb
     drawn: list[DrawnObject] = []
     for position in range(len(slices)):
         masks, labels = _objects(slices.cut(stored, position), data, ids=ids, told_apart=told_apart)
-        boxes = masks_to_boxes(masks).tolist() if len(masks) else []
         drawn += [
-            DrawnObject(file.name, position, label, box=(box[0], box[1], box[2], box[3]))
-            for box, label in zip(boxes, labels, strict=True)
+            DrawnObject(file.name, position, label, box=(float(left), float(top), right - 1.0, bottom - 1.0))
+            for (top, left, bottom, right), label in zip(masks.boxes, labels, strict=True)
         ]
     return drawn
 
 
-def _objects(values: NDArray[Any], data: TrainedData, *, ids: bool, told_apart: bool) -> tuple[Tensor, list[str]]:
-    """Return the objects (N, H, W) of a slice as the training made them, none without a pixel, and their labels.
+def _objects(values: NDArray[Any], data: TrainedData, *, ids: bool, told_apart: bool) -> tuple[ObjectMasks, list[str]]:
+    """Return the objects of a slice as the training made them, none without a pixel, and their labels.
 
     Args:
         values: (H, W), or (H, W, L) in layers.
@@ -151,7 +149,7 @@ def _objects(values: NDArray[Any], data: TrainedData, *, ids: bool, told_apart: 
         found = find_objects(values, groups)
     sample = Sample(torch.zeros(3, *values.shape[:2]), found.masks, found.labels, "", "", object_ids=found.object_ids)
     sample = apply_target(sample, "per_label" if data.target == "per_class" else data.target)
-    sample = sample.rows(sample.masks.flatten(1).any(dim=1))
+    sample = sample.rows(sample.masks.shown())
     if data.target == "binary":
         return sample.masks, [""] * len(sample.masks)
     if told_apart and sample.object_ids is not None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medsam_tune.geometry import Frame, to_original
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.semantic import class_rows, class_winners
 from medsam_tune.types import MaskPrediction, SegmentationBatch
@@ -84,16 +85,19 @@ def asked_images(batch: SegmentationBatch) -> list[AskedImage]:
     return [_asked_image(batch, tuple(rows), of_row) for rows in groups.values()]
 
 
-def true_masks(batch: SegmentationBatch, image: AskedImage) -> Tensor:
-    """Return the true masks (n, H, W) bool of an image's objects, joined over its tiles."""
+def true_masks(batch: SegmentationBatch, image: AskedImage) -> ObjectMasks:
+    """Return the true masks (H, W) of an image's n objects, joined over its tiles."""
     if not batch.tiles:
         return batch.original_masks[image.rows[0]]
     first = _first_objects(batch)
-    masks = torch.zeros((len(image.objects), *image.size), dtype=torch.bool)
-    for number, places in enumerate(image.objects):
+
+    def plane(places: tuple[tuple[int, int], ...]) -> Tensor:
+        mask = torch.zeros(image.size, dtype=torch.bool)
         for position, row in places:
-            masks[number][batch.tiles[row].area] |= batch.original_masks[row][position - first[row]]
-    return masks
+            mask[batch.tiles[row].area] |= batch.original_masks[row][position - first[row]]
+        return mask
+
+    return ObjectMasks.of_planes((plane(places) for places in image.objects), image.size)
 
 
 def known_pixels(batch: SegmentationBatch, image: AskedImage) -> Tensor | None:

@@ -9,6 +9,7 @@ import torch
 
 from medsam_tune.geometry import masks_to_input
 from medsam_tune.inference.new_images import new_batch
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.interactive import InteractiveSegmenter
 from medsam_tune.segmenters.sam import SamSegmenter
@@ -62,8 +63,9 @@ def asked_kinds(segmenter: Segmenter) -> tuple[PromptKind, ...]:
     batch = new_batch([torch.zeros(3, 32, 32)], segmenter)
     masks = torch.zeros(batch.n_objects, 32, 32, dtype=torch.bool)
     masks[:, 8:24, 8:24] = True
-    inside = masks_to_input(masks, batch.frames[0], segmenter.input_rule.side)
-    return segmenter.ask(replace(batch, truth=Truth(inside[:, None], (masks,)))).kinds()
+    stored = ObjectMasks.of(masks)
+    inside = masks_to_input(stored, batch.frames[0], segmenter.input_rule.side)
+    return segmenter.ask(replace(batch, truth=Truth(inside, (stored,)))).kinds()
 
 
 def _with_click(kinds: tuple[PromptKind, ...]) -> str:

@@ -89,13 +89,13 @@ def corrective_clicks(
     side = int(batch.images.shape[-1])
     upscaled = F.interpolate(logits.detach().float(), (side, side), mode="bilinear", align_corners=False)
     predicted = (upscaled[:, 0] > 0).cpu().numpy()
-    truth = visible_masks(batch)[:, 0].cpu().numpy()
+    truth = visible_masks(batch).to("cpu")
     regions = known_region(batch.frames, batch.ignored, side)[:, 0].numpy()
     coords, labels = np.zeros((batch.n_objects, max(counts), 2), np.float32), np.full((batch.n_objects, max(counts)), -1.0)
     generators = object_generators(batch, purpose=f"click/{click_round}")
     for row, (image, rng) in enumerate(zip(batch.image_index.tolist(), generators, strict=True)):
         count = int(rng.choice(counts))
-        points = click_on_error(predicted[row], truth[row], regions[image], count=count, rule=rule, rng=rng)
+        points = click_on_error(predicted[row], truth[row].numpy(), regions[image], count=count, rule=rule, rng=rng)
         coords[row, :count] = [(x, y) for x, y, _ in points]
         labels[row, :count] = [label for *_, label in points]
     device = batch.images.device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medsam_tune.errors import RecipeError
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.prompts.base import PromptSampler
 from medsam_tune.prompts.sampling import object_generators, visible_masks
 from medsam_tune.types import Queries, SegmentationBatch
@@ -39,23 +41,16 @@ class MaskPrompt(PromptSampler):
 
     def draw(self, batch: SegmentationBatch, *, mask_side: int) -> Queries:
         """Return the queries with mask logits (N, 1, 4g, 4g)."""
-        masks = self._moved(visible_masks(batch), batch).float()
-        if not len(masks):
-            return replace(batch.queries, mask_inputs=masks.new_zeros(0, 1, mask_side, mask_side))
-        covered = F.adaptive_avg_pool2d(masks, mask_side)
-        return replace(batch.queries, mask_inputs=self.logit * (2 * covered - 1))
+        covered = [F.adaptive_avg_pool2d(mask.float(), mask_side) for mask in self._moved(visible_masks(batch), batch)]
+        none = batch.images.new_zeros(0, 1, mask_side, mask_side)
+        return replace(batch.queries, mask_inputs=self.logit * (2 * torch.stack(covered) - 1) if covered else none)
 
-    def _moved(self, masks: Tensor, batch: SegmentationBatch) -> Tensor:
+    def _moved(self, masks: ObjectMasks, batch: SegmentationBatch) -> Iterator[Tensor]:
+        """Yield the masks (1, S, S) one by one."""
         limit = self.shift_px if batch.training else self.eval_shift_px
-        if not limit or not len(masks):
-            return masks
-        generators = object_generators(batch, purpose="mask")
-        return torch.stack(
-            [
-                shift(mask, *rng.integers(-limit, limit, size=2, endpoint=True).tolist())
-                for mask, rng in zip(masks, generators, strict=True)
-            ]
-        )
+        for mask, rng in zip(masks, object_generators(batch, purpose="mask"), strict=True):
+            move = rng.integers(-limit, limit, size=2, endpoint=True).tolist() if limit else (0, 0)
+            yield shift(mask[None], *move)
 
 
 def shift(mask: Tensor, dx: int, dy: int) -> Tensor:

@@ -48,7 +48,7 @@ class PointPrompt(PromptSampler):
     def draw(self, batch: SegmentationBatch, *, mask_side: int) -> Queries:
         """Return the queries with coordinates (N, P, 2) and labels (N, P) with P = positives + negatives."""
         rule: PointRule = self.rule if batch.training else self.eval_rule
-        masks = visible_masks(batch)[:, 0].cpu().numpy()
+        masks = (mask.cpu().numpy() for mask in visible_masks(batch))
         regions = known_region(batch.frames, batch.ignored, int(batch.images.shape[-1]))[:, 0].numpy()
         coords = torch.zeros(batch.n_objects, self.positives + self.negatives, 2)
         labels = torch.full(coords.shape[:2], -1.0)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import Frame, pixel_to_input
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.types import SegmentationBatch
 
 PointRule = Literal["random", "distance", "mass"]
@@ -97,23 +98,25 @@ def object_rows(image_index: Tensor) -> list[int]:
     return rows
 
 
-def visible_masks(batch: SegmentationBatch) -> Tensor:
-    """Return the masks (N, 1, S, S) bool with every object shown by at least one pixel.
+def visible_masks(batch: SegmentationBatch) -> ObjectMasks:
+    """Return the N masks (S, S) with every object shown by at least one pixel.
 
     An object of a few pixels can vanish when its mask is resized to the input frame; then the input pixel that holds the middle
     one of its original pixels stands for it. An object that is empty at its original size stays empty.
     """
-    gone = ~batch.masks.flatten(1).any(dim=1)
-    if not gone.any():
-        return batch.masks
-    masks, rows = batch.masks.clone(), object_rows(batch.image_index)
-    for position in gone.nonzero()[:, 0].tolist():
+    masks = batch.known_truth.masks
+    gone = (~masks.shown()).nonzero()[:, 0].tolist()
+    if not gone:
+        return masks
+    rows, planes = object_rows(batch.image_index), [masks.rows(torch.tensor([row])) for row in range(len(masks))]
+    for position in gone:
         image = int(batch.image_index[position])
         pixels = batch.original_masks[image][rows[position]].nonzero()
         if len(pixels):
-            y, x = pixel_to_input(pixels[len(pixels) // 2], batch.frames[image])
-            masks[position, 0, y, x] = True
-    return masks
+            corner = pixel_to_input(pixels[len(pixels) // 2], batch.frames[image])
+            dot = masks.pixels.new_ones((1, 1))
+            planes[position] = ObjectMasks.of_pieces([(dot, corner)], masks.size)
+    return ObjectMasks.join(planes)
 
 
 def whole_image_boxes(frames: Sequence[Frame], device: torch.device | None = None) -> Tensor:
@@ -127,20 +130,19 @@ def whole_image_boxes(frames: Sequence[Frame], device: torch.device | None = Non
     return torch.tensor(corners, dtype=torch.float32, device=device).reshape(-1, 4)
 
 
-def tight_boxes(masks: Tensor, empty: Tensor) -> Tensor:
+def tight_boxes(masks: ObjectMasks, empty: Tensor) -> Tensor:
     """Return the smallest box round each mask; x2 and y2 are the last column and row, as ``torchvision.ops.masks_to_boxes``.
 
     Args:
-        masks: (N, 1, S, S) bool.
+        masks: N masks (S, S).
         empty: (N, 4) XYXY pixels, taken for masks without foreground.
 
     Returns:
         (N, 4) float32 XYXY pixels.
     """
-    x1, x2 = _first_and_last(masks[:, 0].any(dim=1))
-    y1, y2 = _first_and_last(masks[:, 0].any(dim=2))
-    boxes = torch.stack([x1, y1, x2, y2], dim=1).float()
-    return torch.where(masks.flatten(1).any(dim=1, keepdim=True), boxes, empty)
+    corners = [(left, top, right - 1, bottom - 1) for top, left, bottom, right in masks.boxes]
+    boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4).to(empty.device)
+    return torch.where(masks.shown().to(empty.device)[:, None], boxes, empty)
 
 
 def jitter_boxes(boxes: Tensor, jitter: BoxJitter, *, limits: Tensor, generators: Iterator[np.random.Generator]) -> Tensor:
@@ -260,10 +262,3 @@ def _jitter_box(box: NDArray[np.float64], jitter: BoxJitter, rng: np.random.Gene
     moves = jitter.draw(np.array([width + 1, height + 1] * 2), rng)
     inward_limit = np.array([width, height] * 2) / 2
     return np.asarray(box + np.array([-1.0, -1.0, 1.0, 1.0]) * np.maximum(moves, -inward_limit))
-
-
-def _first_and_last(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first and the last True of each row of (N, S); meaningless for rows without one."""
-    first = occupied.int().argmax(dim=1)
-    last = occupied.shape[1] - 1 - occupied.flip(1).int().argmax(dim=1)
-    return first, last

@@ -26,6 +26,7 @@ from torch import Tensor
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import Frame, to_original
 from medsam_tune.losses.base import MaskLoss
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.segmenters.base import SamParts, Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.types import MaskPrediction, SegmentationBatch, Truth
@@ -206,6 +207,8 @@ def _joined(batch: SegmentationBatch, n_classes: int) -> SegmentationBatch:
     queries = batch.queries.rows(first)
     truth = batch.truth
     if truth is not None:
-        masks = truth.masks.view(batch.n_images, n_classes, *truth.masks.shape[1:]).any(dim=1)
-        truth = Truth(masks, tuple(original.any(dim=0, keepdim=True) for original in truth.original_masks))
+        rows = torch.arange(len(truth.masks)).view(-1, n_classes)
+        masks = [ObjectMasks.of(truth.masks.rows(row).union()[None]) for row in rows]
+        originals = tuple(ObjectMasks.of(original.union()[None]) for original in truth.original_masks)
+        truth = Truth(ObjectMasks.join(masks), originals)
     return replace(batch, queries=replace(queries, labels=torch.ones_like(queries.labels)), truth=truth)

@@ -67,7 +67,7 @@ def _union(chunks: Iterable[Tensor]) -> Tensor:
 def _overlay(batch: SegmentationBatch, image: AskedImage, predicted: Tensor) -> Any:  # noqa: ANN401 - wandb is not typed
     import wandb
 
-    truth = true_masks(batch, image).any(0)
+    truth = true_masks(batch, image).union()
     return wandb.Image(
         _picture(batch, image).byte().permute(1, 2, 0).cpu().numpy(),
         masks={

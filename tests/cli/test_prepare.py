@@ -36,7 +36,7 @@ def test_npz_becomes_a_folder_that_image_folder_reads(npz_folder, capsys):
     stored = np.arange(64, 128).reshape(8, 8) * 5.0 - 400
     expected = np.rint(np.clip((stored + 160) / 400, 0, 1) * 255)
     np.testing.assert_array_equal(np.asarray(Image.open(npz_folder / "new/images/CT_0/CT_0_axial001.png")), expected)
-    assert source[0].masks.sum() == 9
+    assert source[0].masks.dense().sum() == 9
 
 
 def test_window_names_are_those_of_the_data_room():

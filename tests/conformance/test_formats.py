@@ -126,7 +126,7 @@ def test_slices_of_the_truth_give_back_the_truth(written, tmp_path, axis, case):
     writer = mask_writer(source, tmp_path / "predicted")
     for index in range(len(source)):
         sample = source[index]
-        values = (sample.masks * sample.labels[:, None, None]).sum(0) if len(sample.labels) else sample.image[0] * 0
+        values = (sample.masks.dense() * sample.labels[:, None, None]).sum(0) if len(sample.labels) else sample.image[0] * 0
         writer.add(sample.image_id, sample.case_id, values.numpy().astype(np.int32))
     (path,) = writer.finish()
     found = form.read_labels(path) if case.read_written is None else case.read_written(path)

@@ -51,9 +51,10 @@ def source(folder):
 
 
 def same(first, second):
+    planes = [{**vars(sample), "masks": sample.masks.dense()} for sample in (first, second)]
     return all(
         torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
-        for left, right in zip(vars(first).values(), vars(second).values(), strict=True)
+        for left, right in zip(*(plane.values() for plane in planes), strict=True)
     )
 
 
@@ -76,8 +77,8 @@ def test_samples_are_grey_levels_with_masks_of_named_labels(source):
         assert (sample.image.ndim, sample.image.shape[0]) == (3, 3)
         assert 0 <= float(sample.image.min()) <= float(sample.image.max()) <= 255
         assert sample.masks.shape == (len(sample.labels), *sample.image.shape[1:])
-        assert sample.masks.dtype == torch.bool
-        assert sample.masks.flatten(1).any(dim=1).all()
+        assert sample.masks.dense().dtype == torch.bool
+        assert sample.masks.dense().flatten(1).any(dim=1).all()
         assert all(0 < size < 100 for size in sample.spacing_mm)
         seen |= set(sample.labels.tolist())
     assert seen == set(names) == {1, 2}
@@ -142,8 +143,8 @@ def test_unannotated_pixels_belong_to_no_label(folder):
     for index in range(len(source)):
         partly, whole = source[index], full[index]
         assert partly.labels.tolist() == [1]
-        assert torch.equal(partly.ignored, whole.masks[whole.labels.tolist().index(2)])
-        assert not (partly.masks & partly.ignored).any()
+        assert torch.equal(partly.ignored, whole.masks.dense()[whole.labels.tolist().index(2)])
+        assert not (partly.masks.dense() & partly.ignored).any()
 
 
 @pytest.mark.parametrize("target", ["binary", "per_label", "per_class", "per_instance"])
@@ -157,11 +158,11 @@ def test_unannotated_pixels_are_no_object_of_any_target(folder, target, labels):
     full.open(root)
     for index in range(len(source)):
         sample, whole = source[index], full[index]
-        unknown = whole.masks[whole.labels.tolist().index(2)]
+        unknown = whole.masks.dense()[whole.labels.tolist().index(2)]
         assert torch.equal(sample.ignored, unknown)
         known = tuple(source.named_labels()) or (1,)
         shown = apply_target(sample, target, classes=known)
-        assert torch.equal(shown.masks.any(dim=0), whole.masks[whole.labels.tolist().index(1)])
+        assert torch.equal(shown.masks.dense().any(dim=0), whole.masks.dense()[whole.labels.tolist().index(1)])
         assert torch.equal(shown.ignored, unknown)
 
 

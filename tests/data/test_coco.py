@@ -51,7 +51,7 @@ def test_polygons_and_run_lengths_are_the_same_objects(tmp_path):
     shapes = [[BOX], runs(mask, packed=False), runs(mask, packed=True)]
     for shape in shapes:
         sample = opened(written(tmp_path, [annotation(shape)]))[0]
-        np.testing.assert_array_equal(sample.masks.numpy(), mask[None])
+        np.testing.assert_array_equal(sample.masks.dense().numpy(), mask[None])
     assert sample.labels.tolist() == [1]
 
 
@@ -59,7 +59,7 @@ def test_polygons_and_run_lengths_are_the_same_objects(tmp_path):
 def test_packed_run_lengths_are_those_of_pycocotools(tmp_path, seed):
     mask = np.random.default_rng(seed).random(SIZE) < 0.5
     sample = opened(written(tmp_path, [annotation(runs(mask, packed=True))]))[0]
-    np.testing.assert_array_equal(sample.masks[0].numpy(), mask)
+    np.testing.assert_array_equal(sample.masks.dense()[0].numpy(), mask)
 
 
 def test_objects_that_overlap_are_instances_or_one_label(tmp_path):
@@ -68,7 +68,7 @@ def test_objects_that_overlap_are_instances_or_one_label(tmp_path):
     assert (len(each.masks), each.object_ids.tolist(), each.labels.tolist()) == (3, [1, 2, 3], [1, 1, 2])
     together = opened(root)[0]
     # By hand: 12 and 9 pixels share 4.
-    assert (together.labels.tolist(), together.masks.sum(dim=(1, 2)).tolist()) == ([1, 2], [17, 12])
+    assert (together.labels.tolist(), together.masks.dense().sum(dim=(1, 2)).tolist()) == ([1, 2], [17, 12])
     assert opened(root).label_names() == {1: "nucleus", 2: "wall"}
     assert opened(root)[1].masks.shape == (0, 6, 8)
 
@@ -76,7 +76,7 @@ def test_objects_that_overlap_are_instances_or_one_label(tmp_path):
 def test_groups_name_categories(tmp_path):
     root = written(tmp_path, [annotation([BOX]), annotation([[0, 0, 3, 0, 3, 3, 0, 3]], category=3)])
     source = opened(root, labels={"cell": ["nucleus", "wall"]})
-    assert (source.label_names(), source[0].masks.sum().item()) == ({1: "cell"}, 17)
+    assert (source.label_names(), source[0].masks.dense().sum().item()) == ({1: "cell"}, 17)
     with pytest.raises(RecipeError, match="'nuclei' is no name of the categories"):
         opened(root, labels={"cell": ["nuclei"]})[0]
 
@@ -87,7 +87,7 @@ def test_crowds_are_ignored(tmp_path):
     root = written(tmp_path, [annotation([BOX]), annotation(runs(crowd, packed=False), iscrowd=1)])
     sample = opened(root)[0]
     np.testing.assert_array_equal(sample.ignored.numpy(), crowd)
-    assert sample.masks.sum() == 12
+    assert sample.masks.dense().sum() == 12
 
 
 @pytest.mark.parametrize(

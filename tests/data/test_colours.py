@@ -28,7 +28,7 @@ def test_each_colour_of_the_table_is_a_label(image_folder, ending):
     source = opened(image_folder({"a.png": GREY}, {f"a.{ending}": PIXELS}))
     assert source.label_names() == source.named_labels() == {1: "lumen", 2: "wall"}
     assert source[0].labels.tolist() == [1, 2]
-    assert source[0].masks.int().tolist() == [[[1, 0, 0], [0, 0, 0]], [[0, 1, 0], [1, 1, 0]]]
+    assert source[0].masks.dense().int().tolist() == [[[1, 0, 0], [0, 0, 0]], [[0, 1, 0], [1, 1, 0]]]
 
 
 def test_a_palette_image_shows_the_colours_of_its_palette(image_folder):
@@ -37,21 +37,21 @@ def test_a_palette_image_shows_the_colours_of_its_palette(image_folder):
     palette[15:18], palette[27:30] = RED, BLUE
     mask.putpalette(palette)
     root = image_folder({"a.png": GREY}, {"a.png": mask})
-    assert torch.equal(opened(root)[0].masks, opened(image_folder({"a.png": GREY}, {"a.png": PIXELS}))[0].masks)
+    assert torch.equal(opened(root)[0].masks.dense(), opened(image_folder({"a.png": GREY}, {"a.png": PIXELS}))[0].masks.dense())
 
 
 def test_transparent_pixels_are_background_and_alpha_changes_no_colour(image_folder):
     alpha = np.array([[40, 255, 0], [255, 0, 255]], np.uint8)
     rgba = np.concatenate([np.where(alpha[..., None] == 0, WHITE, PIXELS), alpha[..., None]], axis=-1).astype(np.uint8)
     shown = opened(image_folder({"a.png": GREY}, {"a.png": rgba}))[0]
-    assert shown.masks.int().tolist() == [[[1, 0, 0], [0, 0, 0]], [[0, 1, 0], [1, 0, 0]]]
+    assert shown.masks.dense().int().tolist() == [[[1, 0, 0], [0, 0, 0]], [[0, 1, 0], [1, 0, 0]]]
 
 
 def test_background_may_have_a_colour_and_black_may_be_a_label(image_folder):
     mask = np.where((PIXELS == 0).all(axis=-1, keepdims=True), WHITE, PIXELS).astype(np.uint8)
     mask[0, 0] = BLACK
     shown = opened(image_folder({"a.png": GREY}, {"a.png": mask}), {"background": WHITE, "wall": BLUE, "clot": BLACK})[0]
-    assert shown.masks.int().tolist() == [[[0, 1, 0], [1, 1, 0]], [[1, 0, 0], [0, 0, 0]]]
+    assert shown.masks.dense().int().tolist() == [[[0, 1, 0], [1, 1, 0]], [[1, 0, 0], [0, 0, 0]]]
 
 
 def test_a_colour_called_ignored_is_neither_object_nor_background(image_folder):
@@ -65,7 +65,7 @@ def test_labels_group_colours_by_name_and_may_leave_some_out(image_folder):
     root = image_folder({"a.png": GREY}, {"a.png": PIXELS})
     source = opened(root, labels={"vessel": ["wall", "lumen"], "inside": ["lumen"]})
     assert source.label_names() == {1: "vessel", 2: "inside"}
-    assert source[0].masks.flatten(1).sum(dim=1).tolist() == [4, 1]
+    assert source[0].masks.dense().flatten(1).sum(dim=1).tolist() == [4, 1]
     with pytest.raises(RecipeError, match=r"labels\.vessel: 'lumn' is no name of data\.colours, which has \['lumen', 'wall'\]"):
         opened(root, labels={"vessel": ["lumn"]})
     with pytest.raises(RecipeError, match=r"labels\.vessel: \['wall'\] are names, but neither"):

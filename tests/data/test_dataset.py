@@ -8,6 +8,7 @@ from medsam_tune.data.dataset import DatasetSettings
 from medsam_tune.errors import DataError
 from medsam_tune.fusion import priors_to_input, render_priors
 from medsam_tune.geometry import InputRule, image_to_input, masks_to_input
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.types import AutomaticMasks
 from tests.data.conftest import ArraySource
 
@@ -29,7 +30,7 @@ def test_item_is_the_sample_in_the_input_frame(array_source):
     image, frame = image_to_input(source[5].image, RULE)
     assert torch.equal(item.image, image)
     assert item.frame == frame
-    assert torch.equal(item.masks, masks_to_input(source[5].masks, frame, 32))
+    assert torch.equal(item.masks.dense(), masks_to_input(source[5].masks, frame, 32).dense())
     assert (item.sample.index, item.case_index) == (5, 2)
 
 
@@ -57,10 +58,10 @@ def test_evaluation_never_augments(array_source):
 
 def test_object_limit_draws_other_objects_each_epoch_and_the_same_on_every_run(array_source):
     limited = make_dataset(array_source(pieces=3), target="per_instance", training=True, max_objects=1)
-    drawn = [limited[Draw(epoch, 0)].sample.masks for epoch in range(8)]
+    drawn = [limited[Draw(epoch, 0)].sample.masks.dense() for epoch in range(8)]
     assert all(len(masks) == 1 for masks in drawn)
     assert len({tuple(masks.flatten().tolist()) for masks in drawn}) > 1
-    assert torch.equal(drawn[3], limited[Draw(3, 0)].sample.masks)
+    assert torch.equal(drawn[3], limited[Draw(3, 0)].sample.masks.dense())
     everything = make_dataset(array_source(pieces=3), target="per_instance", max_objects=1)
     assert len(everything[0].sample.masks) == 3
 
@@ -84,7 +85,7 @@ def test_batch_flattens_objects_in_the_order_of_the_images(array_source):
     assert (batch.image_ids, batch.case_ids) == (("image_2", "image_5", "image_0"), ("case_1", "case_2", "case_0"))
     for row, image in enumerate(batch.image_index.tolist()):
         original = batch.original_masks[image][row % 2]
-        assert torch.equal(batch.masks[row], masks_to_input(original[None], batch.frames[image], 32))
+        assert torch.equal(batch.masks[row], masks_to_input(ObjectMasks.of(original[None]), batch.frames[image], 32).dense())
     assert batch.image_embeddings is None
 
 
@@ -92,7 +93,7 @@ def object_of(source):
     """Return a lookup that finds an image's own object, scored by its source index."""
 
     def look_up(index):
-        masks = source[index].masks
+        masks = source[index].masks.dense()
         return AutomaticMasks(masks, torch.ones(len(masks)), torch.full((len(masks),), index / 10))
 
     return look_up
@@ -121,9 +122,9 @@ def test_priors_of_an_augmented_view_lie_where_its_masks_lie(array_source):
     for epoch in range(6):
         item = dataset[Draw(epoch, 0)]
         shown = item.priors[0] > 0.1
-        overlap = (shown & item.masks[0]).sum() / (shown | item.masks[0]).sum()
+        overlap = (shown & item.masks.dense()[0]).sum() / (shown | item.masks.dense()[0]).sum()
         assert overlap > 0.8
-        places.add(tuple(item.masks[0].nonzero()[0].tolist()))
+        places.add(tuple(item.masks.dense()[0].nonzero()[0].tolist()))
     assert len(places) > 1
 
 

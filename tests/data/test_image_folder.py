@@ -23,7 +23,7 @@ def test_image_and_mask_of_one_name_become_a_sample(image_folder):
     assert source.image_ids() == ("a", "b")
     sample = source[1]
     assert torch.equal(sample.image, torch.from_numpy(GREY).float().expand(3, 6, 8))
-    assert torch.equal(sample.masks[0], torch.from_numpy(MASK > 0))
+    assert torch.equal(sample.masks.dense()[0], torch.from_numpy(MASK > 0))
     assert (sample.labels.tolist(), sample.case_id, sample.index) == ([1], "b", 1)
 
 
@@ -59,7 +59,7 @@ def test_labels_split_a_mask_into_named_rows(image_folder):
     sample = source[0]
     assert source.label_names() == {1: "wall", 2: "lumen", 3: "clot"}
     assert sample.labels.tolist() == [1, 2]
-    assert sample.masks.int().tolist() == [[[0, 1, 0], [1, 0, 0]], [[0, 0, 1], [0, 1, 0]]]
+    assert sample.masks.dense().int().tolist() == [[[0, 1, 0], [1, 0, 0]], [[0, 0, 1], [0, 1, 0]]]
 
 
 def test_mask_value_outside_the_labels_is_refused_with_file_and_values(image_folder):
@@ -74,7 +74,7 @@ def test_mask_with_jpeg_artefacts_is_refused_and_told_to_threshold(image_folder)
     root = image_folder({"a.png": GREY}, {"a.png": lossy})
     with pytest.raises(DataError, match=r"a\.png: mask holds the values \[0, 3, 254, 255\].*mask_threshold: 127"):
         opened(root)[0]
-    thresholded = opened(root, mask_threshold=127)[0].masks[0]
+    thresholded = opened(root, mask_threshold=127)[0].masks.dense()[0]
     assert torch.equal(thresholded, torch.from_numpy(lossy > 127))
 
 
@@ -93,7 +93,7 @@ def test_masks_may_lie_beside_the_images_with_a_suffix(image_folder):
     root = image_folder({"a.png": GREY, "a_mask.png": MASK}, {})
     sample = opened(root, masks="images", mask_suffix="_mask")[0]
     assert sample.image_id == "a"
-    assert torch.equal(sample.masks[0], torch.from_numpy(MASK > 0))
+    assert torch.equal(sample.masks.dense()[0], torch.from_numpy(MASK > 0))
 
 
 def test_mask_without_the_suffix_is_refused(image_folder):
@@ -174,4 +174,4 @@ def test_hidden_files_are_left_alone(image_folder):
 
 def test_bilevel_mask_is_foreground_where_set(image_folder):
     sample = opened(image_folder({"a.png": GREY}, {"a.png": Image.fromarray(MASK > 0)}))[0]
-    assert torch.equal(sample.masks[0], torch.from_numpy(MASK > 0))
+    assert torch.equal(sample.masks.dense()[0], torch.from_numpy(MASK > 0))

@@ -36,7 +36,7 @@ def instances_of(source, root, index=0, **settings):
 @pytest.mark.parametrize("kind", [ImageFolder, lambda: VolumeSource(RasterFormat(), masks="masks")])
 def test_image_files_of_8_16_and_32_bits_number_instances(image_folder, kind, ending, values):
     sample = instances_of(kind(), image_folder({"a.png": np.zeros((3, 4), np.uint8)}, {f"a.{ending}": values}))
-    assert torch.equal(sample.masks, torch.from_numpy(ROWS))
+    assert torch.equal(sample.masks.dense(), torch.from_numpy(ROWS))
     assert sample.labels.tolist() == [1, 1]
 
 
@@ -50,24 +50,24 @@ def test_the_instances_of_a_volume_are_its_values_on_every_slice(volumes):
     assert sorted(both.object_ids.tolist()) == [700, 70000]
     alone = instances_of(NiftiVolumes(), root, 1)
     # One value on this slice, but the volume numbers instances: its two pieces stay one.
-    assert (alone.object_ids.tolist(), int(alone.masks.sum())) == ([700], 3)
+    assert (alone.object_ids.tolist(), int(alone.masks.dense().sum())) == ([700], 3)
 
 
 def test_medsam_files_number_instances(tmp_path):
     (tmp_path / "npz").mkdir()
     np.savez(tmp_path / "npz" / "a.npz", imgs=np.zeros((3, 4), np.uint8), gts=NUMBERS)
-    assert torch.equal(instances_of(MedsamNpz(), tmp_path / "npz").masks, torch.from_numpy(ROWS))
+    assert torch.equal(instances_of(MedsamNpz(), tmp_path / "npz").masks.dense(), torch.from_numpy(ROWS))
     for folder, values in (("imgs", np.zeros((3, 4), np.uint8)), ("gts", NUMBERS)):
         (tmp_path / folder).mkdir()
         np.save(tmp_path / folder / "a.npy", values)
-    assert torch.equal(instances_of(MedsamNpy(), tmp_path).masks, torch.from_numpy(ROWS))
+    assert torch.equal(instances_of(MedsamNpy(), tmp_path).masks.dense(), torch.from_numpy(ROWS))
 
 
 def test_the_pieces_of_a_mask_with_one_value_are_its_instances(image_folder):
     root = image_folder({"a.png": np.zeros((3, 4), np.uint8)}, {"a.png": ((NUMBERS == 700) * 255).astype(np.uint8)})
     sample = instances_of(ImageFolder(), root)
     assert sample.object_ids.tolist() == [1, 2]
-    assert sample.masks.flatten(1).sum(dim=1).tolist() == [2, 1]
+    assert sample.masks.dense().flatten(1).sum(dim=1).tolist() == [2, 1]
 
 
 def test_values_that_are_named_are_classes_and_their_pieces_the_instances(image_folder):
@@ -82,7 +82,7 @@ def test_a_threshold_makes_pieces(image_folder):
     root = image_folder({"a.png": np.zeros((3, 4), np.uint8)}, {"a.png": (NUMBERS // 350).astype(np.uint8)})
     sample = instances_of(ImageFolder(mask_threshold=0), root)
     # 700 and 70000 touch.
-    assert sample.masks.flatten(1).sum(dim=1).tolist() == [4, 1]
+    assert sample.masks.dense().flatten(1).sum(dim=1).tolist() == [4, 1]
 
 
 def test_unannotated_pixels_are_no_instance(image_folder):
@@ -110,7 +110,7 @@ def test_every_instance_is_a_row_of_a_batch_and_leaves_with_its_pixels(image_fol
     limited = data.dataset("train")[0].sample
     assert len(limited.labels) == len(limited.object_ids) == 1
     moved = limited.rows(torch.tensor([0]))
-    gone = apply_target(moved.__class__(**{**vars(moved), "masks": torch.zeros_like(moved.masks)}), "per_instance")
+    gone = apply_target(moved.__class__(**{**vars(moved), "masks": torch.zeros_like(moved.masks.dense())}), "per_instance")
     assert len(gone.object_ids) == 0
 
 

@@ -30,7 +30,7 @@ def test_one_file_a_class_beside_each_other(image_folder):
     assert source.label_names() == source.named_labels() == {1: "lumen", 2: "wall"}
     sample = source[0]
     assert (sample.image_id, sample.labels.tolist()) == ("x", [1, 2])
-    assert torch.equal(sample.masks, torch.from_numpy(np.stack([LEFT, RIGHT]) > 0))
+    assert torch.equal(sample.masks.dense(), torch.from_numpy(np.stack([LEFT, RIGHT]) > 0))
     assert {path.name for path in source.files(0)} == {"x.png", "x_lumen.png", "x_wall.png"}
 
 
@@ -45,7 +45,7 @@ def test_one_folder_a_class(image_folder):
     source = opened(root, mask_pattern="^(?P<label>[^/]+)/(.+)$")
     assert source.image_ids() == ("p1/x",)
     # The two overlap in one pixel, and both keep it.
-    assert source[0].masks.flatten(1).sum(dim=1).tolist() == [2, 2]
+    assert source[0].masks.dense().flatten(1).sum(dim=1).tolist() == [2, 2]
 
 
 def test_classes_that_overlap_are_refused_before_training_where_a_pixel_has_one_class(image_folder):
@@ -60,7 +60,7 @@ def test_labels_group_and_order_classes_of_files(image_folder):
     root = image_folder({"x.png": GREY}, {"x_lumen.png": LEFT, "x_wall.png": MIDDLE})
     source = opened(root, mask_pattern=SUFFIX, labels={"wall": ["wall"], "vessel": ["lumen", "wall"]})
     assert source.label_names() == {1: "wall", 2: "vessel"}
-    assert source[0].masks.flatten(1).sum(dim=1).tolist() == [2, 3]
+    assert source[0].masks.dense().flatten(1).sum(dim=1).tolist() == [2, 3]
     with pytest.raises(RecipeError, match=r"labels\.a: 'clot' is no name of the mask files, which has \['lumen', 'wall'\]"):
         opened(root, mask_pattern=SUFFIX, labels={"a": ["clot"]})
 
@@ -88,9 +88,9 @@ def test_one_file_an_instance_is_one_row_each_even_in_two_pieces(image_folder):
     }
     sample = opened(root, target="per_instance", **rules)[0]
     assert (sample.image_id, sample.labels.tolist(), sample.object_ids.tolist()) == ("n1", [1, 1], [1, 2])
-    assert torch.equal(sample.masks, torch.from_numpy(np.stack([broken, MIDDLE]) > 0))
+    assert torch.equal(sample.masks.dense(), torch.from_numpy(np.stack([broken, MIDDLE]) > 0))
     joined = opened(root, target="binary", **rules)[0]
-    assert (joined.labels.tolist(), joined.object_ids, int(joined.masks.sum())) == ([1], None, 4)
+    assert (joined.labels.tolist(), joined.object_ids, int(joined.masks.dense().sum())) == ([1], None, 4)
 
 
 def test_files_of_a_class_may_number_their_instances(image_folder):
@@ -105,14 +105,14 @@ def test_unannotated_pixels_of_any_file_are_unknown_to_all(image_folder):
     root = image_folder({"x.png": GREY}, {"x_lumen.png": unknown, "x_wall.png": MIDDLE})
     sample = opened(root, ignore_label=77, mask_pattern=SUFFIX)[0]
     assert sample.ignored.int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 0]]
-    assert sample.masks.flatten(1).sum(dim=1).tolist() == [1, 2]
+    assert sample.masks.dense().flatten(1).sum(dim=1).tolist() == [1, 2]
 
 
 def test_images_and_masks_of_one_tree_pair_by_all_their_brackets(image_folder):
     root = image_folder({"p1/img/s1.png": GREY, "p1/seg/s1.png": LEFT, "p2/img/s1.png": GREY, "p2/seg/s1.png": RIGHT}, {})
     source = opened(root, masks="images", image_pattern="^([^/]+)/img/(.+)$", mask_pattern="^([^/]+)/seg/(.+)$")
     assert source.image_ids() == ("p1/s1", "p2/s1")
-    assert [int(source[index].masks.sum()) for index in (0, 1)] == [2, 1]
+    assert [int(source[index].masks.dense().sum()) for index in (0, 1)] == [2, 1]
 
 
 def test_folders_of_classes_may_lie_beside_the_images_and_masks_below_them(image_folder):

@@ -42,7 +42,7 @@ def test_float_image_equals_its_8_bit_version(folder):
 def test_every_label_is_a_row(folder):
     sample = opened(folder({"a": LEVELS}, {"a": IDS}))[0]
     assert sample.labels.tolist() == [1, 5]
-    assert torch.equal(sample.masks, torch.from_numpy(np.stack([IDS == 1, IDS == 5])))
+    assert torch.equal(sample.masks.dense(), torch.from_numpy(np.stack([IDS == 1, IDS == 5])))
 
 
 def test_slice_without_label_is_an_image_without_objects(folder):
@@ -58,7 +58,7 @@ def test_slices_of_one_case_share_it(folder):
 def test_named_labels_group_ids(folder):
     source = opened(folder({"a": LEVELS}, {"a": IDS}), labels={"organ": [1, 5], "tumour": [5]})
     assert source.label_names() == {1: "organ", 2: "tumour"}
-    assert source[0].masks.sum(dim=(1, 2)).tolist() == [10, 4]
+    assert source[0].masks.dense().sum(dim=(1, 2)).tolist() == [10, 4]
 
 
 def test_label_names_come_from_the_masks_without_a_list(folder):

@@ -35,7 +35,7 @@ def test_every_slice_of_the_axis_is_an_item_with_its_spacing(one_case):
     assert sample.spacing_mm == (3.0, 1.0)
     expected = np.rint(GREY[::-1, 3, ::-1].T * 0.255)
     assert torch.equal(sample.image, torch.from_numpy(expected).float().expand(3, 8, 6))
-    assert torch.equal(sample.masks[1], torch.from_numpy((LABELS[::-1, 3, ::-1].T == 2).copy()))
+    assert torch.equal(sample.masks.dense()[1], torch.from_numpy((LABELS[::-1, 3, ::-1].T == 2).copy()))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_stored_orientation_does_not_change_what_is_seen(volumes):
     for position in range(6):
         plain, other = source[position], source[6 + position]
         assert torch.equal(plain.image, other.image)
-        assert torch.equal(plain.masks, other.masks)
+        assert torch.equal(plain.masks.dense(), other.masks.dense())
         assert plain.spacing_mm == other.spacing_mm == (3.0, 2.0)
 
 
@@ -69,7 +69,7 @@ def test_assembled_slices_lie_on_the_voxels_of_the_stored_file(volumes):
     affine[0, 1], affine[1, 2], affine[2, 0], affine[3, 3] = -1.0, 1.0, 1.0, 1.0
     volumes("images", "c1", stored.astype(np.float32), affine)
     source = opened(volumes("labels", "c1", stored, affine), axis="axial")
-    slices = {source.position(i)[1]: source[i].masks.any(dim=0).numpy() for i in range(len(source))}
+    slices = {source.position(i)[1]: source[i].masks.dense().any(dim=0).numpy() for i in range(len(source))}
     assert np.array_equal(source.assemble("c1", slices), stored > 0)
     assert np.allclose(source.header("c1").affine, affine)
 
@@ -95,7 +95,7 @@ def test_labels_are_grouped_and_selected_by_name(one_case):
     source = opened(one_case, labels={"all": [1, 2], "core": [2]})
     sample = source[4]
     assert source.label_names() == {1: "all", 2: "core"}
-    assert sample.masks.sum(dim=(1, 2)).tolist() == [9, 1]
+    assert sample.masks.dense().sum(dim=(1, 2)).tolist() == [9, 1]
 
 
 def test_without_names_every_value_is_a_label(one_case):

@@ -47,7 +47,7 @@ def opened(root, target=None):
 def test_source_reads_the_pairs_that_were_found(tmp_path, case):
     found, source = opened(write(tmp_path, *PAIRED[case][0]))
     assert sorted(set(source.case_ids())) == [pair.name for pair in found.pairing.pairs]
-    assert all(int(source[index].masks.sum()) == 56 for index in range(len(source)))
+    assert all(int(source[index].masks.dense().sum()) == 56 for index in range(len(source)))
 
 
 @pytest.mark.parametrize("case", ["a folder a case, fixed names", "BIDS", "LiTS"])
@@ -64,7 +64,7 @@ def test_source_reads_the_classes_that_were_found(tmp_path, case):
     names, (_, _, labels) = SEVERAL[case]
     _, source = opened(write(tmp_path, *names))
     assert tuple(source.label_names().values()) == labels
-    assert [int(mask.sum()) for mask in source[0].masks] == [56, 56]
+    assert [int(mask.sum()) for mask in source[0].masks.dense()] == [56, 56]
 
 
 def test_what_is_neither_image_nor_mask_is_left_out_in_few_words(tmp_path):
@@ -124,7 +124,7 @@ def test_dicom_series_are_read_with_the_segmentations_that_name_them(studies):
     found, source = opened(studies)
     assert found.pairing.layout == "DICOM series with DICOM masks"
     assert (len(found.pairing.pairs), found.patient) == (4, "header")
-    assert sum(int(source[index].masks.sum()) for index in range(len(source))) == 4 * 90
+    assert sum(int(source[index].masks.dense().sum()) for index in range(len(source))) == 4 * 90
 
 
 def test_dicom_series_are_read_with_masks_of_another_format_that_are_named_after_them(tmp_path):
@@ -137,7 +137,7 @@ def test_dicom_series_are_read_with_masks_of_another_format_that_are_named_after
         NiftiFormat().write_labels(tmp_path / f"s{number}_mask", labels, header)
     found, source = opened(tmp_path)
     assert [pair.name for pair in found.pairing.pairs] == ["s0", "s1", "s2"]
-    assert sum(int(source[index].masks.sum()) for index in range(len(source))) == 3 * 12
+    assert sum(int(source[index].masks.dense().sum()) for index in range(len(source))) == 3 * 12
 
 
 def test_tiff_of_several_pages_is_a_volume(tmp_path):
@@ -149,4 +149,4 @@ def test_tiff_of_several_pages_is_a_volume(tmp_path):
             pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
     found, source = opened(tmp_path)
     assert (type(found.pairing.format).__name__, len(found.pairing.pairs), found.n_slices()) == ("TiffFormat", 3, 12)
-    assert sum(int(source[index].masks.sum()) for index in range(len(source))) == 3 * 48
+    assert sum(int(source[index].masks.dense().sum()) for index in range(len(source))) == 3 * 48

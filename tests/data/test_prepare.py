@@ -40,7 +40,7 @@ def test_prepared_folder_shows_what_the_source_shows(volumes):
     for index in range(len(source)):
         expected, found = source[index], again[index]
         assert torch.equal(found.image, expected.image)
-        assert torch.equal(found.masks, expected.masks)
+        assert torch.equal(found.masks.dense(), expected.masks.dense())
         assert [numbers[int(label)] for label in found.labels] == expected.labels.tolist()
 
 
@@ -145,4 +145,4 @@ def test_spacing_and_unannotated_pixels_survive(volumes):
         assert prepared[index].spacing_mm == pytest.approx(source[index].spacing_mm, rel=1e-12)
         assert (prepared.voxel_size(index).row_mm, prepared.voxel_size(index).slice_mm) == (prepared[index].spacing_mm[0], None)
         assert torch.equal(prepared[index].ignored, source[index].ignored)
-        assert torch.equal(prepared[index].masks, source[index].masks)
+        assert torch.equal(prepared[index].masks.dense(), source[index].masks.dense())

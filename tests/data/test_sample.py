@@ -17,7 +17,7 @@ def test_carotid_images_are_grouped_by_scan_and_show_one_lumen():
     source = ImageFolder(case_pattern=r"^(.+)_slice_")
     source.open(sample_folder("carotid"))
     assert (len(source), len(set(source.case_ids()))) == (20, 8)
-    assert 0.005 < float(source[0].masks[0].float().mean()) < 0.1
+    assert 0.005 < float(source[0].masks.dense()[0].float().mean()) < 0.1
 
 
 @pytest.mark.parametrize("name", sample_names())

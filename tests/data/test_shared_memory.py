@@ -45,12 +45,12 @@ def test_tensors_of_queries_and_truth_count_too():
         tensor.numel() * tensor.element_size()
         for tensor in (
             batch.images,
-            batch.masks,
+            batch.truth.masks.pixels,
             batch.image_index,
             batch.labels,
             batch.sample_index,
             batch.case_index,
-            *batch.original_masks,
+            *(masks.pixels for masks in batch.original_masks),
         )
     )
     assert tensor_bytes(batch) == expected
@@ -70,9 +70,11 @@ def test_tensors_of_queries_and_truth_count_too():
 def test_data_that_would_not_fit_are_refused_before_a_worker_starts(array_source, free, settings, processes, batches):
     data = SegmentationDataModule(array_source(8), "anywhere", **settings)
     data.open(RULE)
-    # Image (3, 64, 64) float32, masks (64, 64) and (16, 20), embedding (256, 4, 4) float32, and some bytes of indices.
+    # Image (3, 64, 64) float32, embedding (256, 4, 4) float32, the object's box in both frames, and some bytes of indices.
     size = min(settings["eval_batch_size"], 8)
-    needed = batches * size * (4 * 3 * 64 * 64 + 64 * 64 + 16 * 20 + 4 * 256 * 4 * 4)
+    item = data.dataset("predict")[0]
+    boxes = item.masks.pixels.numel() + item.sample.masks.pixels.numel()
+    needed = batches * size * (4 * 3 * 64 * 64 + boxes + 4 * 256 * 4 * 4)
     free(1.01 * needed)
     check_workers(data, "predict", processes=processes)
     free(needed)

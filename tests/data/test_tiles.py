@@ -65,8 +65,8 @@ def test_a_tile_is_a_cut_of_its_image_with_case_labels_and_numbers(large_images)
         tile = source[index]
         assert torch.equal(tile.image, whole.image[:, *tile.tile.area])
         assert (tile.case_id, tile.index, tile.image.shape[-2:]) == ("p0", index, (16, 16))
-        for mask, number in zip(tile.masks, tile.object_ids.tolist(), strict=True):
-            assert torch.equal(mask, whole.masks[whole.object_ids.tolist().index(number)][tile.tile.area])
+        for mask, number in zip(tile.masks.dense(), tile.object_ids.tolist(), strict=True):
+            assert torch.equal(mask, whole.masks.dense()[whole.object_ids.tolist().index(number)][tile.tile.area])
             seen.setdefault(number, []).append(tile.image_id)
     # The object across the middle lies on several tiles and keeps its number on each.
     assert set(seen) == {300, 4}
@@ -104,21 +104,21 @@ def test_training_keeps_as_many_empty_tiles_as_show_something_and_one_of_an_empt
     source = tiled(large_images, target="binary")
     everything = list(range(len(source)))
     kept = source.select(everything, "train")
-    shows = [bool(source[index].masks.any()) for index in kept]
+    shows = [bool(source[index].masks.dense().any()) for index in kept]
     # Of the six tiles of a full image four show an object; of the empty image one is kept.
     assert [len([k for k in kept if k // 6 == image]) for image in range(6)] == [6, 6, 6, 6, 6, 1]
-    assert sum(shows) == 5 * sum(bool(source[index].masks.any()) for index in range(6))
+    assert sum(shows) == 5 * sum(bool(source[index].masks.dense().any()) for index in range(6))
     assert source.select(everything, "evaluate") == everything
     narrow = tiled(large_images, target="binary", size=4, overlap=0)
     chosen = narrow.select(list(range(50)), "train")
-    full = sum(bool(narrow[index].masks.any()) for index in range(50))
+    full = sum(bool(narrow[index].masks.dense().any()) for index in range(50))
     assert len(chosen) == 2 * full < 50
 
 
 def test_prompted_targets_train_on_no_empty_tile(large_images):
     data = opened(large_images, target="per_instance")
     train = data.dataset("train")
-    assert all(bool(train.views.source[index].masks.any()) for index in train.indices)
+    assert all(bool(train.views.source[index].masks.dense().any()) for index in train.indices)
 
 
 def test_the_report_counts_images_and_tiles(large_images):

@@ -27,7 +27,7 @@ def write_volume(folder, name="case_1", *, flipped=True):
 def add_all(writer, source, indices):
     for index in indices:
         sample = source[index]
-        writer.add(sample.image_id, sample.case_id, sample.masks.any(0).numpy())
+        writer.add(sample.image_id, sample.case_id, sample.masks.dense().any(0).numpy())
 
 
 @pytest.mark.parametrize("axis", ["sagittal", "coronal", "axial"])
@@ -53,7 +53,7 @@ def test_numbers_of_classes_are_written_as_they_are(tmp_path):
     volumes, images = mask_writer(source, tmp_path / "predicted"), PngWriter(tmp_path / "png")
     for index in range(len(source)):
         sample = source[index]
-        classes = sample.masks.any(0).numpy() * np.uint8(2)
+        classes = sample.masks.dense().any(0).numpy() * np.uint8(2)
         volumes.add(sample.image_id, sample.case_id, classes)
         images.add(sample.image_id, sample.case_id, classes)
     (path,) = volumes.finish()

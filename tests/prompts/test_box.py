@@ -7,21 +7,24 @@ import torch
 from torchvision.ops import masks_to_boxes
 
 from medsam_tune.errors import RecipeError
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.prompts import BoxJitter, BoxPrompt
 from medsam_tune.prompts.sampling import tight_boxes
-from tests.factories import embed, make_batch
+from tests.factories import embed, make_batch, with_masks
 
 
 def test_tight_box_ends_at_the_last_column_and_row():
     masks = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     masks[0, 0, 2:5, 1:7] = True
-    assert tight_boxes(masks, torch.zeros(1, 4)).tolist() == [[1.0, 2.0, 6.0, 4.0]]
+    assert tight_boxes(ObjectMasks.of(masks[:, 0]), torch.zeros(1, 4)).tolist() == [[1.0, 2.0, 6.0, 4.0]]
 
 
 def test_tight_boxes_are_torchvisions():
     masks = torch.rand(20, 1, 16, 16) > 0.97
     masks = masks[masks.flatten(1).any(1)]
-    assert torch.equal(tight_boxes(masks, torch.zeros(len(masks), 4)), masks_to_boxes(masks[:, 0]).float())
+    assert torch.equal(
+        tight_boxes(ObjectMasks.of(masks[:, 0]), torch.zeros(len(masks), 4)), masks_to_boxes(masks[:, 0]).float()
+    )
 
 
 def test_whole_image_box_is_the_valid_area():
@@ -32,8 +35,9 @@ def test_whole_image_box_is_the_valid_area():
 
 def test_object_without_foreground_gets_the_whole_image():
     batch = make_batch(sizes=((40, 64), (64, 48)))
-    batch.masks[1] = False
-    batch.original_masks[1].zero_()
+    first, second = batch.original_masks
+    none = torch.zeros_like(second.dense())
+    batch = with_masks(batch, torch.stack([batch.masks[0], torch.zeros_like(batch.masks[1])]), (first, none))
     boxes = BoxPrompt("tight").boxes(batch)
     assert boxes[1].tolist() == [0, 0, 47, 63]
     assert boxes[0].tolist() == masks_to_boxes(batch.masks[0]).tolist()[0]
@@ -75,9 +79,9 @@ def test_training_boxes_change_with_the_epoch_and_evaluation_boxes_do_not():
 
 def test_one_pixel_object_has_a_box_of_one_pixel():
     batch = make_batch(sizes=((64, 64),))
-    batch.masks.zero_()
-    batch.masks[0, 0, 5, 9] = True
-    assert BoxPrompt().boxes(batch).tolist() == [[9, 5, 9, 5]]
+    masks = torch.zeros_like(batch.masks)
+    masks[0, 0, 5, 9] = True
+    assert BoxPrompt().boxes(with_masks(batch, masks)).tolist() == [[9, 5, 9, 5]]
 
 
 def test_jitter_of_the_whole_image_is_refused():

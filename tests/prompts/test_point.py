@@ -63,7 +63,7 @@ def test_evaluation_takes_its_own_rule():
 
 def test_object_without_foreground_gets_padding_for_its_foreground_points():
     batch = make_batch()
-    empty = with_masks(batch, torch.zeros_like(batch.masks), tuple(torch.zeros_like(m) for m in batch.original_masks))
+    empty = with_masks(batch, torch.zeros_like(batch.masks), tuple(torch.zeros_like(m.dense()) for m in batch.original_masks))
     assert _points(PointPrompt(2, 1), empty)[1].tolist() == [[0.0, -1.0, -1.0]] * 2
 
 

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import Frame, InputRule, make_frame, masks_to_input
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.prompts.sampling import (
     BoxJitter,
     jitter_boxes,
@@ -139,7 +140,7 @@ def test_empty_object_has_no_foreground_point():
 def test_box_that_only_grows_contains_its_object(shape, jitter):
     mask = torch.from_numpy(SHAPES[shape])[None, None].expand(50, 1, SIDE, SIDE)
     limits = torch.tensor([[0.0, 0.0, SIDE - 1, SIDE - 1]]).expand(50, 4)
-    boxes = jitter_boxes(tight_boxes(mask, limits), jitter, limits=limits, generators=_rngs(50))
+    boxes = jitter_boxes(tight_boxes(ObjectMasks.of(mask[:, 0]), limits), jitter, limits=limits, generators=_rngs(50))
     y, x = np.nonzero(SHAPES[shape])
     assert (boxes[:, 0] <= x.min()).all()
     assert (boxes[:, 1] <= y.min()).all()
@@ -234,10 +235,10 @@ def test_object_that_is_not_seen_in_the_input_frame_is_given_the_pixel_it_lies_i
     original[0, 50, 101] = True
     original[1, 20:80, 20:80] = True
     frame = make_frame((200, 200), InputRule(side=10))
-    masks = masks_to_input(original, frame, 10)[:, None]
+    masks = masks_to_input(ObjectMasks.of(original), frame, 10).dense()[:, None]
     masks[0] = False
     batch = replace(with_masks(make_batch(sizes=((64, 64),), objects=(2,)), masks, (original,)), frames=(frame,))
-    seen = visible_masks(batch)
+    seen = visible_masks(batch).dense()[:, None]
     # Pixel 50.5 of 200 lies in input row 2 of 10, 101.5 in column 5.
     assert seen[0, 0].nonzero().tolist() == [[2, 5]]
     assert torch.equal(seen[1], masks[1])
@@ -246,7 +247,7 @@ def test_object_that_is_not_seen_in_the_input_frame_is_given_the_pixel_it_lies_i
 
 def test_object_that_is_empty_stays_empty():
     batch = make_batch()
-    empty = with_masks(batch, torch.zeros_like(batch.masks), tuple(torch.zeros_like(m) for m in batch.original_masks))
+    empty = with_masks(batch, torch.zeros_like(batch.masks), tuple(torch.zeros_like(m.dense()) for m in batch.original_masks))
     assert not visible_masks(empty).any()
 
 

@@ -169,6 +169,6 @@ def test_the_heads_alone_learn_to_tell_two_regions_from_the_background():
         optimizer.step()
     with torch.no_grad():
         (masks,) = predict_masks(segmenter.eval()(batch), batch, 64)
-    counts = overlap_counts(masks, batch.original_masks[0]).double()
+    counts = overlap_counts(masks, batch.original_masks[0].dense()).double()
     dice = 2 * counts[:, 0] / (2 * counts[:, 0] + counts[:, 1:].sum(dim=1))
     assert (dice > 0.9).all(), dice

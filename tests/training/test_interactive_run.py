@@ -113,7 +113,7 @@ def test_prediction_on_new_images_clicks_nowhere(recipe):
     cli = build("--model.prompts=null", "--data.cache_embeddings=false")
     (batch, *_) = cli.datamodule.test_dataloader()
     cli.model.eval()
-    turned = with_masks(batch, ~batch.masks, tuple(~masks for masks in batch.original_masks))
+    turned = with_masks(batch, ~batch.masks, tuple(~masks.dense() for masks in batch.original_masks))
     with torch.no_grad():
         assert torch.equal(cli.model.predict_step(batch, 0).low_res_masks, cli.model.predict_step(turned, 0).low_res_masks)
         assert not torch.equal(cli.model(batch).low_res_masks, cli.model(turned).low_res_masks)
