@@ -65,6 +65,8 @@ def rows(*, tiny: bool = False) -> dict[str, Row]:
         "P5": Row("encoder forward, vit_b 1024", 0.70, "cpu", partial(cpu.encoder_forward, name=base)),
         "P6": Row("window block with backward at 256 px", 0.80, "cpu", cpu.window_blocks),
         "P7": Row("memory of LoRA on all blocks, vit_b 1024", 0.30, "cpu", partial(cpu.lora_memory, name=base)),
+        "P14": Row("frozen LiteMedSAM encoder by OpenVINO", 0.60, "cpu", partial(cpu.compiled_encoder, engine="openvino")),
+        "P14T": Row("frozen LiteMedSAM encoder by PyTorch", 1.0, "cpu", partial(cpu.compiled_encoder, engine="torch")),
         "G1": Row(
             "encoder forward, vit_b, bf16 batch 8 : float32 batch 1", 1 / 8, "cuda", partial(gpu.encoder_forward, name=base)
         ),

@@ -20,6 +20,7 @@ from sides import encoder_step, logits_of, lora_sides
 from torch import Tensor, nn
 
 from medsam_tune.backbone import SamBackbone
+from medsam_tune.backbone.engines import Engine
 from medsam_tune.backbone.vit import VitBlock
 
 RUN = Path(__file__).resolve().parents[1] / "run.py"
@@ -93,6 +94,32 @@ def _alone(name: str, side: str, settings: Settings) -> dict[str, Any]:
     command = [sys.executable, str(RUN), "P7", "--alone", side, *(["--tiny"] if name == "tiny" else [])]
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=max(1.0, settings.left))
     return json.loads(found.stdout.splitlines()[-1])
+
+
+def compiled_encoder(settings: Settings, *, engine: Engine) -> Result:
+    """P14: the frozen encoder of LiteMedSAM, and the same network with each batch norm run after its convolution."""
+    backbone = SamBackbone("random_lite_medsam", engine=engine)
+    encoder = backbone.image_encoder
+    inputs = make_inputs(backbone, 1, "cpu")
+    plain = copy.deepcopy(encoder)
+    for module in plain.modules():
+        if isinstance(module, nn.Conv2d):
+            # A hook keeps the norm from being folded into the convolution.
+            module.register_forward_hook(lambda *_: None)
+    theirs = encoder_step(plain, inputs.normalised, None)
+
+    def ours() -> Tensor:
+        with torch.no_grad():
+            return backbone.encode(inputs.encoder).main
+
+    started = time.monotonic()
+    ours()  # compiles
+    built = time.monotonic() - started
+    error = relative_error(ours(), theirs())
+    result = alternate(lambda: ours, lambda: theirs, settings, metric="encoder forward, LiteMedSAM")
+    result.error = error
+    result.extra["first_image_s"] = built
+    return result
 
 
 def boxes_of_an_image(settings: Settings, name: str = "vit_b", *, n_boxes: int = 8) -> Result:

@@ -40,7 +40,8 @@ class Backbone(nn.Module, ABC):
         weights: Where the weights came from.
         fine_shapes: (C_i, g_i, g_i) of each finer map that ``encode`` returns beside the main one; empty for SAM 1.
         attached_tuner: Class name of the tuner that is inserted, or None.
-        current_input: What ``encode`` is at work on, for inserted modules that look at neighbouring slices; None outside of it.
+        current_input: What ``encode`` is at work on, for inserted modules that look at neighbouring slices; None outside of it,
+            also where a block is computed again in the backward pass (``checkpointing``).
     """
 
     input_rule: InputRule
@@ -79,6 +80,10 @@ class Backbone(nn.Module, ABC):
             return self.run_encoder(inputs)
         finally:
             self.current_input = None
+
+    def encoder_engine(self) -> str | None:
+        """Return name and version of what encodes images on a CPU, for the key of a cache; None for PyTorch."""
+        return None
 
     def pack(self, embeddings: ImageEmbeddings) -> Tensor:
         """Return embeddings as one tensor a store can keep: (B, C, g, g), or (B, numbers) where there are finer maps."""

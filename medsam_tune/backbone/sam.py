@@ -34,6 +34,7 @@ from medsam_tune.backbone.architectures import (
 )
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
 from medsam_tune.backbone.candidates import PromptDecoder
+from medsam_tune.backbone.engines import EncoderEngine, Engine
 from medsam_tune.backbone.freezing import freeze, set_train_modes, set_trainable
 from medsam_tune.backbone.recomputing import set_checkpointing
 from medsam_tune.backbone.sam_anatomy import sam_anatomy
@@ -60,6 +61,8 @@ class SamBackbone(Backbone):
         seed: Seeds random weights.
         checkpointing: Keep only the input of each encoder block for the backward pass and compute the block again there: less
             memory, more time, the same results. Where no gradient reaches a block it changes nothing.
+        engine: What runs a frozen TinyViT on a CPU: ``torch``, ``openvino`` (``pip install medsam-tune[cpu]``), or ``auto``,
+            which takes OpenVINO where it is installed and more than a few images are encoded. Embeddings differ by rounding.
 
     Raises:
         RecipeError: If a name or the side cannot be.
@@ -75,10 +78,11 @@ class SamBackbone(Backbone):
         side: int | None = None,
         seed: int = 0,
         checkpointing: bool = False,
+        engine: Engine = "auto",
     ) -> None:
         super().__init__()
         self._settings: dict[str, Any] = {"weights": weights, "checkpoint": checkpoint, "side": side, "seed": seed}
-        self._settings["checkpointing"] = checkpointing
+        self._settings |= {"checkpointing": checkpointing, "engine": engine}
         architecture, rule = _named(weights)
         side = rule.side if side is None else side
         check_side(architecture, side)
@@ -92,6 +96,7 @@ class SamBackbone(Backbone):
         for name, part in _seeded_parts(architecture, self.input_rule.side, seed).items():
             setattr(self, name, part)
         set_checkpointing(self.image_encoder, checkpointing=checkpointing)
+        self._engine = EncoderEngine(engine, self.image_encoder)
         self.weights = self._load(weights, architecture, checkpoint, seed)
         freeze(self)
         set_trainable(self, trainable)
@@ -122,9 +127,16 @@ class SamBackbone(Backbone):
         pixels = normalise(inputs.images, inputs.frames, self.input_rule)
         if inputs.fuse is not None:
             pixels = inputs.fuse(pixels)
+        pixels = pixels.to(self._dtype)
         learns = pixels.requires_grad or any(p.requires_grad for p in self.image_encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            return ImageEmbeddings(self.image_encoder(pixels.to(self._dtype)))
+            if learns or self.attached_tuner is not None:
+                return ImageEmbeddings(self.image_encoder(pixels))
+            return ImageEmbeddings(self._engine.encode(self.image_encoder, pixels))
+
+    def encoder_engine(self) -> str | None:
+        """Return name and version of what encodes images on a CPU; None for PyTorch."""
+        return self._engine.identity()
 
     def image_pe(self) -> Tensor:
         """Return the dense positional encoding (1, C, g, g), computed in float32."""

@@ -36,6 +36,23 @@ class ConvNorm(nn.Sequential):
         conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
         super().__init__(OrderedDict(c=conv, bn=nn.BatchNorm2d(out_channels)))
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H', W'); with fixed statistics the norm is a factor and a summand of the convolution."""
+        conv, norm = cast(nn.Conv2d, self.c), cast(nn.BatchNorm2d, self.bn)
+        if norm.training or not (is_plain(conv, nn.Conv2d) and is_plain(norm, nn.BatchNorm2d)):
+            return cast(Tensor, norm(conv(x)))
+        scale = norm.weight * torch.rsqrt(cast(Tensor, norm.running_var) + norm.eps)
+        weight, bias = conv.weight * scale[:, None, None, None], norm.bias - cast(Tensor, norm.running_mean) * scale
+        if conv.kernel_size == (1, 1) and conv.stride == (1, 1):
+            # PyTorch sends these to its slow convolution where channels are last.
+            return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, bias, conv.stride, cast("tuple[int, int]", conv.padding), groups=conv.groups)
+
+
+def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Say whether a layer is of this class itself and nobody hooked into it, so that its weights are all that it does."""
+    return type(layer) is kind and not layer._forward_hooks and not layer._forward_pre_hooks
+
 
 class Stem(nn.Module):
     """Embed pixels: (B, 3, S, S) to (B, C, S, S) by 1x1 convolutions, or to a quarter of the side by strided 3x3 ones."""

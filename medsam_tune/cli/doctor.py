@@ -16,6 +16,7 @@ from medsam_tune.cli.lightning_owner import describe_owner
 from medsam_tune.cli.options import OptionParser
 from medsam_tune.errors import RecipeError
 from medsam_tune.runs.recipe_files import bundled_recipes, recipes_folder
+from medsam_tune.training.half_precision import FIRST_WITH_BF16
 
 DESCRIPTION = "Say what is installed and found here, and who owns the `lightning` command. Changes nothing."
 # Malicious uploads, advisory GHSA-w37p-236h-pfx3.
@@ -77,8 +78,7 @@ def device_lines() -> Iterator[str]:
     yield f"cpu: {cores} cores, {torch.get_num_threads()} torch threads, {torch.backends.cpu.get_cpu_capability()}"
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        # Compute capability 8.0 (Ampere) is the first with bf16 in hardware.
-        precision = "bf16-mixed" if properties.major >= 8 else "16-mixed"
+        precision = "bf16-mixed" if properties.major >= FIRST_WITH_BF16 else "16-mixed"
         memory = format_bytes(properties.total_memory)
         yield f"cuda:{index}: {properties.name}, {memory}; --trainer.precision={precision} suits it"
     if torch.backends.mps.is_available():

@@ -32,6 +32,7 @@ class EmbeddingPrecompute(Precompute["tuple[Tensor, Frame]", "Tensor"]):
         load: Returns an item's network input (3, S, S) in 0..255 and its frame.
         encode: Maps images (B, 3, S, S) on the CPU and B frames to embeddings (B, C, g, g), in fp32 and on the device it likes.
         batch_size: Images encoded at once; 1 is fastest on CPU.
+        engine: Name and version of what encodes; None for PyTorch.
     """
 
     kind = "embeddings"
@@ -46,7 +47,9 @@ class EmbeddingPrecompute(Precompute["tuple[Tensor, Frame]", "Tensor"]):
         load: Callable[[Item], tuple[Tensor, Frame]],
         encode: Callable[[Tensor, Sequence[Frame]], Tensor],
         batch_size: int = 1,
+        engine: str | None = None,
     ) -> None:
+        self._engine = engine
         self._name, self._sha256, self._rule = weights_name, weights_sha256, rule
         self._load, self._encode = load, encode
         self.batch_size = batch_size
@@ -57,7 +60,7 @@ class EmbeddingPrecompute(Precompute["tuple[Tensor, Frame]", "Tensor"]):
             "format": EMBEDDING_FORMAT,
             "weights_sha256": self._sha256,
             "input_rule": asdict(self._rule),
-            "precision": "fp16",
+            "precision": "fp16" if self._engine is None else f"fp16, {self._engine}",
         }
 
     def weights_name(self) -> str:

@@ -71,6 +71,10 @@ class Segmenter(nn.Module, ABC):
     def base_weights(self) -> WeightsIdentity | None:
         """Return the identity of the frozen weights under the trained ones, or None when all is trained from scratch."""
 
+    def encoder_engine(self) -> str | None:
+        """Return name and version of what encodes images on a CPU, for the key of a cache; None for PyTorch."""
+        return None
+
     def classes(self) -> tuple[str, ...]:
         """Return the names of the classes that label every image, in their order; empty where objects are segmented."""
         return ()

@@ -74,6 +74,10 @@ class SamSegmenter(Segmenter):
         """Return the identity of the backbone's weights."""
         return self.backbone.weights
 
+    def encoder_engine(self) -> str | None:
+        """Return what the backbone says."""
+        return self.backbone.encoder_engine()
+
     def takes_prompts(self) -> bool:
         """Return True where the prompt encoder reads them."""
         return self.prompt_encoder.takes_prompts()

@@ -151,6 +151,7 @@ def embedding_precompute(segmenter: Segmenter, data: SegmentationDataModule, *, 
         load=lambda item: data.input_image(*item),
         encode=encode,
         batch_size=GPU_BATCH_SIZE if device.type == "cuda" else 1,
+        engine=segmenter.encoder_engine() if device.type == "cpu" else None,
     )
 
 

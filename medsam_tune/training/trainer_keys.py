@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 
 from medsam_tune.data.datamodule import SegmentationDataModule, Stage
 from medsam_tune.errors import RecipeError
+from medsam_tune.training.half_precision import half_precision_fault
 from medsam_tune.training.plan import batches_in_epoch
 from medsam_tune.training.schedule import batches_per_epoch, check_figure
 
@@ -56,6 +57,8 @@ def check_trainer_values(trainer: Mapping[str, Any], *, subcommand: str | None) 
             f"trainer.precision: {precision} casts the whole network, frozen weights and metrics included. "
             "Use 32-true, 16-mixed or bf16-mixed."
         )
+    if fault := half_precision_fault(precision, str(trainer.get("accelerator"))):
+        raise RecipeError(f"trainer.precision: {fault}.")
     interval = trainer.get("val_check_interval")
     if isinstance(interval, int | float) and not (0 < interval <= 1 or (isinstance(interval, int) and interval >= 1)):
         raise RecipeError(

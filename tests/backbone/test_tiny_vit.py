@@ -6,9 +6,10 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
 
 from medsam_tune.backbone.architectures import fill_zero_tables
-from medsam_tune.backbone.tiny_vit import AttentionBlock, ConvBlock, TinyViT, WindowAttention
+from medsam_tune.backbone.tiny_vit import AttentionBlock, ConvBlock, ConvNorm, TinyViT, WindowAttention
 from medsam_tune.backbone.weights import fetch_weights, load_state_dict_file
 
 
@@ -113,3 +114,30 @@ def test_released_lite_medsam_encoder_gives_the_embedding_of_the_published_code(
     with torch.no_grad():
         expected, embeddings = published(images), ours(images)
     assert (embeddings - expected).abs().max() / expected.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (1, 2, 1), (3, 1, 8), (3, 2, 1)])
+def test_a_norm_with_fixed_statistics_folds_into_its_convolution(kernel, stride, groups):
+    layer = ConvNorm(8, 8, kernel, stride=stride, groups=groups)
+    nn.init.normal_(layer.bn.weight)
+    nn.init.normal_(layer.bn.bias)
+    for _ in range(3):
+        layer(torch.randn(4, 8, 6, 6) * 3 + 1)
+    layer.eval()
+    x = torch.randn(2, 8, 6, 6, requires_grad=True)
+    again = x.detach().clone().requires_grad_()
+    expected, found = layer.bn(layer.c(x)), layer(again)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    weights = torch.randn_like(expected)
+    theirs = torch.autograd.grad((expected * weights).sum(), [x, *layer.parameters()])
+    ours = torch.autograd.grad((found * weights).sum(), [again, *layer.parameters()])
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_convolution_that_someone_hooked_into_is_still_called():
+    layer = ConvNorm(4, 4).eval()
+    seen = []
+    layer.c.register_forward_hook(lambda *_: seen.append("c"))
+    layer(torch.randn(1, 4, 2, 2))
+    assert seen == ["c"]

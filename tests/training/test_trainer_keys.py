@@ -3,6 +3,7 @@
 import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -11,6 +12,8 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
 from medsam_tune.cli import main
 from medsam_tune.errors import RecipeError
+from medsam_tune.training import half_precision
+from medsam_tune.training.half_precision import half_precision_fault
 from medsam_tune.training.trainer_keys import check_trainer_parts, check_trainer_values
 from tests.training.tiny_runs import only_run, run
 
@@ -160,6 +163,7 @@ def _own_settings():
 @pytest.mark.parametrize("row", WORKS, ids=" ".join)
 def test_run_under_it_trains_tests_and_exports(row, workplace, shared_cache, monkeypatch):
     monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(shared_cache))
+    monkeypatch.setattr(half_precision, "processor_has_bf16", lambda: True)
     quick = ("--data.batch_size=4", "--trainer.max_epochs=1", "--run.baselines=false", "--run.report=false")
     assert run(*quick, *words(row)) == 0
     folder = only_run()
@@ -230,3 +234,27 @@ def test_fit_may_do_without_validation_and_without_checkpoints(workplace):
     assert main(["fit", "--config", "tiny.yaml", "--trainer.limit_val_batches=0", "--trainer.max_epochs=1"]) == 0
     assert only_run().last_checkpoint.is_file()
     assert main(["fit", "--config", "tiny.yaml", "--trainer.fast_dev_run=true"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "said"), [("bf16-mixed", "bf16-mixed, but"), ("16-mixed", "16-mixed, for which Lightning")]
+)
+def test_half_precision_on_a_processor_without_it_is_refused(monkeypatch, precision, said):
+    monkeypatch.setattr(half_precision, "processor_has_bf16", lambda: False)
+    with pytest.raises(RecipeError, match=rf"trainer.precision: {said}.*no bf16 instructions.*Leave trainer.precision out"):
+        check_trainer_values({"accelerator": "cpu", "precision": precision, "max_epochs": 1}, subcommand=None)
+    check_trainer_values({"accelerator": "cpu", "precision": "32-true", "max_epochs": 1}, subcommand=None)
+
+
+@pytest.mark.parametrize(("major", "refused"), [(7, True), (8, False), (9, False)])
+def test_bf16_needs_an_ampere_gpu(monkeypatch, major, refused):
+    properties = SimpleNamespace(name="A GPU", major=major, minor=5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _index: properties)
+    fault = half_precision_fault("bf16-mixed", "auto")
+    assert (fault is not None) == refused
+    if fault is not None:
+        assert (
+            "A GPU has no bf16 in hardware (compute capability 7.5; 8.0 is the first). Set trainer.precision: 16-mixed" in fault
+        )
+    assert half_precision_fault("16-mixed", "gpu") is None
