@@ -64,6 +64,22 @@ def test_folder_is_described_and_a_recipe_with_reasons_is_written(tmp_path, caps
         assert sheet.size[0] > 3 * 240
 
 
+def test_few_colour_images_are_augmented_and_grey_ones_are_not(tmp_path):
+    for number in range(6):
+        write_image(tmp_path / "grey", f"images/{number}.png", f"masks/{number}.png", number)
+        write_image(tmp_path / "colour", f"images/{number}.png", f"masks/{number}.png", number)
+        image = tmp_path / f"colour/images/{number}.png"
+        grey = np.asarray(Image.open(image))
+        Image.fromarray(np.stack([grey, grey // 2, 255 - grey], axis=2)).save(image)
+    recipes = {}
+    for name in ("grey", "colour"):
+        assert init(tmp_path / name, f"{name}.yaml") == 0
+        recipes[name] = yaml.safe_load((tmp_path / f"here/{name}.yaml").read_text())["data"]
+    assert "augmentation" not in recipes["grey"]
+    assert recipes["colour"]["views"] == 8
+    assert recipes["colour"]["augmentation"]["degrees"] == 180
+
+
 def test_faulty_files_are_all_listed_and_left_out_by_name(tmp_path, capsys):
     for number in range(7):
         write_image(tmp_path / "data", f"images/{number}.png", f"masks/{number}.png", number)

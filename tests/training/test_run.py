@@ -1,4 +1,5 @@
 import csv
+import importlib.metadata
 import json
 import re
 
@@ -14,6 +15,7 @@ from medsam_tune.evaluation.predict import predict_masks
 from medsam_tune.runs.closing import closing
 from medsam_tune.training.checkpoint import read_checkpoint
 from medsam_tune.training.places import split_places
+from medsam_tune.training.test_results import versions
 from tests.training.tiny_runs import STEPS_PER_EPOCH, TEST_CASES, TEST_SLICES, build, only_run, run
 
 
@@ -181,3 +183,16 @@ def test_untuned_network_is_scored_on_the_images_that_were_tested_and_no_others(
     assert summary["test"]["n_cases"] == summary["test"]["slices"]["n"] == 1
     for found in summary["baselines"].values():
         assert (found["n_cases"], found["slices"]["n"], found["tuned_minus_this"]["n_cases"]) == (1, 1, 1)
+
+
+def test_versions_are_known_of_a_checkout_that_is_installed_nowhere(monkeypatch):
+    known = importlib.metadata.version
+
+    def version(name):
+        if name == "medsam-tune":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert versions()["medsam-tune"] == medsam_tune.__version__
+    assert versions()["torch"] == known("torch")

@@ -20,7 +20,7 @@ from medsam_tune.runs.build import build
 from medsam_tune.runs.first_recipe.cost import Cost, measure_cost
 from medsam_tune.runs.first_recipe.length import plan_length
 from medsam_tune.runs.first_recipe.method import Means, choose_method
-from medsam_tune.runs.first_recipe.text import RecipeParts, recipe_text
+from medsam_tune.runs.first_recipe.text import RecipeParts, bundled_lines, recipe_text
 
 if TYPE_CHECKING:
     from medsam_tune.training.cli import MedsamCLI
@@ -64,7 +64,8 @@ def make_first_recipe(
     data = data_settings(found, target := target_of(found, prompt), side=side, beside=beside)
     classes = len(found.rule.labels) if target == "per_class" else 1
     method = choose_method(Means(prompt, classes, found.n_patients(), gpu))
-    parts = RecipeParts(found.root.name, found, method, data, plan_length(found, data, gpu=gpu), side)
+    length = plan_length(found, data, gpu=gpu, augments=bool(bundled_lines(method.recipe, "augmentation")))
+    parts = RecipeParts(found.root.name, found, method, data, length, side)
     if of_folders := found.parts():
         split_file = file.absolute().with_suffix(".splits.json")
         save_splits(split_by_folders(of_folders, found.patients()), split_file)

@@ -67,7 +67,7 @@ def measure_cost(cli: MedsamCLI, length: Length) -> Cost:
     step = _timed(lambda: _step(cli, batch), device)
     model.zero_grad(set_to_none=True)
     cached = cli.datamodule.cache_embeddings
-    seen = length.images + length.evaluated
+    seen = length.images * length.views + length.evaluated
     validations = max(1, length.epochs // length.validate_every)
     # Validation and test ask once, without a backward pass; the untuned network and the box of the whole image are scored too.
     asked = length.evaluated / 2 * (validations + 3)

@@ -190,14 +190,17 @@ def _data(parts: RecipeParts) -> list[str]:
     split = f"{{seed: 0, val_fraction: {length.split.val_fraction}, test_fraction: {length.split.test_fraction}}}"
     if parts.split_file is not None:
         split = f"{{file: {_flow(str(parts.split_file))}}}  # as the folders say"
-    cached = _bundled_value(parts.method.recipe, "cache_embeddings")
-    return [*lines, f"  batch_size: {length.batch}", f"  split: {split}", f"  cache_embeddings: {cached}"]
+    lines += [f"  batch_size: {length.batch}", f"  split: {split}"]
+    if length.views > 1:
+        lines += [*bundled_lines(parts.method.recipe, "augmentation"), f"  views: {length.views}"]
+    return lines + (bundled_lines(parts.method.recipe, "cache_embeddings") or ["  cache_embeddings: true"])
 
 
-def _bundled_value(recipe: str, key: str) -> str:
+def bundled_lines(recipe: str, key: str) -> list[str]:
+    """Return the lines of a key of a bundled recipe's data section, those below it and the comment above; none without it."""
     text = bundled_recipe(recipe).read_text(encoding="utf-8")
-    found = re.search(rf"^  {key}: (\S+)$", text, re.MULTILINE)
-    return found[1] if found else "true"
+    found = re.search(rf"^(?:  #.*\n)*  {key}:.*(?:\n    .*)*", text, re.MULTILINE)
+    return found[0].splitlines() if found else []
 
 
 def _flow(value: Any) -> str:  # noqa: ANN401 - what YAML holds
