@@ -175,6 +175,11 @@ class ObjectMasks:
         return replace(self, pixels=self.pixels.pin_memory())
 
 
+def cut_to_boxes(masks: ObjectMasks | Tensor) -> ObjectMasks:
+    """Return masks as they are, or hold the planes of a tensor (N, H, W) or (N, 1, H, W) bool."""
+    return masks if isinstance(masks, ObjectMasks) else ObjectMasks.of(masks.flatten(0, -3))
+
+
 def _tight(piece: Tensor, corner: tuple[int, int]) -> tuple[Tensor, Box]:
     """Cut a piece (h, w) that begins at ``corner`` to what it shows; return its own pixels and where they lie."""
     spans = [piece.any(dim=dim).nonzero()[:, 0] for dim in (1, 0)]

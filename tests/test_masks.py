@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from medsam_tune.data.labels import find_objects
 from medsam_tune.data.targets import apply_target, connected_pieces
 from medsam_tune.masks import ObjectMasks
-from medsam_tune.types import Sample, Truth
+from medsam_tune.samples import Sample
+from medsam_tune.types import Truth
 
 
 def planes(n=5, size=(9, 12), seed=0, share=0.1):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medsam_tune.data.labels import Objects, find_instances, find_objects, holds_ids
 from medsam_tune.data.targets import Target, apply_target
 from medsam_tune.errors import DataError, RecipeError, data_error
-from medsam_tune.types import Sample
+from medsam_tune.samples import Sample
 
 Purpose = Literal["train", "evaluate", "predict"]
 

@@ -13,17 +13,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medsam_tune.data.base import SegmentationSource, VoxelSize
-from medsam_tune.data.checks import items_with_objects, open_checked
-from medsam_tune.data.chunks import ChunkDataset, check_chunk, collate_chunks, make_chunks, numbered_places
+from medsam_tune.data.checks import open_checked
+from medsam_tune.data.chunks import ChunkDataset, check_chunk, collate_chunks
 from medsam_tune.data.dataset import (
-    DatasetSettings,
     EmbeddingLookup,
     PreparedItem,
     PriorLookup,
     SegmentationDataset,
-    Views,
 )
 from medsam_tune.data.loader import ResumableLoader
+from medsam_tune.data.parts import DatasetMaker
 from medsam_tune.data.patients import patient_rule, patients_of, stated_rule
 from medsam_tune.data.sample import data_folder
 from medsam_tune.data.sampler import EpochSampler
@@ -37,7 +36,8 @@ from medsam_tune.data.transforms import Augmentation
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import Frame, InputRule, image_to_input
 from medsam_tune.precompute.prior_settings import PriorSettings
-from medsam_tune.types import Sample, SegmentationBatch
+from medsam_tune.samples import Sample
+from medsam_tune.types import SegmentationBatch
 
 Stage = Literal["train", "val", "test", "predict"]
 DEFAULT_SPLIT = SplitSettings()
@@ -117,6 +117,7 @@ class SegmentationDataModule(LightningDataModule):
         self._patients: dict[str, str] = {}
         self._checksums: dict[str, str] = {}
         self._datasets: dict[str, SegmentationDataset] = {}
+        self._maker: DatasetMaker
         self._case_names: tuple[str, ...] = ()
         self._classes: dict[int, str] = {}
 
@@ -165,8 +166,8 @@ class SegmentationDataModule(LightningDataModule):
         self._patients = patients_of(named, rule)
         self._classes = self._find_classes()
         self._images = self.source if self.tiles is None else TiledSource(self.source, *self.tiles.in_pixels(input_rule.side))
-        everything = list(range(len(self._images)))
-        self._datasets = {"predict": self._build(input_rule, self._images.select(everything, "predict"), training=False)}
+        self._maker = self._make_maker(input_rule)
+        self._datasets = {"predict": self._maker.of_everything()}
         if split:
             self._splits = choose_splits(
                 self.split,
@@ -176,7 +177,7 @@ class SegmentationDataModule(LightningDataModule):
                 run_folder=run_folder,
                 cohort=cohort,
             )
-            self._datasets.update(self._split_datasets(self._splits, input_rule, require_masks=require_masks))
+            self._datasets.update(self._maker.of_parts(self._splits, require_masks=require_masks, root=self.root))
         self._opened_for = (input_rule, require_masks, split)
 
     @property
@@ -232,7 +233,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def describe(self) -> dict[str, object]:
         """Return what a report says about the data, as JSON values."""
-        parts = {part: self._part(getattr(self.splits, part), self._datasets[part]) for part in PARTS}
+        parts = {part: self._maker.counts(getattr(self.splits, part), self._datasets[part]) for part in PARTS}
         return {
             **self._images.describe(),
             # A folder's name may name a patient, and a report travels.
@@ -265,7 +266,7 @@ class SegmentationDataModule(LightningDataModule):
         indices = self.dataset(stage).indices
         if isinstance(self._images, TiledSource) and stage != "train":
             return self._images.groups(indices)
-        return self._chunks(indices)
+        return self._maker.chunks(indices)
 
     def chunks_per_batch(self, stage: Stage) -> int:
         """Return how many chunks make a batch: of tiles that are scored or predicted those of one image."""
@@ -344,17 +345,22 @@ class SegmentationDataModule(LightningDataModule):
         """Return the loader of every item of this process, in the source's order."""
         return self._loader("predict", shuffle=False)
 
-    def _split_datasets(self, splits: Splits, input_rule: InputRule, *, require_masks: bool) -> dict[str, SegmentationDataset]:
-        cases = self._images.case_ids()
-        indices = {part: [i for i, case in enumerate(cases) if case in set(getattr(splits, part))] for part in PARTS}
-        training = self._images.select(indices["train"], "train")
-        # Another cohort than the run's has no part to train on.
-        if require_masks and splits.train:
-            training = items_with_objects(self._images, training, self.target, self.root)
-        datasets = {"train": self._build(input_rule, training, training=True)}
-        for part in ("val", "test"):
-            datasets[part] = self._build(input_rule, self._images.select(indices[part], "evaluate"), training=False)
-        return datasets
+    def _make_maker(self, input_rule: InputRule) -> DatasetMaker:
+        return DatasetMaker(
+            self._images,
+            input_rule,
+            self.target,
+            self._case_names,
+            patients=self._patients,
+            classes=self._classes,
+            label_names=self._stated_names(),
+            augmentation=self.augmentation,
+            views=self.views,
+            max_objects=self.max_objects,
+            chunk=self.chunk,
+            at_once=0 if self.tiles is None else self.eval_batch_size,
+            seed=self.seed,
+        )
 
     def _find_classes(self) -> dict[int, str]:
         """Return every label of the source by number where each image has a row for each; no mask is read for it."""
@@ -366,45 +372,10 @@ class SegmentationDataModule(LightningDataModule):
             )
         return classes
 
-    def _part(self, cases: Sequence[str], dataset: SegmentationDataset) -> dict[str, int]:
-        patients = {self._patients[case] for case in cases}
-        counts = {"patients": len(patients), "cases": len(cases), "images": len(dataset)}
-        if isinstance(self._images, TiledSource):
-            counts |= {"images": len(self._images.images(dataset.indices)), "tiles": len(dataset)}
-        return counts
-
-    def _build(self, input_rule: InputRule, indices: list[int], *, training: bool) -> SegmentationDataset:
-        numbers = {name: i for i, name in enumerate(self._case_names)}
-        settings = DatasetSettings(
-            input_rule,
-            self.target,
-            numbers,
-            classes=tuple(self._classes),
-            patients=self._patients,
-            places=numbered_places(self._images.places()),
-            label_names=self._stated_names(),
-            at_once=0 if self.tiles is None else self.eval_batch_size,
-        )
-        if training:
-            # One view without a cache: a fresh draw each epoch.
-            settings = replace(
-                settings, training=True, n_views=self.views if self.views > 1 else 0, max_objects=self.max_objects
-            )
-        views = Views(self._images, self.augmentation if training else None, self.seed)
-        if training and self.chunk > 1:
-            names = self._images.image_ids()
-            first = {indices[place]: names[indices[chunk[0]]] for chunk in self._chunks(indices) for place in chunk}
-            views = replace(views, moving_with=first)
-        return SegmentationDataset(views, indices, settings)
-
     def _stated_names(self) -> dict[int, str]:
         if self.target == "per_class":
             return dict(self._classes)
         return {1: "object"} if self.target == "binary" else self.source.named_labels()
-
-    def _chunks(self, indices: Sequence[int]) -> list[tuple[int, ...]]:
-        places = [(str(index), 0) for index in range(len(self._images))] if self.tiles else self._images.places()
-        return make_chunks([places[index] for index in indices], self.chunk)
 
     def _loader(self, stage: Stage, *, shuffle: bool) -> DataLoader[tuple[PreparedItem, ...]]:
         dataset = ChunkDataset(self.dataset(stage), self.chunks(stage))

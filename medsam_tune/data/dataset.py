@@ -18,7 +18,8 @@ from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.fusion.samaug import priors_to_input, render_priors
 from medsam_tune.geometry import Frame, InputRule, image_to_input, masks_to_input
 from medsam_tune.masks import ObjectMasks
-from medsam_tune.types import AutomaticMasks, Queries, Sample, SegmentationBatch, Truth
+from medsam_tune.samples import Sample
+from medsam_tune.types import AutomaticMasks, Queries, SegmentationBatch, Truth
 
 EmbeddingLookup = Callable[[int, int], Tensor]
 PriorLookup = Callable[[int], AutomaticMasks]

@@ -13,7 +13,7 @@ from medsam_tune.data.base import SegmentationSource, VoxelSize
 from medsam_tune.data.cases import case_of
 from medsam_tune.data.labels import Objects, check_ignore_label, name_labels, no_objects
 from medsam_tune.errors import DataError, data_error, usable_part
-from medsam_tune.types import Sample
+from medsam_tune.samples import Sample
 
 Pairs = list[tuple[str, Path, tuple[Path, ...]]]
 """(name, image file, its mask files), sorted by name; no mask file where nobody drew one."""

@@ -23,7 +23,7 @@ from medsam_tune.data.split_file import save_splits
 from medsam_tune.data.splits import Splits
 from medsam_tune.errors import DataError
 from medsam_tune.files import atomic_folder, write_json
-from medsam_tune.types import Sample
+from medsam_tune.samples import Sample
 
 CT_WINDOWS: dict[str, tuple[float, float]] = {
     "soft_tissue": (-160.0, 240.0),

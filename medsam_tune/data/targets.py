@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medsam_tune.errors import DataError
 from medsam_tune.masks import ObjectMasks
-from medsam_tune.types import Sample
+from medsam_tune.samples import Sample
 
 Target = Literal["binary", "per_label", "per_class", "per_instance"]
 MAY_BE_EMPTY: tuple[Target, ...] = ("binary", "per_class")

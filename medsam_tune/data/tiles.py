@@ -18,7 +18,7 @@ import torch
 from medsam_tune.data.base import Purpose, SegmentationSource, VoxelSize
 from medsam_tune.data.labels import Objects, cut_into_pieces
 from medsam_tune.errors import RecipeError
-from medsam_tune.types import Sample, Tile
+from medsam_tune.samples import Sample, Tile
 
 _OVERLAP_SHARE = 8
 

@@ -9,7 +9,7 @@ import torch
 
 from medsam_tune.errors import RecipeError
 from medsam_tune.masks import ObjectMasks
-from medsam_tune.types import Sample
+from medsam_tune.samples import Sample
 
 # How often an augmentation that pushes every object out of the image is drawn again before the image stays as it is.
 _DRAWS = 10

@@ -32,7 +32,7 @@ from medsam_tune.data.scan import existing_folder, leave_out, outside
 from medsam_tune.data.slices import ALL_SLICES, AXIS_NUMBER, Axis, SliceRule, put_slice, slice_spacing, take_slice
 from medsam_tune.data.volume_names import NNUNET_CHANNEL, VolumeNames
 from medsam_tune.errors import DataError, RecipeError, data_error, usable_part
-from medsam_tune.types import Sample
+from medsam_tune.samples import Sample
 
 
 @dataclass(frozen=True)

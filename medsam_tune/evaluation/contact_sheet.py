@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from medsam_tune.data.base import SegmentationSource
-from medsam_tune.types import Sample
+from medsam_tune.samples import Sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

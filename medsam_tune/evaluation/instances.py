@@ -21,7 +21,7 @@ from medsam_tune.metrics.instances import (
     match_instances,
     panoptic_quality,
 )
-from medsam_tune.types import Sample
+from medsam_tune.samples import Sample
 
 Matches = Mapping[str, Sequence[InstanceMatches]]
 """The matches of each case's images."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from medsam_tune.data.base import VoxelSize
 from medsam_tune.evaluation.figure_style import FIRST_COLOUR, style
-from medsam_tune.types import Sample
+from medsam_tune.samples import Sample
 
 _MOST_SIZES = 3
 

@@ -20,7 +20,7 @@ from medsam_tune.inference.prompt_files import DrawnObject
 from medsam_tune.inference.sliced_file import SlicedFile
 from medsam_tune.inference.trained_data import TrainedData
 from medsam_tune.masks import ObjectMasks
-from medsam_tune.types import Sample
+from medsam_tune.samples import Sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,9 +14,10 @@ from medsam_tune.data.tiles import tile_grid
 from medsam_tune.inference.new_images import new_batch
 from medsam_tune.inference.stitching import answer, asked_images, stitched
 from medsam_tune.inference.user_prompts import user_queries
+from medsam_tune.samples import Tile
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.semantic import class_margins
-from medsam_tune.types import MaskPrediction, SegmentationBatch, Tile
+from medsam_tune.types import MaskPrediction, SegmentationBatch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from medsam_tune.data import SegmentationSource
-from medsam_tune.types import Sample
+from medsam_tune.samples import Sample
 
 
 @pytest.fixture(autouse=True)

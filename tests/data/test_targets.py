@@ -4,7 +4,7 @@ import torch
 from medsam_tune.data import apply_target
 from medsam_tune.data.targets import connected_pieces
 from medsam_tune.errors import DataError
-from medsam_tune.types import Sample
+from medsam_tune.samples import Sample
 
 
 def sample_of(masks, labels):

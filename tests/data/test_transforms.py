@@ -5,7 +5,7 @@ import torch
 
 from medsam_tune.data import Augmentation, augment, view_seed
 from medsam_tune.errors import RecipeError
-from medsam_tune.types import Sample
+from medsam_tune.samples import Sample
 
 STRONG = Augmentation(
     horizontal_flip=0.5,

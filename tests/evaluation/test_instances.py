@@ -9,7 +9,8 @@ from medsam_tune.evaluation import instances
 from medsam_tune.evaluation.instances import instance_line, score_automatic, summarise_instances
 from medsam_tune.inference.automatic_settings import AutomaticSettings
 from medsam_tune.metrics.instances import match_instances
-from medsam_tune.types import AutomaticMasks, Sample
+from medsam_tune.samples import Sample
+from medsam_tune.types import AutomaticMasks
 
 
 def masks(*spans):

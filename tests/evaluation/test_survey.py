@@ -3,7 +3,7 @@ import torch
 
 from medsam_tune.data.base import VoxelSize
 from medsam_tune.evaluation.survey import draw_histogram, spread, survey
-from medsam_tune.types import Sample
+from medsam_tune.samples import Sample
 
 
 def sample(*pixels, size=(20, 30), labels=None):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_tune.data.formats.base import Format, VolumeHeader, image_header, is_image_shape, slices_affine
+from medsam_tune.data.formats.faults import reading
 from medsam_tune.data.formats.values import check_grey_values, exact_labels
 from medsam_tune.errors import DataError
 from medsam_tune.files import write_bytes
@@ -101,12 +102,6 @@ class Hdf5Format(Format):
 def _opened(path: Path) -> Iterator[Any]:
     import h5py
 
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except DataError:
-        raise
-    except MemoryError as error:
-        raise DataError(f"{path}: does not fit into memory ({error}). Split the file.") from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise DataError(f"{path}: cannot be read as HDF5 ({error}). Replace or remove the file.") from error
+    faults = (OSError, ValueError, KeyError, TypeError, RuntimeError)
+    with reading(path, "HDF5", faults, too_large="Split the file."), h5py.File(path, "r") as file:
+        yield file

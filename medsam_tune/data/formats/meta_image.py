@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_tune.data.formats.base import Format, VolumeHeader
+from medsam_tune.data.formats.faults import reading
 from medsam_tune.data.formats.values import check_grey_values, exact_labels
 from medsam_tune.errors import DataError
 from medsam_tune.files import write_bytes
@@ -128,16 +129,8 @@ class MetaImageFormat(Format):
         return arranged[0] if channels == 1 else np.moveaxis(arranged, 0, -1)
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except DataError:
-        raise
-    except MemoryError as error:
-        raise DataError(f"{path}: does not fit into memory ({error}). Crop the volume or store it with fewer bits.") from error
-    except (OSError, ValueError, KeyError, OverflowError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as MetaImage ({error}). Replace or remove the file.") from error
+def _readable(path: Path) -> AbstractContextManager[None]:
+    return reading(path, "MetaImage", (OSError, ValueError, KeyError, OverflowError, zlib.error))
 
 
 def _read_meta(path: Path) -> _Meta:

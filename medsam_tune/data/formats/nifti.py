@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_tune.data.formats.base import Format, VolumeHeader
+from medsam_tune.data.formats.faults import reading
 from medsam_tune.data.formats.values import check_grey_values, exact_labels
 from medsam_tune.errors import DataError
 from medsam_tune.files import write_bytes
@@ -98,20 +99,14 @@ class NiftiFormat(Format):
         return write_bytes(path, gzip.compress(image.to_bytes(), mtime=0))
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Path) -> AbstractContextManager[None]:
     from nibabel.filebasedimages import ImageFileError
     from nibabel.orientations import OrientationError
     from nibabel.spatialimages import HeaderDataError
     from nibabel.wrapstruct import WrapStructError
 
     faults = (OSError, EOFError, TypeError, ValueError, KeyError, ArithmeticError, zlib.error)
-    try:
-        yield
-    except (*faults, ImageFileError, HeaderDataError, OrientationError, WrapStructError) as error:
-        raise DataError(f"{path}: cannot be read as NIfTI ({error}). Replace or remove the file.") from error
-    except MemoryError as error:
-        raise DataError(f"{path}: does not fit into memory ({error}). Crop the volume or store it with fewer bits.") from error
+    return reading(path, "NIfTI", (*faults, ImageFileError, HeaderDataError, OrientationError, WrapStructError))
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_tune.data.formats.base import Format, VolumeHeader
+from medsam_tune.data.formats.faults import reading
 from medsam_tune.data.formats.values import check_grey_values, exact_labels
 from medsam_tune.errors import DataError
 from medsam_tune.files import write_bytes
@@ -151,20 +152,12 @@ def _numbers(found: list[Segment]) -> dict[int, Segment]:
     return {segment.value if unique else number: segment for number, segment in enumerate(found, start=1)}
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Path) -> AbstractContextManager[None]:
     from nrrd.errors import NRRDError
 
     # An empty file ends pynrrd's iteration over its lines.
     faults = (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, ArithmeticError, StopIteration, zlib.error)
-    try:
-        yield
-    except DataError:
-        raise
-    except MemoryError as error:
-        raise DataError(f"{path}: does not fit into memory ({error}). Crop the volume or store it with fewer bits.") from error
-    except (*faults, NRRDError) as error:
-        raise DataError(f"{path}: cannot be read as NRRD ({error}). Replace or remove the file.") from error
+    return reading(path, "NRRD", (*faults, NRRDError))
 
 
 def _header(path: Path) -> Mapping[str, Any]:

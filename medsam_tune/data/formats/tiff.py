@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_tune.data.formats.base import Format, VolumeHeader, image_header, slices_affine
+from medsam_tune.data.formats.faults import reading
 from medsam_tune.data.formats.values import check_grey_values, exact_labels
 from medsam_tune.errors import DataError
 from medsam_tune.files import write_bytes
@@ -95,21 +96,16 @@ def _readable(path: Path) -> Iterator[None]:
     from tifffile import TiffFileError
 
     log, said = logging.getLogger("tifffile"), _Kept(logging.WARNING)
-    faults = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, ArithmeticError)
+    faults: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError)
+    faults = (*faults, RuntimeError, ArithmeticError, struct.error, zlib.error, TiffFileError)
     try:
-        with warnings.catch_warnings():
+        with reading(path, "TIFF", faults, too_large="Crop it or cut it into parts."), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             log.addHandler(said)
             yield
         # tifffile goes on where a tag or page cannot be read, and only logs it.
         if said.lines:
             raise DataError(f"{path}: is damaged or cut off ({said.lines[0]}). Replace or remove the file.")
-    except DataError:
-        raise
-    except MemoryError as error:
-        raise DataError(f"{path}: does not fit into memory ({error}). Crop it or cut it into parts.") from error
-    except (*faults, struct.error, zlib.error, TiffFileError) as error:
-        raise DataError(f"{path}: cannot be read as TIFF ({error}). Replace or remove the file.") from error
     finally:
         log.removeHandler(said)
 

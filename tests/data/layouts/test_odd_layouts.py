@@ -59,7 +59,7 @@ def test_odd_folder_is_paired_and_its_source_reads_the_same(tmp_path, case):
     assert masks == expected
     assert len(source) == len(found.pairing.pairs) == 2
     # The masks are all alike, so overlapping ones are one row of 56 pixels.
-    assert all(int(source[index].masks.any(dim=0).sum()) == 56 for index in range(2))
+    assert all(int(source[index].masks.union().sum()) == 56 for index in range(2))
 
 
 def test_table_of_pairs_in_the_folder_is_followed(tmp_path):
@@ -210,7 +210,7 @@ def test_labelme_and_yolo_files_become_a_coco_file(tmp_path):
     (yolo / "data.yaml").write_text("names: [cell]\n")
     for root, n_pixels in ((labelme, 36), (yolo, 36)):
         found, source = opened(root)
-        assert [int(source[index].masks.sum()) for index in range(2)] == [n_pixels, n_pixels]
+        assert [int(source[index].masks.areas().sum()) for index in range(2)] == [n_pixels, n_pixels]
         assert found.pairing.written["categories"] == [{"id": 1, "name": "cell"}]
     (labelme / "a.json").write_text(json.dumps({"shapes": [{"label": "x", "points": [[1, 1]], "shape_type": "point"}]}))
     with pytest.raises(DataError, match=r"shapes that are no areas \(1 of point\)"):

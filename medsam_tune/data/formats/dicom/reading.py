@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from medsam_tune.data.formats.faults import reading
 from medsam_tune.errors import DataError
 
 ENDINGS = (".dcm", ".ima", ".dicom", ".seg")
@@ -66,17 +67,11 @@ def readable(path: Path) -> Iterator[None]:
     from pydicom.config import disable_value_validation
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
-    try:
-        with warnings.catch_warnings(), disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    except DataError:
-        raise
-    except MemoryError as error:
-        raise DataError(f"{path}: does not fit into memory ({error}). Crop the series.") from error
-    except (*_UNREADABLE, InvalidDicomError, BytesLengthException) as error:
-        raise DataError(f"{path}: cannot be read as DICOM ({_first_line(error)}). Replace or remove the file.") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+    faults = (*_UNREADABLE, InvalidDicomError, BytesLengthException)
+    with (
+        reading(path, "DICOM", faults, too_large="Crop the series."),
+        warnings.catch_warnings(),
+        disable_value_validation(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
