@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
+import torch
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -200,6 +201,8 @@ def make_app(
     app.add_exception_handler(MedsamTuneError, _say_refusal)
     app.add_exception_handler(RequestValidationError, _say_misfit)
     app.add_exception_handler(ValueError, _say_refusal)
+    app.add_exception_handler(MemoryError, _say_full)
+    app.add_exception_handler(torch.OutOfMemoryError, _say_full)
     _route(app, _Endpoints(model, sessions, most_bytes))
     return app
 
@@ -271,6 +274,11 @@ def _changed(change: Change | None, *, ran: bool) -> Response:
 async def _say_refusal(_: Request, error: Exception) -> JSONResponse:
     """Tell the client what is wrong; nothing of it is logged, since it may hold what the client sent."""
     return JSONResponse({"detail": str(error)}, status_code=error.status if isinstance(error, Refusal) else 400)
+
+
+async def _say_full(_: Request, error: Exception) -> JSONResponse:
+    said = "the server has no memory left for this. Crop the image, or close other clients."
+    return JSONResponse({"detail": said}, status_code=413)
 
 
 async def _say_misfit(_: Request, error: Exception) -> JSONResponse:

@@ -94,16 +94,18 @@ class Sessions:
         with self._lock:
             session = self._sessions.pop(token or "", None)
         if session is not None:
-            session.volume.close()
+            with session.lock:
+                session.volume.close()
 
     def sweep(self) -> None:
-        """Drop the sessions of clients that are gone or idle."""
+        """Drop the sessions of clients that are gone or idle; one that is at work is neither, and is not waited for."""
         now = self._clock()
         with self._lock:
             old = [
                 token
                 for token, session in self._sessions.items()
-                if now - session.seen_at > LIVENESS_SECONDS or now - session.active_at > self.idle_seconds
+                if not session.lock.locked()
+                and (now - session.seen_at > LIVENESS_SECONDS or now - session.active_at > self.idle_seconds)
             ]
         for token in old:
             self.release(token)

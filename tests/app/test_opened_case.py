@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from medsam_tune import Predictor, SamBackbone
-from medsam_tune.app.models import Models
+from medsam_tune.app.models import Models, apart
 from medsam_tune.app.opened_case import open_case
 from medsam_tune.data.intensity import AS_STORED
 from medsam_tune.errors import DataError, RecipeError
@@ -128,6 +128,16 @@ def test_candidates_are_what_the_tuned_network_sees(case, models):
     found = models.candidates(case.slices, 2)
     assert found.dtype == bool
     assert found.shape[1:] == (20, 30)
+
+
+def test_candidates_that_share_much_are_shown_once():
+    masks = np.zeros((4, 10, 10), bool)
+    masks[0, :4, :4] = masks[1, :5, :4] = masks[2, 6:, 6:] = masks[3, 4:7, 4:7] = True
+    # The second holds the first; the last shares 1 pixel of its 9 with the third and none with the first.
+    assert np.array_equal(apart(masks), masks[[0, 2, 3]])
+    assert np.array_equal(apart(masks, shared=0.1), masks[[0, 2]])
+    assert np.array_equal(apart(masks, most=2), masks[[0, 2]])
+    assert apart(masks[:0]).shape == (0, 10, 10)
 
 
 def test_a_model_of_classes_shows_the_one_that_is_named(volume, tmp_path):

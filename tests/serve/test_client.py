@@ -320,6 +320,18 @@ def test_too_large_an_image_is_refused_before_it_is_unpacked(model, volume):
         show(client, volume)
 
 
+def test_a_machine_without_memory_says_so_and_goes_on(model, volume, monkeypatch):
+    with clients(model) as client:
+        mask = show(client, volume)
+        with monkeypatch.context() as patched:
+            patched.setattr("medsam_tune.serve.asked_volume.answer_slice", lambda *_, **__: np.zeros(2**62, np.uint8))
+            with pytest.raises(httpx.HTTPStatusError, match="413") as error:
+                client.add_point_interaction((2, 7, 9), True)
+            assert "no memory left" in detail(error)
+        client.add_bbox_interaction([[2, 3], [4, 16], [3, 25]], True)
+        assert mask.any()
+
+
 def test_a_page_of_another_name_cannot_call_the_server(model):
     with clients(model) as client:
         address = str(client._http.base_url)

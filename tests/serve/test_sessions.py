@@ -64,6 +64,16 @@ def test_places_are_given_again_when_clients_leave_or_fall_silent(sessions, now)
     assert len(sessions) == 1
 
 
+def test_a_client_whose_question_is_being_answered_is_not_forgotten(sessions, now):
+    token = sessions.claim()
+    with sessions.find(token, active=True).lock:
+        now[0] = 700
+        sessions.sweep()
+        assert len(sessions) == 1
+    sessions.sweep()
+    assert len(sessions) == 0
+
+
 @pytest.mark.parametrize("token", [None, "", "guessed"])
 def test_who_holds_no_lease_finds_nothing(sessions, token):
     sessions.claim()
