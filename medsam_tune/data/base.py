@@ -44,10 +44,12 @@ class SegmentationSource(ABC):
         ignore_label: The mask value of pixels that nobody annotated (``data.ignore_label``), set before ``open``.
         target: What one object is (``data.target``), set before ``open``. Under ``per_instance`` a source that knows instances
             gives each its row and number (``Sample.object_ids``); the rows of one that does not are cut into pieces.
+        inverted: Whether what is 0 in a mask is the object (``data.inverted_masks``), see ``invert_masks``.
     """
 
     ignore_label: int | None = None
     target: Target = "binary"
+    inverted: bool = False
 
     @abstractmethod
     def open(self, root: Path, *, require_masks: bool = True) -> None:
@@ -104,6 +106,16 @@ class SegmentationSource(ABC):
             RecipeError: If the table is none, or, by default, because a source reads no colours.
         """
         raise RecipeError(f"data.colours: {type(self).__name__} reads numbers, no colours. Use ImageFolder, or leave it out.")
+
+    def invert_masks(self) -> None:
+        """Take what is 0 in a mask as the object (``data.inverted_masks``); called before ``open``.
+
+        Raises:
+            RecipeError: By default, because a source does not offer it.
+        """
+        raise RecipeError(
+            f"data.inverted_masks: {type(self).__name__} reads masks as they are. Use ImageFolder, or invert the files."
+        )
 
     def objects_of(
         self, values: NDArray[Any], labels: Mapping[str, Sequence[int]] | None, *, ids: bool | None = None

@@ -70,6 +70,7 @@ class SegmentationDataModule(LightningDataModule):
             ``eval_batch_size`` of them at a time through the network. Images stay whole by default.
         read_first: Read every case once before the first step, so that a faulty file stops nothing later. False opens headers
             only: for data that were read a moment ago.
+        inverted_masks: Whether what is 0 in a mask is the object.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class SegmentationDataModule(LightningDataModule):
         colours: dict[str, list[int]] | None = None,
         tiles: Tiles | Literal["auto"] | None = None,
         read_first: bool = True,
+        inverted_masks: bool = False,
     ) -> None:
         super().__init__()
         check_views(views, augmented=augmentation is not None, cached=cache_embeddings)
@@ -110,6 +112,8 @@ class SegmentationDataModule(LightningDataModule):
         source.ignore_label, source.target = ignore_label, target
         if colours is not None:
             source.use_colours(colours)
+        if inverted_masks:
+            source.invert_masks()
         self._images = source
         self.fixed_order = False  # of training images, for a check that a network can learn a few by heart
         self._opened_for: tuple[InputRule, bool, bool] | None = None

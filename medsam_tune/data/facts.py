@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medsam_tune.data.coco_files import CocoContent
 from medsam_tune.data.formats import Format, RasterFormat, VolumeHeader
 from medsam_tune.data.formats.raster import read_values_or_colours
+from medsam_tune.data.inverted import labels_the_rim
 from medsam_tune.data.layouts.base import Pair
 from medsam_tune.data.slices import AXIS_NUMBER, Axis
 from medsam_tune.errors import DataError
@@ -58,6 +59,7 @@ class PairFacts:
         in_colours: Whether mask values are colours 0xRRGGBB.
         label_names: What the file calls its mask values, where it does.
         overlaps: Whether a pixel belongs to several objects.
+        labels_rim: Whether the mask labels the image's rim as background does, in most of the slices that show something.
     """
 
     name: str
@@ -77,6 +79,7 @@ class PairFacts:
     in_colours: bool = False
     label_names: tuple[str, ...] = ()
     overlaps: bool = False
+    labels_rim: bool = False
 
     @property
     def is_volume(self) -> bool:
@@ -149,6 +152,7 @@ def read_pair(pair: Pair, form: Format, mask_format: Format | None = None, annot
         in_colours,
         () if annotations else _names(pair, mask_format or form),
         overlaps,
+        _labels_rims(slices),
     )
 
 
@@ -191,6 +195,11 @@ def _measure_drawn(drawn: Sequence[tuple[int, NDArray[np.bool_]]]) -> dict[int, 
         for sizes in _measure(mask.astype(np.int32)).values():
             found.setdefault(number, []).append(max(sizes, key=lambda each: each.area))
     return found
+
+
+def _labels_rims(slices: list[NDArray[np.int32]]) -> bool:
+    shown = [labels_the_rim(part) for part in slices if part.any()]
+    return bool(shown) and 2 * sum(shown) > len(shown)
 
 
 def _names(pair: Pair, form: Format) -> tuple[str, ...]:

@@ -33,10 +33,12 @@ from medsam_tune.data.labels import (
     find_objects,
     groups_of_names,
     holds_ids,
+    inverted,
     join_objects,
     name_labels,
     no_rows,
     number_groups,
+    refuse_labels,
 )
 from medsam_tune.data.mask_files import MaskFile, NamePattern, masks_of_images, missing_labels, tell_apart
 from medsam_tune.data.pair_table import named_rows, read_table
@@ -120,6 +122,15 @@ class ImageFolder(PairedFiles):
         self.colours = ColourTable(colours)
         self.ignore_label = self.colours.ignored_value
 
+    def invert_masks(self) -> None:
+        """Take what is 0, or not above ``mask_threshold``, as the object.
+
+        Raises:
+            RecipeError: If labels or colours say what a mask's pixels are.
+        """
+        refuse_labels(self.labels is not None or self.colours is not None or self.mask_pattern.has_labels)
+        self.inverted = True
+
     def find_pairs(self, root: Path, *, require_masks: bool) -> Pairs:
         """Scan both folders and pair their files."""
         faults: list[str] = []
@@ -192,6 +203,7 @@ class ImageFolder(PairedFiles):
             else "8 bit as stored, others percentile 0.5 to 99.5 per image",
             "labels": self.label_groups() or "one",
             "mask_threshold": self.mask_threshold,
+            "inverted_masks": self.inverted,
             "colours": None if self.colours is None else list(self.colours.labels),
             "pairs": self.pairs,
             "mask_pattern": self.mask_pattern.pattern.pattern,
@@ -202,6 +214,7 @@ class ImageFolder(PairedFiles):
         values = read_mask_values(file.path) if self.colours is None else self.colours.read(file.path)
         if values.shape != size:
             raise DataError(_sizes_differ(file.path, values.shape, size))
+        values = inverted(values, self.ignore_label, self.mask_threshold or 0) if self.inverted else values
         if file.instance:
             return self._one_instance(file, values)
         if file.label:

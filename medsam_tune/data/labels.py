@@ -63,6 +63,35 @@ def check_ignore_label(ignore_label: int | None, labels: Mapping[str, Sequence[i
         raise RecipeError(f"data.ignore_label: expected a mask value above 0 that no label uses, got {ignore_label}: {where}.")
 
 
+def refuse_labels(named: bool) -> None:
+    """Refuse to invert masks whose values have names.
+
+    Raises:
+        RecipeError: If they have.
+    """
+    if named:
+        raise RecipeError(
+            "data.inverted_masks: masks with labels of their own have no inside and outside. Name the labels that count in "
+            "data.source.labels instead."
+        )
+
+
+def inverted(values: NDArray[np.int32], ignore_label: int | None, level: int = 0) -> NDArray[np.int32]:
+    """Exchange object and background of mask values; what nobody annotated stays that.
+
+    Args:
+        values: Above ``level`` where an inverted mask shows its background.
+        ignore_label: Value of pixels that nobody annotated.
+        level: What is not above it is background.
+
+    Example:
+        >>> inverted(np.array([[0, 1, 9]], np.int32), 9).tolist()
+        [[1, 0, 9]]
+    """
+    known: NDArray[np.int32] = np.where(values > level, 0, level + 1).astype(np.int32)
+    return known if ignore_label is None else np.where(values == ignore_label, values, known)
+
+
 def name_labels(labels: Mapping[str, Sequence[int | str]]) -> dict[int, str]:
     """Number the groups 1, 2, ... in the order in which the recipe names them."""
     return dict(enumerate(labels, start=1))

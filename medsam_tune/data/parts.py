@@ -9,6 +9,7 @@ from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.checks import items_with_objects
 from medsam_tune.data.chunks import make_chunks, numbered_places
 from medsam_tune.data.dataset import DatasetSettings, SegmentationDataset, Views
+from medsam_tune.data.inverted import warn_of_inverted
 from medsam_tune.data.splits import PARTS, Splits
 from medsam_tune.data.targets import Target
 from medsam_tune.data.tiles import TiledSource
@@ -71,6 +72,7 @@ class DatasetMaker:
         # Another cohort than the run's has no part to train on.
         if require_masks and splits.train:
             training = items_with_objects(self.images, training, self.target, root)
+            warn_of_inverted(self.images, training)
         datasets = {"train": self._make(training, training=True)}
         for part in ("val", "test"):
             datasets[part] = self._make(self.images.select(indices[part], "evaluate"), training=False)

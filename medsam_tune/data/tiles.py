@@ -87,7 +87,7 @@ class TiledSource(SegmentationSource):
 
     def __init__(self, source: SegmentationSource, size: int, overlap: int) -> None:
         self.source, self.size_px, self.overlap_px = source, size, overlap
-        self.target, self.ignore_label = source.target, source.ignore_label
+        self.target, self.ignore_label, self.inverted = source.target, source.ignore_label, source.inverted
         self._tiles: list[Tile] = []
         self._of_image: list[list[int]] = []
         for index, image_id in enumerate(source.image_ids()):

@@ -21,9 +21,11 @@ from medsam_tune.data.labels import (
     check_ignore_label,
     check_labels,
     holds_ids,
+    inverted,
     name_labels,
     name_values,
     no_objects,
+    refuse_labels,
 )
 from medsam_tune.data.pair_table import named_rows, read_table
 from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
@@ -127,6 +129,15 @@ class VolumeSource(SegmentationSource):
         if require_masks:
             check_names(self.labels, {name: case.names for name, case in cases.items()}, self.ignore_label)
 
+    def invert_masks(self) -> None:
+        """Take what is 0 as the object.
+
+        Raises:
+            RecipeError: If the recipe names labels.
+        """
+        refuse_labels(self.labels is not None)
+        self.inverted = True
+
     def open_images(self, images: Mapping[str, Path]) -> None:
         """Show image files that need not lie in one folder, by name and without masks, in place of ``open``.
 
@@ -185,7 +196,7 @@ class VolumeSource(SegmentationSource):
         """Return the recipe's names, or the files'; without either read every mask once and call values ``label <value>``."""
         if self.labels is not None:
             return name_labels(self.labels)
-        if self.target == "per_instance":
+        if self.target == "per_instance" or self.inverted:
             return dict(ONE_LABEL)
         cases = [case for case in self._cases.values() if case.masks is not None]
         named = {value: name for case in cases for value, name in sorted(case.names.items()) if value != self.ignore_label}
@@ -327,6 +338,7 @@ class VolumeSource(SegmentationSource):
         if case.masks is None:
             return (case.image.to_ras(levels),)
         masks = self.names.read_labels(case.masks, case.image)
+        masks = inverted(masks, self.ignore_label) if self.inverted else masks
         if self.target == "per_instance":
             # Of the whole volume: a slice that one instance crosses twice shows one value too.
             self._numbered[case.case_id] = holds_ids(masks, ignore_label=self.ignore_label)

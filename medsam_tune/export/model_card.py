@@ -27,6 +27,15 @@ Trained with medsam-tune {version}.
 
 ## Load it
 
+{loading}
+## Data
+
+```json
+{data}
+```
+"""
+
+_OWN_LOADING = """\
 ```python
 import medsam_tune
 
@@ -35,13 +44,7 @@ predictor = medsam_tune.load_export("FOLDER"{checkpoint})
 ```
 
 This checks the base weights, builds the network (`export.json`) and loads {files}.
-{stock}
-## Data
-
-```json
-{data}
-```
-"""
+{stock}"""
 
 _STOCK = """
 The adapter alone also loads with stock peft:
@@ -70,12 +73,38 @@ sam = PeftModel.from_pretrained(sam, "FOLDER")
 
 
 def model_card(description: Mapping[str, Any], config: Mapping[str, Any] | None, *, prediction: str) -> str:
-    """Return the model card as Markdown.
+    """Return the model card of an export folder as Markdown.
 
     Args:
         description: What ``export.json`` holds.
         config: What ``adapter_config.json`` holds, or None where there is no adapter of peft.
         prediction: Lines that ask the ``predictor`` about an image.
+    """
+    loading = _OWN_LOADING.format(
+        checkpoint=', checkpoint="FILE"' if names_own_file(description["model"]) else "",
+        files=" and ".join(f"`{name}`" for name in description["files"]),
+        stock=_stock(config),
+        prediction=prediction,
+    )
+    return form_card(description, config, loading=loading)
+
+
+def form_card(
+    description: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
+    *,
+    loading: str,
+    more: Mapping[str, str] | None = None,
+    library: str | None = None,
+) -> str:
+    """Return the model card of any form of an export as Markdown.
+
+    Args:
+        description: What ``export.json`` holds.
+        config: What ``adapter_config.json`` holds, or None where the form is no adapter of peft.
+        loading: Markdown that says how it is loaded.
+        more: Further rows of the table, by name; they take the place of rows of the same name.
+        library: The library that loads it, as model hubs name it; peft where there is a ``config``.
     """
     rule = description["input_rule"]
     weights = description["base_weights"] or {"name": "no base weights", "sha256": "none"}
@@ -86,16 +115,15 @@ def model_card(description: Mapping[str, Any], config: Mapping[str, Any] | None,
         "Test Dice": _dice(description["metrics"]),
         "Licence": description["licence"],
     }
+    rows |= more or {}
     kind = "Segmentation network" if config is None else f"{config['peft_type']} adapter"
+    library = library or (None if config is None else "peft")
     return _CARD.format(
-        library="" if config is None else "library_name: peft\n",
+        library="" if library is None else f"library_name: {library}\n",
         title=f"{kind} on {weights['name']}",
         version=description["medsam_tune"],
         rows="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
-        checkpoint=', checkpoint="FILE"' if names_own_file(description["model"]) else "",
-        files=" and ".join(f"`{name}`" for name in description["files"]),
-        stock=_stock(config),
-        prediction=prediction,
+        loading=loading,
         data=json.dumps(description["data"], indent=2),
     )
 

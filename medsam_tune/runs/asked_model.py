@@ -83,7 +83,7 @@ def open_model(name: str, *, checkpoint: str | None = None, trusted: bool = Fals
         return _tuned(name, predictor, folder)
     if RunFolder(folder).config.is_file():
         run = Run.open(folder, trusted=trusted)
-        _refuse_older_export(folder)
+        refuse_older_export(folder)
         predictor = run.predictor(checkpoint=checkpoint, trusted=trusted)
         return _tuned(name, predictor, folder / "export", _own_formats(run.config, trusted=trusted))
     if not folder.exists() and (name in WEIGHTS or name.startswith(_RANDOM)):
@@ -110,7 +110,7 @@ def _untuned(name: str, checkpoint: str | None) -> AskedModel:
     return AskedModel(name, Predictor(backbone), TrainedData(), backbone.weights.sha256, is_untuned=True)
 
 
-def _refuse_older_export(folder: Path) -> None:
+def refuse_older_export(folder: Path) -> None:
     """Refuse an export that was written before the run was trained further."""
     export, best = folder / "export" / DESCRIPTION_FILE, RunFolder(folder).checkpoints / "best.ckpt"
     if export.is_file() and best.is_file() and best.stat().st_mtime > export.stat().st_mtime + _CLOCK_SECONDS:

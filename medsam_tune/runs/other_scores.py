@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from medsam_tune.evaluation.comparison import paired_difference
 from medsam_tune.evaluation.instances import score_automatic, summarise_instances
 from medsam_tune.evaluation.moved_boxes import asks_with_boxes, score_moved_boxes
 from medsam_tune.evaluation.summary import summarise
+from medsam_tune.evaluation.survey import spread
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 
@@ -112,6 +113,22 @@ def score_inference(cli: MedsamCLI, segmenter: Segmenter) -> dict[str, Any]:
     """
     scores = evaluate_inference(segmenter, scored_batches(cli))
     return {name: _summary(cli, found) for name, found in scores.items()}
+
+
+def score_others(cli: MedsamCLI, networks: Mapping[str, Segmenter], *, most: int) -> dict[str, dict[str, Any]]:
+    """Score networks on up to ``most`` chunks of the test cases, each with its own encoder.
+
+    Returns:
+        A summary by name.
+    """
+    data = cli.datamodule
+    chunks = data.chunks("test")
+    items = ChunkDataset(data.dataset("test"), [chunks[place] for place in spread(len(chunks), most)])
+    found = {}
+    for name, network in networks.items():
+        batches = (collate_chunks([items[number]]) for number in range(len(items)))
+        found[name] = _summary(cli, evaluate_segmenters({name: network}, batches)[name])
+    return found
 
 
 def scored_batches(cli: MedsamCLI) -> Iterator[SegmentationBatch]:

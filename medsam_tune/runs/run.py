@@ -19,7 +19,13 @@ from medsam_tune.files import read_json
 from medsam_tune.folders import expand
 from medsam_tune.runs.build import Overrides, build, check_priors, override_words
 from medsam_tune.runs.closing import closing
-from medsam_tune.runs.other_scores import score_baselines, score_boxes, score_inference, score_instances
+from medsam_tune.runs.other_scores import (
+    score_baselines,
+    score_boxes,
+    score_inference,
+    score_instances,
+    score_others,
+)
 from medsam_tune.runs.recipe_files import find_recipe
 from medsam_tune.runs.report_stage import export_stage, report_stage
 from medsam_tune.segmenters.task import TaskSegmenter
@@ -35,6 +41,7 @@ from medsam_tune.yaml_files import read_yaml
 if TYPE_CHECKING:
     from medsam_tune.data.splits import Splits
     from medsam_tune.inference.predictor import Predictor
+    from medsam_tune.segmenters.base import Segmenter
     from medsam_tune.tasks.base import Task
 
 
@@ -190,6 +197,22 @@ class Run:
         export_stage(cli)
         return self
 
+    def score_networks(self, networks: Mapping[str, Segmenter], *, most: int = 50) -> dict[str, dict[str, Any]]:
+        """Score other networks on test cases of an opened run, such as what was exported of it; nothing is written.
+
+        Args:
+            networks: By name; asked as the run's own is asked, and put into eval mode.
+            most: Images at most, spread evenly over the test cases.
+
+        Returns:
+            What a test's summary says, by name.
+
+        Raises:
+            DataError: If the run's data are not at hand.
+        """
+        cli = self._reloaded([])
+        return score_others(cli, networks, most=most)
+
     def finish(self) -> Path | None:
         """Test, export and report after a training, as far as its task has these stages; return the report's page."""
         self.test()
@@ -247,7 +270,7 @@ class Run:
                 self._take_best(cli)
         if cli.trainer.is_global_zero:
             with torch.no_grad():
-                _score_others(cli)
+                _score_beside(cli)
             self._summary, self.scored = cli.results.summary, cli.run_folder.path
         return self
 
@@ -314,7 +337,7 @@ def build_cache(recipe: Path, words: Sequence[str]) -> int:
     return 0
 
 
-def _score_others(cli: MedsamCLI) -> None:
+def _score_beside(cli: MedsamCLI) -> None:
     """Score the baselines and the other kinds of inference on the cases that were tested, where the task compares any."""
     if "baselines" not in cli.model.task.stages:
         return

@@ -136,8 +136,8 @@ class SemanticSegmenter(SamSegmenter):
     def _check_rows(self, batch: SegmentationBatch) -> None:
         n_classes = self.masks_per_image()
         expected = torch.arange(batch.n_images, device=batch.image_index.device).repeat_interleave(n_classes)
-        # The order was checked before the batch moved; a GPU would have to be waited for.
-        moved = batch.training and batch.image_index.device.type != "cpu"
+        # The order was checked before the batch moved, for a GPU would have to be waited for; an exported graph has no values.
+        moved = torch.compiler.is_compiling() or (batch.training and batch.image_index.device.type != "cpu")
         if len(expected) != batch.n_objects or not (moved or torch.equal(batch.image_index, expected)):
             raise RecipeError(
                 f"data.target: SemanticSegmenter emits {n_classes} classes an image ({', '.join(self._classes)}), but this "

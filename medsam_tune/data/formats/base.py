@@ -302,6 +302,60 @@ def check_same_grid(image: VolumeHeader, mask: VolumeHeader) -> None:
         )
 
 
+def place_of_box(image: VolumeHeader, mask: VolumeHeader) -> tuple[int, int, int]:
+    """Return where the first voxel of a mask lies that was cut to a box of its image's voxels, in the order of the image.
+
+    The box may reach beyond the image, so that a number may be below 0.
+
+    Raises:
+        DataError: If spacing or directions differ, or the mask's voxels lie between those of the image.
+    """
+    _, affine = _turned(image, mask)
+    # Over the longest side of either, a hundredth of a voxel is rounding in the header.
+    lengths = max(*image.stored_shape, *mask.stored_shape)
+    bent = float(np.abs(affine[:3, :3] - image.affine[:3, :3]).max()) * lengths
+    if bent > 0.01 * min(image.voxel_mm):
+        check_same_grid(image, mask)  # says which of them, where shapes agree
+        raise DataError(
+            f"{mask.path}: mask spacing {_rounded(mask.voxel_mm)} mm or directions differ from the image's "
+            f"{_rounded(image.voxel_mm)} mm. Resample the mask or remove the case."
+        )
+    first = np.linalg.solve(image.affine, affine[:, 3])[:3]
+    if float(np.abs(first - first.round()).max()) > 0.01:
+        raise DataError(
+            f"{mask.path}: mask voxels lie between those of the image, {_rounded(tuple(first.tolist()))} voxels from its "
+            "first. Resample the mask onto the image."
+        )
+    x, y, z = (int(number) for number in first.round())
+    return x, y, z
+
+
+def into_image(values: NDArray[Any], first: tuple[int, int, int], image: VolumeHeader, path: Path) -> NDArray[Any]:
+    """Put a box of labels onto an image's voxels, 0 around it; a last axis of layers stays.
+
+    Args:
+        values: In the order of the image's axes.
+        first: Where its first voxel lies.
+        image: The image.
+        path: Of the mask, for the message.
+
+    Raises:
+        DataError: If a label lies outside of the image.
+    """
+    placed = np.zeros((*image.stored_shape, *values.shape[3:]), values.dtype)
+    inside, there = [], []
+    for start, length, size in zip(first, values.shape[:3], image.stored_shape, strict=True):
+        low, high = max(0, -start), max(0, min(length, size - start))
+        inside.append(slice(low, high))
+        there.append(slice(start + low, max(start + low, start + high)))
+    box = values[tuple(inside)]
+    if np.count_nonzero(box) != np.count_nonzero(values):
+        lost = np.count_nonzero(values) - np.count_nonzero(box)
+        raise DataError(f"{path}: {lost} labelled voxels lie outside of the image. Save it with the image as its reference.")
+    placed[tuple(there)] = box
+    return placed
+
+
 def reorder(values: NDArray[Any], source: VolumeHeader, target: VolumeHeader) -> NDArray[Any]:
     """Turn values stored in one order into that of another header of the same voxels; a last axis of layers stays.
 

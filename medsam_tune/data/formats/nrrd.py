@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam_tune.data.formats.base import Format, VolumeHeader
+from medsam_tune.data.formats.base import Format, VolumeHeader, into_image, place_of_box, reorder
 from medsam_tune.data.formats.faults import reading
 from medsam_tune.data.formats.values import check_grey_values, exact_labels
 from medsam_tune.errors import DataError
@@ -82,6 +82,30 @@ class NrrdFormat(Format):
         if unnamed := np.unique(layers[(layers != 0) & (numbered == 0)]).tolist():
             raise DataError(f"{path}: holds the values {unnamed[:4]}, which no segment has. Save the segmentation again.")
         return numbered[..., 0] if values.ndim == 3 else numbered
+
+    def check_labels(self, path: Path, image: VolumeHeader) -> bool:
+        """Compare places as every format does; a segmentation may be cut to a box of the image's voxels, as 3D Slicer saves it.
+
+        Raises:
+            DataError: If the file cannot be read, or its voxels are not the image's.
+        """
+        header = self.read_header(path)
+        if not segments(_header(path), path) or header.stored_shape == image.stored_shape:
+            return super().check_labels(path, image)
+        place_of_box(image, header)
+        return True
+
+    def read_labels_on(self, path: Path, image: VolumeHeader) -> NDArray[np.int32]:
+        """Read masks in the order of an image's voxels; a segmentation that was cut to a box is put where it lies.
+
+        Raises:
+            DataError: As ``check_labels`` and ``read_labels``, and if a segment reaches beyond the image.
+        """
+        header = self.read_header(path)
+        if not segments(_header(path), path) or header.stored_shape == image.stored_shape:
+            return super().read_labels_on(path, image)
+        first = place_of_box(image, header)
+        return into_image(reorder(self.read_labels(path), header, image), first, image, path)
 
     def read_label_names(self, path: Path) -> dict[int, str]:
         """Return the names of the segments by number."""

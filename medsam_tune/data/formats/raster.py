@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from medsam_tune.data.formats.base import Format, VolumeHeader, image_header
+from medsam_tune.data.formats.deep_png import read_deep_png
 from medsam_tune.data.formats.values import check_grey_values, exact_labels
 from medsam_tune.errors import DataError
 from medsam_tune.files import write_bytes
@@ -28,6 +29,7 @@ _DECODERS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP")
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, NotImplementedError, struct.error, zlib.error)
 _SPACING = "spacing_mm"
 _EXIF_ORIENTATION = 0x0112
+_TIFF_BITS = 258
 
 
 class RasterFormat(Format):
@@ -145,13 +147,35 @@ def read_pixels(path: Path) -> NDArray[Any]:
     """Return the stored values as (H, W) or (H, W, 3), turned by the EXIF orientation; alpha is dropped, a palette becomes RGB.
 
     Raises:
-        DataError: If the file cannot be read, or stores more than 8 bits a channel in colour, which Pillow would cut to 8.
+        DataError: If the file cannot be read.
     """
     with opened(path) as image:
-        if _is_deep_colour(image):
-            raise DataError(f"{path}: 16-bit colour is not supported. Save it with 8 bits a channel, or as 16-bit grey.")
+        # First, because Pillow decodes a PNG to tell its orientation, and then forgets how it is stored.
+        deep = _deep_values(image, path) if _is_deep_colour(image) else None
         orientation = _orientation(image)
-        return _turned(_stored_values(image, path), orientation)
+        return _turned(_stored_values(image, path) if deep is None else deep, orientation)
+
+
+def _deep_values(image: Image.Image, path: Path) -> NDArray[Any]:
+    """Return uint16 of colours with 16 bits a channel, which Pillow would cut to 8; alpha is dropped."""
+    if image.format == "PNG":
+        return read_deep_png(path)
+    if image.format != "TIFF":
+        raise DataError(f"{path}: has 16 bits a channel, which is read of PNG and TIFF alone. Save it as one of these.")
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            # The first page whole; planes of channels are brought last.
+            page: Any = file.pages[0]
+            values = np.asarray(page.asarray())
+            planes = page.axes.startswith("S")
+    except (tifffile.TiffFileError, *_UNREADABLE) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Replace or remove the file.") from error
+    values = np.moveaxis(values, 0, -1) if planes else values
+    if values.dtype.byteorder not in ("=", "|"):
+        values = values.astype(values.dtype.newbyteorder("="))
+    return values[..., :3] if values.shape[-1] > 2 else values[..., 0]
 
 
 def _stored_values(image: Image.Image, path: Path) -> NDArray[Any]:
@@ -272,4 +296,6 @@ def _plain(image: Image.Image, path: Path) -> NDArray[Any]:
 def _is_deep_colour(image: Image.Image) -> bool:
     # The decoder's raw mode tells what the file stores; the image's own mode says RGB for 8 and for 16 bits alike.
     raw_modes = (str(tile[3]) for tile in getattr(image, "tile", []))
-    return image.mode in ("RGB", "RGBA", "LA") and any(";16" in raw for raw in raw_modes)
+    bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,))
+    deep = any(";16" in raw for raw in raw_modes) or max(bits if isinstance(bits, tuple) else (bits,)) > 8
+    return image.mode in ("RGB", "RGBA", "LA") and deep

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam_tune.data.fingerprint import FEW_PIXELS, Fingerprint
+from medsam_tune.data.inverted import suspicion
 from medsam_tune.data.layouts.base import Pairing
 from medsam_tune.data.own_data import DataSettings
 from medsam_tune.data.pairing import first_names
@@ -126,6 +127,10 @@ def _notes(found: Fingerprint) -> list[str]:
     if found.parts():
         counted = Counter(found.parts().values())
         notes.append(f"the folders make the split: {', '.join(f'{count} {part}' for part, count in counted.items())}")
+    if found.rule.kind in ("one object", "lossy") and (
+        said := suspicion([each.labels_rim for each in found.facts if each.counts])
+    ):
+        notes.append(said)
     if pairing.new_images:
         notes.append(f"{pairing.new_images} holds images to predict")
     return notes

@@ -95,3 +95,41 @@ def test_more_voxels_than_bytes_are_refused(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"sizes: 3 4 5", b"sizes: 30000 40000 5"))
     with pytest.raises(DataError, match=r"a\.nrrd: claims 6000000000 voxels"):
         NrrdFormat().read_image(path)
+
+
+def test_segmentation_cut_to_a_box_is_put_where_it_lies(tmp_path):
+    whole = np.zeros((3, 4, 5), np.uint8)
+    whole[1:3, 2:4, 1:4] = 7
+    whole[1, 2, 1] = 0
+    image = NrrdFormat().read_header(written(tmp_path / "image.nrrd"))
+    # The first voxel (1, 2, 1) by hand: 1 - 0.5, 2 + 2 * 0.7, 3 + 3.
+    named = {"Segment0_Name": "ball", "Segment0_LabelValue": "7", "space origin": [0.5, 3.4, 6]}
+    path = written(tmp_path / "a.seg.nrrd", whole[1:3, 2:4, 1:4], **named)
+    assert NrrdFormat().check_labels(path, image)
+    np.testing.assert_array_equal(NrrdFormat().read_labels_on(path, image), whole)
+    layers = np.stack([whole[1:3, 2:4, 1:4], whole[1:3, 2:4, 1:4]])
+    directions = np.vstack([[np.nan] * 3, GEOMETRY["space directions"]])
+    second = {"Segment1_Name": "other", "Segment1_LabelValue": "7", "Segment1_Layer": "1"}
+    two = {"space directions": directions, "kinds": ["list", "domain", "domain", "domain"], **named, **second}
+    found = NrrdFormat().read_labels_on(written(tmp_path / "b.seg.nrrd", layers, **two), image)
+    assert found.shape == (3, 4, 5, 2)
+    np.testing.assert_array_equal(found > 0, np.stack([whole, whole], axis=-1) > 0)
+
+
+@pytest.mark.parametrize(
+    ("origin", "message"),
+    [
+        ([0.6, 3.4, 6], r"mask voxels lie between those of the image, \(0\.8, 2\.0, 1\.0\) voxels from its first"),
+        ([-1.0, 3.4, 6], r"labelled voxels lie outside of the image. Save it with the image as its reference"),
+    ],
+)
+def test_box_that_does_not_lie_on_the_image_is_refused(tmp_path, origin, message):
+    image = NrrdFormat().read_header(written(tmp_path / "image.nrrd"))
+    named = {"Segment0_Name": "ball", "Segment0_LabelValue": "1", "space origin": origin}
+    path = written(tmp_path / "a.seg.nrrd", np.ones((2, 2, 3), np.uint8), **named)
+    with pytest.raises(DataError, match=message):
+        NrrdFormat().read_labels_on(path, image)
+    # A plain label map names no segment and is taken for another grid.
+    plain = written(tmp_path / "b.nrrd", np.ones((2, 2, 3), np.uint8))
+    with pytest.raises(DataError, match=r"mask shape \(2, 2, 3\) differs from image shape"):
+        NrrdFormat().read_labels_on(plain, image)

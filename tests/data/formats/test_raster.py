@@ -1,6 +1,3 @@
-import struct
-import zlib
-
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -96,25 +93,6 @@ def test_stack_of_frames_is_refused(tmp_path):
     Image.fromarray(GREY).save(tmp_path / "a.tif", save_all=True, append_images=[Image.fromarray(GREY)])
     with pytest.raises(DataError, match=r"a\.tif: holds 2 frames, expected one"):
         read_pixels(tmp_path / "a.tif")
-
-
-def test_16_bit_colour_is_refused_because_pillow_would_cut_it_to_8(tmp_path):
-    _write_deep_colour(tmp_path / "deep.png", np.full((2, 3, 3), 40000))
-    with pytest.raises(DataError, match=r"deep\.png: 16-bit colour is not supported"):
-        read_pixels(tmp_path / "deep.png")
-
-
-def _write_deep_colour(path, values):
-    """Write a PNG of colour type 2 and bit depth 16, which Pillow cannot write."""
-
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    height, width, _ = values.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
 
 
 def test_only_the_formats_that_are_named_are_opened(tmp_path, monkeypatch):

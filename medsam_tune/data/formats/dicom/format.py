@@ -55,6 +55,8 @@ class DicomFormat(Format):
         series: Which series counts where a folder holds several: its SeriesNumber, or a regular expression that is searched in
             SeriesDescription and SeriesInstanceUID.
         values: ``rescaled``: in the header's unit, such as HU; ``window``: 0..255 by the header's first window.
+        fraction: Of a FRACTIONAL segmentation, the share of its largest value (a probability, or how much of the pixel is
+            covered) from which on a pixel is object; it is said aloud.
         patient: Whether written objects hold name, id and dates of their source: ``left_out``, or ``copied``, as an archive
             needs it to file them.
     """
@@ -66,6 +68,7 @@ class DicomFormat(Format):
         series: int | str | None = None,
         values: Literal["rescaled", "window"] = "rescaled",
         patient: Patient = "left_out",
+        fraction: float = 0.5,
     ) -> None:
         if values not in ("rescaled", "window") or patient not in ("left_out", "copied"):
             raise RecipeError(
@@ -77,7 +80,9 @@ class DicomFormat(Format):
             raise RecipeError(
                 f"format.series: {series!r} is no number and no regular expression ({error}). Correct it."
             ) from error
-        self.series, self.values, self.patient = series, values, patient
+        if not 0 < fraction <= 1:
+            raise RecipeError(f"format.fraction: expected a share above 0, at most 1, got {fraction}.")
+        self.series, self.values, self.patient, self.fraction = series, values, patient, fraction
 
     def find(self, folder: Path) -> Scan:
         """Find the folders of series, and the files that are images by themselves.
@@ -200,14 +205,27 @@ class DicomFormat(Format):
         if kind is None:
             return super().read_labels_on(path, image)
         _check_reference(path, image)
-        return read_segments(read_segmentation(path), image) if kind == "SEG" else read_regions(read_structures(path), image)
+        if kind != "SEG":
+            return read_regions(read_structures(path), image)
+        return read_segments(read_segmentation(path), image, self.fraction)
 
     def read_label_names(self, path: Path) -> dict[int, str]:
-        """Return SegmentLabel or ROIName of each number."""
+        """Return SegmentLabel or ROIName of each number; say from which share on a fraction counts as object."""
         kind = _kind(path)
         if kind is None:
             return {}
-        return read_segmentation(path).names if kind == "SEG" else read_structures(path).names
+        if kind != "SEG":
+            return read_structures(path).names
+        found = read_segmentation(path)
+        if found.kind == "FRACTIONAL":
+            # Here and not where pixels are read, which many processes do, again and again.
+            warnings.warn(
+                f"{path}: is a FRACTIONAL segmentation; pixels of {self.fraction:g} of its largest value {found.largest} and "
+                "more are taken as object. DicomFormat's fraction says another share.",
+                DataWarning,
+                stacklevel=2,
+            )
+        return found.names
 
     def write_labels(
         self, stem: Path, labels: NDArray[Any], header: VolumeHeader, names: Mapping[int, str] | None = None

@@ -1,4 +1,4 @@
-"""DICOM segmentation objects: binary frames that may overlap, and label maps."""
+"""DICOM segmentation objects: binary and fractional frames that may overlap, and label maps."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ class SegmentationFile:
 
     Attributes:
         path: The file.
-        kind: BINARY or LABELMAP.
+        kind: BINARY, FRACTIONAL or LABELMAP.
         names: Segment number to label.
         segments: The segment of each frame; 0 in a label map, whose pixels tell.
         padding: The value of pixels of a label map that say nothing, or None.
         frames: The planes.
+        largest: What a fractional frame holds where a pixel is object for certain, or as a whole.
     """
 
     path: Path
@@ -37,32 +38,36 @@ class SegmentationFile:
     segments: list[int]
     padding: int | None
     frames: list[Slice]
+    largest: int = 1
 
 
 def read_segmentation(path: Path) -> SegmentationFile:
     """Read a segmentation without its pixels.
 
     Raises:
-        DataError: If it is no binary segmentation or label map, or its frames say nothing of segment or place.
+        DataError: If it is of another type, or its frames say nothing of segment or place.
     """
     dataset = read_dataset(path)
     with readable(path):
         kind = str(dataset.get("SegmentationType", ""))
-        if kind not in ("BINARY", "LABELMAP"):
+        if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
             raise DataError(
-                f"{path}: is a segmentation of type {kind or 'unknown'}, expected BINARY or LABELMAP: from which fraction on a "
-                "pixel is object cannot be told. Save it as BINARY."
+                f"{path}: is a segmentation of type {kind or 'unknown'}, expected BINARY, FRACTIONAL or LABELMAP. Save it as "
+                "BINARY."
             )
+        largest = int(dataset.MaximumFractionalValue) if kind == "FRACTIONAL" else 1
+        if largest < 1:
+            raise DataError(f"{path}: states {largest} as its largest fraction, expected 1 or more. Save it as BINARY.")
         described = {int(item.SegmentNumber): str(item.get("SegmentLabel", "")) for item in dataset.get("SegmentSequence", [])}
         # A label map may describe its background.
         names = {number: name for number, name in described.items() if number > 0}
         frames = read_frames(dataset, path)
-        segments = [_segment(dataset, frame.frame, names, path) if kind == "BINARY" else 0 for frame in frames]
+        segments = [_segment(dataset, frame.frame, names, path) if kind != "LABELMAP" else 0 for frame in frames]
         padding = dataset.get("PixelPaddingValue")
     lost = next((frame for frame in frames if not frame.lies_in_space or frame.spacing_mm is None), None)
     if lost is not None:
         raise DataError(f"{path}: frame {lost.frame + 1} states no place in space. Repair or remove the file.")
-    return SegmentationFile(path, kind, names, segments, None if padding is None else int(padding), frames)
+    return SegmentationFile(path, kind, names, segments, None if padding is None else int(padding), frames, largest)
 
 
 def own_grid(found: SegmentationFile) -> VolumeHeader:
@@ -79,8 +84,13 @@ def own_grid(found: SegmentationFile) -> VolumeHeader:
     return VolumeHeader(found.path, (len(ordered), *ordered[0].size), affine)
 
 
-def read_segments(found: SegmentationFile, image: VolumeHeader) -> NDArray[np.int32]:
+def read_segments(found: SegmentationFile, image: VolumeHeader, fraction: float) -> NDArray[np.int32]:
     """Read the segments onto the voxels of an image: its ``stored_shape``, with a last axis of layers where they overlap.
+
+    Args:
+        found: The segmentation.
+        image: The image.
+        fraction: The share of the largest value from which on a pixel of a fractional segmentation is object.
 
     Raises:
         DataError: If the pixels cannot be decoded, are not the image's, or a value of a label map is no segment.
@@ -89,7 +99,7 @@ def read_segments(found: SegmentationFile, image: VolumeHeader) -> NDArray[np.in
     places: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
     for frame, segment, values in zip(found.frames, found.segments, pixels, strict=True):
         plane, name = plane_affine(frame), f"frame {frame.frame + 1}"
-        for label, mask in _masks(found, values, segment):
+        for label, mask in _masks(found, values, segment, fraction):
             places[label].append(place_plane(mask, plane, image, found.path, name))
     return stack_layers({label: np.concatenate(places[label]) for label in sorted(places)}, image.stored_shape)
 
@@ -104,9 +114,11 @@ def check_place(found: SegmentationFile, image: VolumeHeader) -> None:
         place_plane(np.zeros(frame.size, np.bool_), plane_affine(frame), image, found.path, f"frame {frame.frame + 1}")
 
 
-def _masks(found: SegmentationFile, values: NDArray[Any], segment: int) -> list[tuple[int, NDArray[np.bool_]]]:
+def _masks(found: SegmentationFile, values: NDArray[Any], segment: int, fraction: float) -> list[tuple[int, NDArray[np.bool_]]]:
     if found.kind == "BINARY":
         return [(segment, values != 0)]
+    if found.kind == "FRACTIONAL":
+        return [(segment, values >= fraction * found.largest)]
     present = [int(value) for value in np.unique(values) if value not in (0, found.padding)]
     unknown = [value for value in present if value not in found.names]
     if unknown:

@@ -6,7 +6,7 @@ from pydicom import dcmread
 from pydicom.sr.codedict import codes
 
 from medsam_tune.data.formats import DicomFormat
-from medsam_tune.errors import DataError
+from medsam_tune.errors import DataError, DataWarning, RecipeError
 from tests.dicom_files import NAME, plane, save, write_multiframe, write_series
 
 VOLUME = np.random.default_rng(0).integers(0, 1000, (4, 5, 7), dtype=np.int16)
@@ -60,10 +60,22 @@ def test_segments_are_named(series):
     assert DicomFormat().read_label_names(by_highdicom(series, masks)) == {1: "part 1", 2: "part 2"}
 
 
-def test_fractions_and_other_coordinates_are_refused(series, tmp_path):
+def test_fractions_are_object_from_the_stated_share_on(series):
+    shares = np.random.default_rng(3).random((*VOLUME.shape, 1)).astype(np.float32)
+    path = by_highdicom(series, shares, "FRACTIONAL")
+    largest = 255  # highdicom's MaximumFractionalValue; it stores rounded shares of it
+    for fraction in (0.5, 0.25):
+        form = DicomFormat(fraction=fraction)
+        with pytest.warns(DataWarning, match=rf"FRACTIONAL segmentation; pixels of {fraction} of its largest value {largest}"):
+            assert form.read_label_names(path) == {1: "part 1"}
+        found = form.read_labels_on(path, form.read_header(series))
+        np.testing.assert_array_equal(found == 1, np.rint(shares[..., 0] * largest) >= fraction * largest)
+    with pytest.raises(RecipeError, match=r"format\.fraction: expected a share above 0, at most 1, got 0"):
+        DicomFormat(fraction=0)
+
+
+def test_other_coordinates_are_refused(series, tmp_path):
     masks = (LABELS == 1)[..., None].astype(np.uint8)
-    with pytest.raises(DataError, match=r"seg\.dcm: is a segmentation of type FRACTIONAL, expected BINARY or LABELMAP"):
-        read(series, by_highdicom(series, masks.astype(np.float32), "FRACTIONAL"))
     other = write_series(tmp_path / "c2", VOLUME, SeriesInstanceUID="9.9", FrameOfReferenceUID="9.8")
     path = by_highdicom(series, masks)
     with pytest.raises(DataError, match=r"seg\.dcm: lies in another frame of reference"):

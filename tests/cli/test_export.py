@@ -1,0 +1,59 @@
+"""``medsam-tune export``: the words it takes, and a run from the command line to graphs of 8 bits."""
+
+import json
+import shutil
+
+import pytest
+
+from medsam_tune.cli import main
+from medsam_tune.training.run_place import run_place
+from tests.export.forms.tuned import LORA, config_of, exported
+from tests.training.conftest import _no_flush, _own_process, finished, workplace
+
+__all__ = ["_no_flush", "_own_process", "finished", "workplace"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "sam"], "expected RUN, or --verify FOLDER"),
+        (["RUN", "--verify", "X"], "RUN does not go with the rest"),
+        (["RUN", "OUT"], "OUT does not go with the rest"),
+        (["RUN", "--to", "sam", "lr=1"], "lr=1 does not go with the rest"),
+        (["RUN", "--to", "coreml"], "invalid choice: 'coreml'"),
+        (["RUN", "--to", "sam", "--int8"], "--int8: belongs to --to onnx, got --to sam"),
+    ],
+)
+def test_words_that_do_not_fit_are_refused_in_one_line(capsys, words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exported(tmp_path / "RUN", config_of(tuner=LORA))
+    words = ["RUN/export" if word == "RUN" else word for word in words]
+    status = main(["export", *words])
+    said = capsys.readouterr()
+    assert status == 2
+    assert message in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_adapter_is_written_beside_its_export_and_verified(capsys, tmp_path):
+    exported(tmp_path, config_of(tuner=LORA))
+    assert main(["export", str(tmp_path / "export"), "--to", "adapter"]) == 0
+    assert "medsam_tune loads it and answers 12 reference questions" in capsys.readouterr().out
+    assert main(["export", "--verify", str(tmp_path / "export-adapter")]) == 0
+    assert "0 of 27648 pixels of the masks differ" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # torch traces the network twice
+def test_run_becomes_a_graph_whose_eight_bits_are_measured_on_its_test_cases(finished, workplace, capsys):
+    run = workplace / "runs" / run_place("images", "tiny") / finished[1].path.name
+    shutil.copytree(finished[1].path, run)
+    assert main(["export", str(run), "--to", "onnx", "--int8"]) == 0
+    said = capsys.readouterr().out
+    record = json.loads((run / "export-onnx" / "form.json").read_text())
+    figures = record["figures"]
+    tested = json.loads((run / "summary.json").read_text())["test"]
+    assert figures["dice_float32"] == pytest.approx(tested["dice"]["mean"], abs=1e-4)
+    assert figures["dice_cost_of_int8"] == figures["dice_float32"] - figures["dice_int8"]
+    assert "dice cost of int8" in said
+    assert "64 x 64, no prompt" in said
+    assert (run / "export-onnx" / "model.int8.onnx").stat().st_size < (run / "export-onnx" / "model.onnx").stat().st_size
