@@ -200,18 +200,22 @@ def main() -> int:
     found: dict[str, Any] = {"machine": machine(arguments.device), "rows": {}}
     print(" ".join(f"{key}={value}" for key, value in found["machine"].items()), flush=True)
     for name in names:
-        row = known.get(name) or recipes_row(arguments)
+        row = known.get(name) or recipes_row(arguments, found)
         found["rows"][name] = measure_row(name, row, arguments)
         save(arguments.json, found)
     return int(any("failed" in row for row in found["rows"].values()))
 
 
-def recipes_row(arguments: argparse.Namespace) -> Row:
-    """Return the row of all recipes, whose limit is each recipe's."""
+def recipes_row(arguments: argparse.Namespace, found: dict[str, Any]) -> Row:
+    """Return the row of all recipes, whose limit is each recipe's; each is written to the file as it ends."""
     from rows.recipes import recipe_steps
 
     few = 3 if arguments.device == "cuda" else 2
-    report = partial(print, flush=True)
+
+    def report(text: str, recipes: dict[str, Any]) -> None:
+        print(text, flush=True)
+        found["rows"]["recipes"] = {"goal": "a step of each recipe", "extra": {"recipes": recipes}}
+        save(arguments.json, found)
 
     def measure(settings: Settings) -> Result:
         each = Settings(settings.device, few, arguments.seconds, settings.started)

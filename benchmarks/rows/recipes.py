@@ -24,13 +24,13 @@ def recipe_files() -> list[Path]:
     return sorted((REPOSITORY / "recipes").glob("*.yaml"))
 
 
-def recipe_steps(settings: Settings, *, names: list[str], report: Any) -> Result:  # noqa: ANN401 - a function of a line
+def recipe_steps(settings: Settings, *, names: list[str], report: Any) -> Result:  # noqa: ANN401 - a function of a line and rows
     """R: a few steps of each recipe on each network that fits the device; a recipe that fails says why and stops no other.
 
     Args:
         settings: Of the run; ``seconds`` holds for each recipe.
         names: Recipes by their file's name without its ending; all where empty.
-        report: Called with a line as each ends.
+        report: Called with a line and all rows so far as each ends.
     """
     networks = NETWORKS if settings.device == "cuda" else dict(itertools.islice(NETWORKS.items(), 1))
     rows: dict[str, dict[str, Any]] = {}
@@ -39,7 +39,7 @@ def recipe_steps(settings: Settings, *, names: list[str], report: Any) -> Result
             if names and file.stem not in names:
                 continue
             row = rows[f"{file.stem}, {network}"] = measured(file, weights, settings)
-            report(f"R  {file.stem:<18} {network:<19} {line(row)}")
+            report(f"R  {file.stem:<18} {network:<19} {line(row)}", rows)
     return Result("a step of each recipe", {}, {}, None, extra={"recipes": rows})
 
 

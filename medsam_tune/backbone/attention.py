@@ -46,23 +46,27 @@ PER_TOKEN = "works_per_token"
 class AttentionKernel(ABC):
     """Compute softmax(q k' + bias) v, where the bias of query i and key j is rel_h[i, row of j] + rel_w[i, column of j]."""
 
+    alignment: int = 1
+    """What the lengths of ``rel_h`` and ``rel_w`` must be a multiple of; they end in zeros where H and W are not."""
+
     @abstractmethod
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, *, size: tuple[int, int]) -> Tensor:
         """Return (B, heads, N, d).
 
         Args:
             q: (B, heads, N, d) with N = H W tokens, row by row, multiplied by the scale already.
             k: (B, heads, N, d).
             v: (B, heads, N, d).
-            rel_h: (B, heads, N, H).
-            rel_w: (B, heads, N, W).
+            rel_h: (B, heads, N, H), zeros behind that where ``alignment`` asks for more.
+            rel_w: (B, heads, N, W), likewise.
+            size: H and W.
         """
 
 
 class TiledAttention(AttentionKernel):
     """Go through the queries in tiles whose scores fit a CPU's cache; the backward pass computes the scores again."""
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, *, size: tuple[int, int]) -> Tensor:
         """Return (B, heads, N, d), see ``AttentionKernel``."""
         flat = [tensor.flatten(0, 1) for tensor in (q, k, v, rel_h, rel_w)]
         attended = cast(Tensor, _Tiled.apply(*flat)) if _learns(*flat) else _attend_in_tiles(*flat)
@@ -72,9 +76,12 @@ class TiledAttention(AttentionKernel):
 class FoldedAttention(AttentionKernel):
     """Carry the bias in wider heads, so that kernels without a bias do: d + H + W channels, 192 for ViT-B at 1024 pixels."""
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    # Matrix products of half precision are slow on CUDA where a side is no multiple of 16 bytes, as 14 is not.
+    alignment = _ALIGNMENT
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, *, size: tuple[int, int]) -> Tensor:
         """Return (B, heads, N, d), see ``AttentionKernel``."""
-        codes = place_codes(rel_h.shape[-1], rel_w.shape[-1], like=k).expand(*k.shape[:2], -1, -1)
+        codes = place_codes(size, (rel_h.shape[-1], rel_w.shape[-1]), like=k).expand(*k.shape[:2], -1, -1)
         queries, keys = torch.cat([q, rel_h, rel_w], dim=-1), torch.cat([k, codes], dim=-1)
         filled = -queries.shape[-1] % _ALIGNMENT
         queries, keys = F.pad(queries, (0, filled)), F.pad(keys, (0, filled))
@@ -90,21 +97,23 @@ class FlexAttention(AttentionKernel):
     Where gradients are kept, and where the kernel cannot be compiled, ``FoldedAttention`` computes the same.
     """
 
+    alignment = _ALIGNMENT
+
     def __init__(self) -> None:
         self._folded = FoldedAttention()
         self._compiles = can_compile()
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, *, size: tuple[int, int]) -> Tensor:
         """Return (B, heads, N, d), see ``AttentionKernel``."""
         if not self._compiles or q.device.type != "cuda" or _learns(q, k, v, rel_h, rel_w):
-            return self._folded(q, k, v, rel_h, rel_w)
+            return self._folded(q, k, v, rel_h, rel_w, size=size)
         try:
-            return _compiled_flex()(q, k, v, rel_h, rel_w)
+            return _compiled_flex()(q, k, v, rel_h, rel_w, size)
         except torch._dynamo.exc.TorchDynamoException as error:
             why = str(error).strip().partition("\n")[0]
             warnings.warn(f"torch.compile refuses the attention kernel ({why}); going on with the fused one.", stacklevel=2)
             self._compiles = False
-            return self._folded(q, k, v, rel_h, rel_w)
+            return self._folded(q, k, v, rel_h, rel_w, size=size)
 
 
 def can_compile() -> bool:
@@ -113,17 +122,18 @@ def can_compile() -> bool:
     return importlib.util.find_spec("triton") is not None and any(name and shutil.which(name) for name in compilers)
 
 
-def place_codes(height: int, width: int, *, like: Tensor) -> Tensor:
-    """Return (H W, H + W): for each token a 1 at its row and a 1 at H + its column, so that a product with it picks both terms.
+def place_codes(size: tuple[int, int], lengths: tuple[int, int], *, like: Tensor) -> Tensor:
+    """Return (H W, H' + W'): for each token a 1 at its row and a 1 at H' + its column, so that a product picks both terms.
 
     Args:
-        height: H.
-        width: W.
+        size: H and W.
+        lengths: H' and W', at least as large.
         like: Gives dtype and device.
     """
-    rows = torch.eye(height, dtype=like.dtype, device=like.device).repeat_interleave(width, dim=0)
-    columns = torch.eye(width, dtype=like.dtype, device=like.device).repeat(height, 1)
-    return torch.cat([rows, columns], dim=1)
+    (height, width), (rows, columns) = size, lengths
+    of_row = torch.eye(height, rows, dtype=like.dtype, device=like.device).repeat_interleave(width, dim=0)
+    of_column = torch.eye(width, columns, dtype=like.dtype, device=like.device).repeat(height, 1)
+    return torch.cat([of_row, of_column], dim=1)
 
 
 def relative_table(table: Tensor, size: int) -> Tensor:
@@ -208,27 +218,32 @@ class SamAttention(nn.Module):
         batch, height, width, _ = projected.shape
         heads = projected.reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = heads.unbind(0)
-        rel_h, rel_w = self._relative_terms(q.reshape(batch, self.num_heads, height, width, -1))
-        kernel = self.kernel or _kernel_for(q, height + width)
-        attended = kernel(q * self.scale, k, v, rel_h, rel_w)
+        kernel = self.kernel or _kernel_for(q, (height, width))
+        rel_h, rel_w = self._relative_terms(q.reshape(batch, self.num_heads, height, width, -1), kernel.alignment)
+        attended = kernel(q * self.scale, k, v, rel_h, rel_w, size=(height, width))
         return attended.transpose(1, 2).reshape(batch, height, width, -1)
 
-    def _relative_terms(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rel_h (B, heads, N, H) and rel_w (B, heads, N, W) of unscaled queries (B, heads, H, W, d)."""
+    def _relative_terms(self, q: Tensor, alignment: int) -> tuple[Tensor, Tensor]:
+        """Return rel_h (B, heads, N, H) and rel_w (B, heads, N, W) of unscaled queries (B, heads, H, W, d), filled by zeros."""
         batch, heads, height, width, _ = q.shape
+        below, right = -height % alignment, -width % alignment
         if not self.use_rel_pos:
-            zeros = q.new_zeros(batch, heads, height * width, height + width)
-            return zeros[..., :height], zeros[..., height:]
-        along_h = relative_table(cast(Tensor, self.rel_pos_h), height).to(q.dtype)
-        along_w = relative_table(cast(Tensor, self.rel_pos_w), width).to(q.dtype)
+            zeros = q.new_zeros(batch, heads, height * width, height + below + width + right)
+            return zeros[..., : height + below], zeros[..., height + below :]
+        along_h = F.pad(relative_table(cast(Tensor, self.rel_pos_h), height), (0, 0, 0, below)).to(q.dtype)
+        along_w = F.pad(relative_table(cast(Tensor, self.rel_pos_w), width), (0, 0, 0, right)).to(q.dtype)
         rel_h = torch.einsum("bnhwd,hkd->bnhwk", q, along_h)
         rel_w = torch.einsum("bnhwd,wkd->bnhwk", q, along_w)
         return rel_h.flatten(2, 3), rel_w.flatten(2, 3)
 
 
-def _kernel_for(q: Tensor, places: int) -> AttentionKernel:
+def _aligned(length: int) -> int:
+    return -(-length // _ALIGNMENT) * _ALIGNMENT
+
+
+def _kernel_for(q: Tensor, size: tuple[int, int]) -> AttentionKernel:
     """Choose by device: fused kernels where they exist and the wider heads fit them, else tiles."""
-    wide = -(-(q.shape[-1] + places) // _ALIGNMENT) * _ALIGNMENT
+    wide = _aligned(q.shape[-1] + sum(_aligned(length) for length in size))
     fused = q.device.type == "cuda" and (q.dtype == torch.float32 or wide <= _WIDEST_HEAD)
     return FoldedAttention() if fused else TiledAttention()
 
@@ -302,9 +317,11 @@ def _gradients(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor,
     return of_q, of_k.to(k.dtype), of_v.to(v.dtype), of_h, of_w
 
 
-def with_flex(flex: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+def with_flex(
+    flex: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, size: tuple[int, int]
+) -> Tensor:
     """Return what ``AttentionKernel`` says, by a function with the interface of ``flex_attention`` that adds the bias."""
-    width = rel_w.shape[-1]
+    width = size[1]
 
     def with_bias(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return score + rel_h[batch, head, query, key // width] + rel_w[batch, head, query, key % width]
@@ -316,7 +333,7 @@ def with_flex(flex: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, rel_h: 
 def _compiled_flex() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-        return with_flex(flex_attention, q, k, v, rel_h, rel_w)
+    def attend(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, size: tuple[int, int]) -> Tensor:
+        return with_flex(flex_attention, q, k, v, rel_h, rel_w, size)
 
     return torch.compile(attend, dynamic=False)
