@@ -151,7 +151,7 @@ class Page:
         if not files:
             return [*empty, *self._blank(), _HELP]
         try:
-            case = open_case(_gathered([Path(file) for file in files], self.work), self.models)
+            case = open_case(gathered([Path(file) for file in files], self.work), self.models)
         except (MedsamTuneError, ValueError, MemoryError) as error:
             return [*empty, *self._blank(), _said(error, self.work)]
         count, first = len(case.slices), len(case.slices) // 2
@@ -293,12 +293,23 @@ def _score(answer: SliceAnswer | None) -> str:
     return f"predicted IoU {answer.predicted_iou:.2f}"
 
 
-def _gathered(files: list[Path], work: Path) -> list[Path]:
-    """Return the files in one folder: each comes in a folder of its own, but a series is read as a whole."""
+def gathered(files: Sequence[Path], work: Path) -> list[Path]:
+    """Return the files in one folder, ``series``: each is uploaded to a folder of its own, but a series is read as a whole.
+
+    Args:
+        files: One is left where it is.
+        work: Where the folder is made.
+    """
     if len(files) == 1:
-        return files
-    folder = Path(tempfile.mkdtemp(dir=work))
-    return [Path(shutil.copyfile(file, folder / file.name)) for file in files]
+        return list(files)
+    folder = Path(tempfile.mkdtemp(dir=work)) / "series"
+    folder.mkdir()
+    found: list[Path] = []
+    for number, file in enumerate(files):
+        # Files of several folders may have one name, and none may replace another.
+        taken = (folder / file.name).exists()
+        found.append(Path(shutil.copyfile(file, folder / (f"{number}-{file.name}" if taken else file.name))))
+    return found
 
 
 def _said(error: BaseException, work: Path) -> str:

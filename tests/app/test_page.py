@@ -11,10 +11,12 @@ from PIL import Image
 
 from medsam_tune.app.models import Models
 from medsam_tune.app.opened_case import open_case
+from medsam_tune.app.page import gathered
 from medsam_tune.app.slice_view import drawn, pixel
 from medsam_tune.cli import main
 from medsam_tune.runs.asked_model import open_model
 from tests.app.conftest import SHAPE, write_nifti
+from tests.dicom_files import write_series
 from tests.serve.conftest import serving
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -206,6 +208,19 @@ def test_what_goes_wrong_is_said_and_everything_can_be_picked(seat, tmp_path, mo
 def test_what_no_mouse_draws_is_refused(data):
     with pytest.raises(ValueError, match="does not lie on the picture"):
         drawn(json.loads(json.dumps(data)), (HEIGHT, WIDTH))
+
+
+def test_the_files_of_a_series_come_into_one_folder_and_none_is_lost(models, tmp_path):
+    write_series(tmp_path / "all", np.random.default_rng(0).integers(0, 900, (4, 20, 30)).astype(np.int16))
+    files = []
+    for number, file in enumerate(sorted((tmp_path / "all").iterdir())):
+        (tmp_path / f"upload{number}").mkdir()
+        files.append(file.rename(tmp_path / f"upload{number}" / "IM.dcm"))
+    case = open_case(gathered(files, tmp_path), models)
+    assert len(case.slices) == 4
+    case.paint(1, [(5, 5)], radius_px=2, adds=True)
+    assert case.write_mask(tmp_path / "out").name == "series.dcm"
+    assert gathered(files[:1], tmp_path) == files[:1]
 
 
 def test_places_become_pixels_and_the_border_belongs_to_the_last():
