@@ -8,7 +8,7 @@ import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -18,13 +18,18 @@ from medsam_tune import __version__
 from medsam_tune.errors import DataFaults, MedsamTuneError, RecipeError, own_error
 from medsam_tune.files import write_fault, write_text
 from medsam_tune.folders import state_folder
-from medsam_tune.training.run_folder import RUN_FOLDER_VARIABLE
+from medsam_tune.training.run_folder import RUN_FOLDER_VARIABLE, RunFolder
+from medsam_tune.yaml_files import read_yaml
 
 TRACEBACK_VARIABLE = "MEDSAM_TUNE_TRACEBACK"
 LOG_FILE = "error.log"
 MAX_LETTERS = 1500
 
 _IN_A_WORKER = re.compile(r"^Caught \w+ in .*process")
+_CODE = re.compile(r'\s*\|?\s*File ".*", line \d+')
+_PATH = re.compile(r"(?<![\w./~])(?:[\w^~.-]*/)(?:[^\s'\",;:()\[\]{}<>]+/)*[^\s'\",;:()\[\]{}<>/]+")
+_QUOTED_PATH = re.compile(r"(['\"])[^'\"\n]*/([^'\"/\n]+)\1")
+_DATA_WORD = re.compile(r"(\b(?:data|data\.root|--data|--data\.root)[= ])('[^']*'|\S+)")
 _NO_BATCH = "DataLoader timed out"
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|Unable to allocate", re.IGNORECASE)
 
@@ -84,11 +89,14 @@ class OneLine:
     def _write_log(self, error: Exception) -> Path | None:
         head = f"medsam-tune {__version__}: {shlex.join(self.words)}\n{datetime.now().isoformat(timespec='seconds')}\n"
         text = head + "".join(traceback.format_exception(error))
-        for folder in (self._run_folder(), state_folder() / "errors", Path(tempfile.gettempdir())):
+        run = self._run_folder()
+        for folder in (run, state_folder() / "errors", Path(tempfile.gettempdir())):
             if folder is not None:
-                name = LOG_FILE if folder == self._run_folder() else f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.getpid()}.log"
+                name = LOG_FILE if folder == run else f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.getpid()}.log"
+                # A run's folder is given away; the others stay here.
+                shown = without_paths(text, _data_root(folder)) if folder == run else text
                 with suppress(MedsamTuneError):
-                    return write_text(folder / name, text)
+                    return write_text(folder / name, shown)
         return None
 
     def _run_folder(self) -> Path | None:
@@ -97,6 +105,35 @@ class OneLine:
         # Ranks that Lightning starts inherit the variable; elsewhere an old value belongs to an earlier run.
         belongs = named is not None and (named != self._run_before or "LOCAL_RANK" in os.environ)
         return Path(named) if named is not None and belongs and Path(named).is_dir() else None
+
+
+def without_paths(text: str, root: str = "") -> str:
+    r"""Return a log without the folders of its paths: one may be named after a patient. Those of the code stay.
+
+    Args:
+        text: The log, the command line first.
+        root: The data folder, whose name may have blanks.
+
+    Examples:
+        >>> without_paths("medsam-tune run a.yaml data=scans/DOE\nOSError: /scans/DOE^JANE/p1.png: cut off").splitlines()
+        ['medsam-tune run a.yaml data=DIR', 'OSError: p1.png: cut off']
+    """
+    lines = (text.replace(root, "DIR") if root else text).splitlines(keepends=True)
+    lines[:1] = [_DATA_WORD.sub(r"\1DIR", line) for line in lines[:1]]
+    return "".join(line if _CODE.match(line) else _without_folders(line) for line in lines)
+
+
+def _without_folders(line: str) -> str:
+    line = _QUOTED_PATH.sub(r"\1\2\1", line)
+    return _PATH.sub(lambda found: found[0].rpartition("/")[2], line)
+
+
+def _data_root(run: Path) -> str:
+    """Return the data folder that a run recorded, or nothing where it recorded none."""
+    with suppress(MedsamTuneError):
+        local = read_yaml(RunFolder(run).local) if RunFolder(run).local.is_file() else None
+        return str(((local or {}).get("data") or {}).get("root") or "") if isinstance(local, Mapping) else ""
+    return ""
 
 
 def plain_message(error: MedsamTuneError) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medsam_tune.errors import RecipeError
+from medsam_tune.runs.recipe_files import name_bundled_recipes
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.training.cli import MedsamCLI
 
@@ -21,6 +22,7 @@ def build(recipe: Path, words: Sequence[str]) -> MedsamCLI:
     Raises:
         MedsamTuneError: If the recipe, the data or a checkpoint cannot be used.
     """
+    words = name_bundled_recipes(words)
     command = shlex.join(["medsam-tune", "run", str(recipe), *(word for word in words if "ckpt_path" not in word)])
     cli = MedsamCLI(["--config", str(recipe), *words], recipe_file=recipe, command=command, run=False)
     check_priors(cli)

@@ -51,11 +51,12 @@ from medsam_tune.training.run_place import run_place
 from medsam_tune.training.sample_settings import without_sample_settings
 from medsam_tune.training.schedule import planned_steps
 from medsam_tune.training.settings import RunSettings
-from medsam_tune.training.short_keys import expand_class_names, expand_short_keys
+from medsam_tune.training.short_keys import expand_class_names, expand_short_keys, load_named_classes
 from medsam_tune.training.signals import SIGTERM_STATUS, slurm_job
 from medsam_tune.training.test_results import TestResults
 from medsam_tune.training.trainer_config import trainer_config
 from medsam_tune.training.trainer_keys import check_limits, check_trainer_parts, check_trainer_values, without_finder
+from medsam_tune.yaml_files import read_yaml
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _OPTIONS = {"config", "c", "help", "print_config", "ckpt_path", "weights_only", "verbose", "return_predictions", "untuned"}
@@ -127,6 +128,8 @@ class MedsamCLI(LightningCLI):
         keys = list(self._parser(args[0] if args and args[0] in SUBCOMMANDS else None).get_defaults().keys())
         sections = {key.partition(".")[0] for key in keys} - _OPTIONS
         check_recipe_files(args, sections, also=(*SUBCOMMANDS, *_OPTIONS))
+        for file in config_files(args):
+            load_named_classes(read_yaml(file))
         try:
             words = expand_short_keys(
                 expand_class_names(args or []), whole=sections | _OPTIONS, keys_of=lambda words: self._keys(parser, words)

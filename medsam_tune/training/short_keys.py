@@ -24,10 +24,14 @@ PREFERRED = {"weights": "model.backbone.weights", "lr": "model.optimizer.lr"}
 SYNONYMS = {"rank": ("rank", "r")}
 """Endings that are tried in turn; peft calls the rank of an update r."""
 
+DEFAULT_OPTIMIZER = ("--model.optimizer=torch.optim.AdamW", "--model.optimizer.init_args.weight_decay=0.0001")
+"""What a recipe that names no optimizer has, written out: ``training.module.default_optimizer``."""
+
 ROOMS = ("backbone", "data", "fusion", "losses", "prompt_encoders", "prompts", "segmenters", "side", "tuners")
 """Rooms whose classes a word may name without their path."""
 
 _CLASS = re.compile(r"--([\w.]+\+?)=([A-Z]\w*)")
+_NAME = re.compile(r"[A-Z]\w*")
 _CLASS_PATH = re.compile(r"=(?:\w+\.)*[A-Z]\w*$")
 _WORD = re.compile(r"--([A-Za-z_][\w.]*)(\+?)=(.*)", re.DOTALL)
 _DEVICE = re.compile(r"--device=(cuda|gpu|mps|xpu):(\d+)")
@@ -59,6 +63,10 @@ def expand_short_keys(
     while pending:
         known = [_written(word, full.get(position)) for position, word in enumerate(words) if position not in pending]
         keys = list(keys_of(known))
+        place = next((position for position, short in pending.items() if _sets_default_optimizer(short, keys)), None)
+        if place is not None:
+            words = [*words[:place], *DEFAULT_OPTIMIZER, *words[place:]]
+            return expand_short_keys(words, whole=whole, keys_of=keys_of)
         found = {position: _matches(short, keys) for position, short in pending.items()}
         certain = {position: matches[0] for position, matches in found.items() if len(matches) == 1}
         if not certain:
@@ -78,6 +86,24 @@ def expand_class_names(words: Sequence[str]) -> list[str]:
         ['--model.loss=medsam_tune.losses.BceDiceLoss', '--data.root=Mine', '--model.x=torch.nn.ReLU']
     """
     return [f"--{found[1]}={_path_of(found[2])}" if (found := _CLASS.fullmatch(word)) else word for word in words]
+
+
+def load_named_classes(recipe: object) -> None:
+    """Load the classes of ours that a recipe names without their path; the parser finds such names among loaded classes alone.
+
+    Args:
+        recipe: What the file holds, nested.
+    """
+    if isinstance(recipe, Mapping):
+        for item in recipe.values():
+            load_named_classes(item)
+    elif isinstance(recipe, list):
+        for item in recipe:
+            load_named_classes(item)
+    elif isinstance(recipe, str) and _NAME.fullmatch(recipe):
+        for room in ROOMS:
+            if recipe in getattr(module := import_module(f"medsam_tune.{room}"), "__all__", ()):
+                getattr(module, recipe)
 
 
 def _one_device(word: str) -> list[str]:
@@ -119,6 +145,12 @@ def _matches(short: str, keys: Sequence[str]) -> list[str]:
         if found:
             return [by_plain[plain] for plain in found]
     return []
+
+
+def _sets_default_optimizer(short: str, keys: Sequence[str]) -> bool:
+    """Tell whether a word sets the optimizer's learning rate where the recipe names no optimizer."""
+    wanted = PREFERRED.get(short, "").rpartition(".")[0]
+    return wanted == "model.optimizer" and wanted in keys and not any(key.startswith(f"{wanted}.") for key in keys)
 
 
 def _plain(key: str) -> str:

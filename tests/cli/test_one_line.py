@@ -55,6 +55,21 @@ def test_log_lies_beside_the_run_where_there_is_one(raising, tmp_path, monkeypat
     assert "KeyError: 'x'" in (tmp_path / "run" / "error.log").read_text()
 
 
+def test_log_in_a_run_names_no_folder_that_may_be_a_patients(raising, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "local.yaml").write_text("data: {root: /pacs/DOE JOHN}\n")
+    fault = RuntimeError("/scans/DOE^JANE/p1.nii.gz and '../DOE JANE/x' differ, see scans/DOE/p2.png and /pacs/DOE JOHN/p3.png")
+    _, said = raising(fault, before=lambda: monkeypatch.setenv(RUN_FOLDER_VARIABLE, str(tmp_path / "run")))
+    text = (tmp_path / "run" / "error.log").read_text()
+    assert "RuntimeError: p1.nii.gz and " in text
+    assert "see p2.png" in text
+    assert "DOE" not in text
+    assert "scans" not in text
+    assert "medsam_tune/cli/__init__.py" in text
+    # On the screen it stays: the one who reads it has the file.
+    assert "/scans/DOE^JANE/p1.nii.gz" in said
+
+
 def test_run_of_an_earlier_command_is_not_blamed(raising, tmp_path, monkeypatch):
     monkeypatch.setenv(RUN_FOLDER_VARIABLE, str(tmp_path))
     _, said = raising(KeyError("x"))

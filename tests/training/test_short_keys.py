@@ -1,9 +1,14 @@
 """Short keys mean the one key of the resolved recipe that ends so."""
 
+import subprocess
+import sys
+
 import pytest
+import torch
 
 from medsam_tune.errors import RecipeError
-from medsam_tune.training.short_keys import ALIASES, expand_class_names, expand_short_keys
+from medsam_tune.training.module import default_optimizer
+from medsam_tune.training.short_keys import ALIASES, DEFAULT_OPTIMIZER, expand_class_names, expand_short_keys
 from tests.training.tiny_runs import build
 
 WHOLE = {"model", "data", "trainer", "run", "seed_everything", "config", "ckpt_path", "print_config"}
@@ -118,3 +123,30 @@ def test_recipe_is_built_from_short_keys(workplace):
     assert config["seed_everything"] == 7
     assert config["model"]["optimizer"]["init_args"]["lr"] == 1e-5
     assert cli.run_folder.path.is_relative_to(workplace / "there")
+
+
+def test_learning_rate_of_a_recipe_without_optimizer_writes_the_default_one_out():
+    def keys_of(words):
+        named = any(word.startswith("--model.optimizer=") for word in words)
+        return ["model.optimizer", *(["model.optimizer.init_args.lr"] if named else []), "data.root"]
+
+    words = expand_short_keys(["--config=a.yaml", "--lr=0.01"], whole={"model", "config"}, keys_of=keys_of)
+    assert words == ["--config=a.yaml", *DEFAULT_OPTIMIZER, "--model.optimizer.init_args.lr=0.01"]
+
+
+def test_default_optimizer_written_out_is_the_default_optimizer():
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    decay = float(DEFAULT_OPTIMIZER[1].partition("=")[2])
+    assert default_optimizer(parameters).defaults == torch.optim.AdamW(parameters, weight_decay=decay).defaults
+
+
+def test_class_that_a_recipe_names_without_its_path_is_loaded_wherever_it_stands():
+    code = (
+        "import sys; from medsam_tune.training.short_keys import load_named_classes; "
+        "load_named_classes({'model': {'tuner': {'class_path': 'ScaleShiftTuning'}, 'x': ['NormTuning', 'Nobody', 3]}}); "
+        "print(*sorted(n for n in sys.modules if n.startswith('medsam_tune.tuners.')))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "medsam_tune.tuners.ssf" in said
+    assert "medsam_tune.tuners.norm" in said
+    assert "medsam_tune.tuners.peft_tuner" not in said
