@@ -52,7 +52,7 @@ ROOMS = {
     "nrrd": ("data/",),
     "tifffile": ("data/",),
     "h5py": ("data/",),
-    "pycocotools": ("data/coco_files.py",),
+    "pycocotools": ("data/coco_files.py", "data/formats/coco_writing.py"),
     "pydicom": ("data/", "inference/"),
     "highdicom": ("data/", "inference/"),
     "matplotlib": ("evaluation/",),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from medsam_tune.runs.prediction import Outcome, PredictionJob
 
-WRITERS = ("nifti", "nrrd", "mha", "seg", "rtstruct")  # of data/formats/known.py, which imports what takes seconds
+WRITERS = ("nifti", "nrrd", "mha", "seg", "rtstruct", "coco")  # of data/formats/known.py, which imports what takes seconds
 
 _DESCRIPTION = """\
 Write a mask for each image or volume, in its own format and on its own voxels; every slice of a volume.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from medsam_tune.data.formats.coco_writing import FoundObject
 from medsam_tune.data.intensity import AS_STORED
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.inference.case_figures import CaseFigure, Said, case_figure
@@ -58,12 +59,14 @@ class Answer:
         volume: Values of the labels in the file's own order; 0 is background.
         figures: What was measured, one row a label.
         legend: What each value means.
+        objects: Each object of an image by itself, where they overlap too; empty of a volume, whose objects are many.
     """
 
     slices: SlicedFile
     volume: NDArray[Any]
     figures: Sequence[CaseFigure]
     legend: Mapping[int, Meaning]
+    objects: Sequence[FoundObject] = ()
 
 
 @dataclass
@@ -120,11 +123,12 @@ def answer_file(asking: Asking, file: NewFile, drawn: Sequence[DrawnObject] | No
     _check_slices(file, drawn or (), len(slices))
     masks: dict[int, NDArray[Any]] = {}
     said: dict[int, list[Said]] = defaultdict(list)
+    found: list[FoundObject] | None = None if slices.header.is_volume else []
     for position in range(len(slices)):
         here = None if drawn is None else [each for each in drawn if each.slice in (None, position)]
         if here == []:
             continue
-        masks[position] = _numbered(_objects(asking, slices, position, here, legend), said)
+        masks[position] = _numbered(_objects(asking, slices, position, here, legend), said, found)
     if not masks:
         # Somebody looked, and there was nothing to ask: an empty mask says so.
         masks[0] = np.zeros(slices.levels(0).shape[:2], np.uint8)
@@ -136,7 +140,7 @@ def answer_file(asking: Asking, file: NewFile, drawn: Sequence[DrawnObject] | No
         for value, meaning in legend.items()
     ]
     shown = [row for row in rows if row.pixels or row.value in said or asking.predictor.segmenter.classes()]
-    return Answer(slices, volume, shown or rows[:1], {row.value: legend[row.value] for row in shown or rows[:1]})
+    return Answer(slices, volume, shown or rows[:1], {row.value: legend[row.value] for row in shown or rows[:1]}, found or ())
 
 
 def _legend(asking: Asking, *, is_volume: bool) -> dict[int, Meaning]:
@@ -204,13 +208,15 @@ def _arguments(drawn: DrawnObject) -> dict[str, Any]:
     return {"point_coords": [point[:2] for point in drawn.points], "point_labels": [point[2] for point in drawn.points]}
 
 
-def _numbered(objects: Iterable[_Object], said: dict[int, list[Said]]) -> NDArray[Any]:
-    """Return the values (H, W) of a slice, and add what was said of each object; one mask at a time is held."""
+def _numbered(objects: Iterable[_Object], said: dict[int, list[Said]], found: list[FoundObject] | None) -> NDArray[Any]:
+    """Return the values (H, W) of a slice, and add what was said of each object; one mask at a time is held unpacked."""
     values: NDArray[Any] | None = None
     for each in objects:
         values = np.zeros(each.mask.shape, np.uint16) if values is None else values
         values[each.mask] = each.value
         said[each.value].append((int(each.mask.sum()), each.predicted_iou, each.uncertainty))
+        if found is not None and each.mask.any():
+            found.append(FoundObject.of(each.value, each.mask, each.predicted_iou))
     if values is None:
         raise ValueError("a slice was asked about, but no object came back.")
     return values if values.max() > np.iinfo(np.uint8).max else values.astype(np.uint8)

@@ -13,6 +13,7 @@ import torch
 
 from medsam_tune import __version__
 from medsam_tune.data.formats import FORMATS
+from medsam_tune.data.formats.coco_writing import ENDING, JOINED, CocoFormat, join_files
 from medsam_tune.data.names import file_name
 from medsam_tune.data.pairing import first_names
 from medsam_tune.data.stored_images import MOST_LOOKED_AT, StoredImages, evenly
@@ -134,7 +135,11 @@ class PredictionJob:
         self._check_legend(answer.legend)
         names = {value: meaning.name for value, meaning in answer.legend.items()}
         stem = self.out / file_name(file.name)
-        written = [file.writes.write_labels(stem, answer.volume, answer.slices.header, names)]
+        header = answer.slices.header
+        if isinstance(file.writes, CocoFormat):
+            written = [file.writes.write_objects(stem, answer.objects, header, names)]
+        else:
+            written = [file.writes.write_labels(stem, answer.volume, header, names)]
         if self.wanted.overlays:
             written.append(write_bytes(self._overlay(file), draw_answer(answer)))
         checksums = {path.relative_to(self.out).as_posix(): sha256_of(path) for path in written}
@@ -229,6 +234,10 @@ class PredictionJob:
         write_case_figures(self.out / TABLE, [figure for record in records for figure in record.figures])
         legend = {value: meaning for record in records for value, meaning in record.legend.items()}
         write_json(self.out / LEGEND, {str(value): legend[value].as_json() for value in sorted(legend)})
+        described = {record.case: self.out / name for record in records for name in record.files if name.endswith(ENDING)}
+        if self.wanted.to == "coco" and described:
+            names = {file.name: f"{file.name}{file.path.suffix}" for file in self.files}
+            join_files({names.get(case, case): path for case, path in described.items()}, self.out / JOINED)
 
 
 def _drawn_on(file: NewFile, found: Mapping[Path, Sequence[DrawnObject]]) -> Sequence[DrawnObject]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
 
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.cli import main
@@ -205,3 +206,42 @@ def test_a_dicom_series_gives_a_segmentation_on_its_voxels_without_a_name(tmp_pa
     assert float(row["volume_ml"]) == pytest.approx(int(row["pixels"]) * 0.7 * 0.5 * 3 / 1000)
     assert form.read_label_names(path) == {1: "liver"}
     assert not [name for name, content in files_below(tmp_path / "out").items() if NAME.encode() in content]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools on numpy 2
+def test_coco_holds_each_object_with_its_score_and_pycocotools_reads_it(model, place, tmp_path):
+    (place / "c.png").unlink()
+    rows = ["image,x1,y1,x2,y2,label", "a.png,2,2,14,12,cell", "a.png,8,6,26,18,cell", "sub/b.png,1,1,20,15,rim"]
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("\n".join(rows))
+    out = place.parent / "out"
+    outcomes = list(job(model, place, drawn=(boxes, "boxes"), to="coco").outcomes())
+    assert [outcome.written for outcome in outcomes] == [out / "a.coco.json", out / "sub/b.coco.json"]
+    coco = COCO(out / "coco.json")
+    names = {image["id"]: image["file_name"] for image in coco.dataset["images"]}
+    assert sorted(names.values()) == ["a.png", "sub/b.png"]
+    assert {each["name"] for each in coco.dataset["categories"]} == {"cell", "rim"}
+    image = np.asarray(Image.open(place / "a.png"))
+    predictor = model.predictor
+    predictor.set_image(image)
+    found = coco.loadAnns(coco.getAnnIds(next(key for key, name in names.items() if name == "a.png")))
+    expected = predictor.predict_many(boxes=[[2, 2, 14, 12], [8, 6, 26, 18]])
+    assert len(found) == sum(masks.any() for masks in expected[0])
+    for each in found:
+        mask = coco.annToMask(each).astype(bool)
+        which = [row for row in (0, 1) if np.array_equal(mask, expected[0][row, 0])]
+        assert which
+        assert each["score"] == pytest.approx(float(expected[1][which[0], 0]), abs=1e-5)
+        assert each["area"] == mask.sum()
+    # The results of COCO's own evaluation are the same annotations.
+    assert coco.loadRes([{**each} for each in coco.dataset["annotations"]]).getAnnIds()
+
+
+def test_coco_of_a_volume_is_refused_with_what_can_be_had(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new").mkdir()
+    write_volume(tmp_path / "new", "v")
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("image,x1,y1,x2,y2,slice\nv,1,1,3,3,0\n")
+    (outcome,) = job(model, tmp_path / "new", drawn=(boxes, "boxes"), to="coco").outcomes()
+    assert "is a volume, and COCO describes images. Write --to nifti, nrrd, mha, seg or rtstruct" in outcome.fault

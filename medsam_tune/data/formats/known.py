@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medsam_tune.data.formats.base import Format
+from medsam_tune.data.formats.coco_writing import CocoFormat
 from medsam_tune.data.formats.dicom import DicomFormat, DicomStructures
 from medsam_tune.data.formats.hdf5 import Hdf5Format
 from medsam_tune.data.formats.meta_image import MetaImageFormat
@@ -36,6 +37,7 @@ WRITERS: dict[str, Format] = {
     "mha": MetaImageFormat(),
     "seg": DicomFormat(),
     "rtstruct": DicomStructures(),
+    "coco": CocoFormat(),
 }
 """What masks can be written as, whatever their image is stored as; DICOM objects need a DICOM image."""
 
