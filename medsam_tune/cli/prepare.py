@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from medsam_tune.data.splits import Splits
 
 DESCRIPTION = """\
-Turn NIfTI volumes, image folders or MedSAM's npz and npy files into a folder of native-size 8-bit PNG images and masks.
+Turn NIfTI volumes, DICOM series, image folders or MedSAM's npz and npy files into a folder of native-size 8-bit PNG images and
+masks.
 
 The folder holds images/CASE/IMAGE.png, masks/CASE/IMAGE.png (label ids), splits.json and prepared.json, which records how grey
 values became 0..255. It is never written over, and appears only when it is complete."""
 
 OPTIONS = {
     "nifti": {"images", "masks", "axis", "step", "window", "percentiles"},
+    "dicom": {"images", "masks", "axis", "step", "window", "percentiles"},
     "images": {"images", "masks", "case_pattern", "mask_threshold", "mask_suffix", "window", "percentiles"},
     "npz": {"step", "window", "percentiles"},
     "npy": {"images", "masks", "case_pattern"},
@@ -75,7 +77,8 @@ def build_source(options: argparse.Namespace) -> SegmentationSource:
         RecipeError: If an option does not belong to the format, or options contradict each other.
     """
     _check_options(options)
-    from medsam_tune.data import ImageFolder, Intensity, MedsamNpy, MedsamNpz, NiftiVolumes, SliceRule
+    from medsam_tune.data import ImageFolder, Intensity, MedsamNpy, MedsamNpz, NiftiVolumes, SliceRule, VolumeSource
+    from medsam_tune.data.formats import DicomFormat
 
     labels, window = _labels(options.labels), _window(options.window)
     rules = _given(options, "images", "masks", "axis", "case_pattern", "mask_threshold", "mask_suffix")
@@ -89,6 +92,12 @@ def build_source(options: argparse.Namespace) -> SegmentationSource:
         intensity = Intensity("window", window=window)
     elif options.percentiles is not None:
         intensity = Intensity("percentile", percentiles=tuple(options.percentiles))
+    if options.format == "dicom":
+        # Its files say themselves which of them are masks, and of which series.
+        places = {"images": ".", "masks": "."} | {name: rules[name] for name in ("images", "masks") if name in rules}
+        axis = {name: rules[name] for name in ("axis",) if name in rules}
+        slices = SliceRule(step=options.step)
+        return VolumeSource(DicomFormat(), **places, **axis, labels=labels, intensity=intensity, slices=slices)
     if options.format == "npz":
         return MedsamNpz(labels=labels, intensity=intensity, slices=SliceRule(step=options.step))
     groups: dict[str, list[int | str]] | None = None if labels is None else {name: [*values] for name, values in labels.items()}
@@ -166,7 +175,7 @@ def parser() -> OptionParser:
     add("--format", choices=OPTIONS, default="nifti", help="what SOURCE holds; nifti by default")
     add("--images", metavar="DIR", help="folder of the images, below SOURCE")
     add("--masks", metavar="DIR", help="folder of the masks, below SOURCE")
-    add("--axis", choices=("sagittal", "coronal", "axial"), help="how NIfTI volumes are cut; axial by default")
+    add("--axis", choices=("sagittal", "coronal", "axial"), help="how volumes are cut; axial by default")
     add("--step", type=int, metavar="N", help="take every N-th slice of a volume")
     add("--window", nargs="+", metavar="W", help=f"a CT window ({', '.join(WINDOW_NAMES)}), or LOW HIGH in stored values")
     add("--percentiles", nargs=2, type=float, metavar=("LOW", "HIGH"), help="without a window; 0.5 99.5 where a rule is needed")

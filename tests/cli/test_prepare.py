@@ -8,6 +8,7 @@ from medsam_tune import cli
 from medsam_tune.cli.prepare import WINDOW_NAMES
 from medsam_tune.data import ImageFolder
 from medsam_tune.data.prepare import CASE_PATTERN, CT_WINDOWS
+from tests.dicom_files import NAME, write_study
 
 
 @pytest.fixture
@@ -46,8 +47,8 @@ def test_window_names_are_those_of_the_data_room():
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--format=npz", "--axis=axial"], "--axis: belongs to --format nifti, got npz"),
-        (["--format=npy", "--window", "lung"], "--window: belongs to --format nifti, images, npz, got npy"),
+        (["--format=npz", "--axis=axial"], "--axis: belongs to --format nifti, dicom, got npz"),
+        (["--format=npy", "--window", "lung"], "--window: belongs to --format nifti, dicom, images, npz, got npy"),
         (["--mask-threshold=1"], "--mask-threshold: belongs to --format images, got nifti"),
         (["--window", "lungs"], "expected one of soft_tissue, lung, brain, or LOW HIGH"),
         (["--window", "1"], "expected one of soft_tissue, lung, brain, or LOW HIGH"),
@@ -73,3 +74,25 @@ def test_prepared_split_tears_no_patient(npz_folder):
     parts = [sorted(case[:2] for case in splits[part]) for part in ("train", "val", "test")]
     assert sorted(parts) == [["p0"] * 2, ["p1"] * 2, ["p2"]]
     assert splits["patients"]["p1_3"] == "p1"
+
+
+def test_dicom_series_and_their_segmentations_become_a_folder_without_a_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    labels = np.zeros((7, 6, 3), np.uint8)
+    labels[1:4, 2:5, 1], labels[5:, :2, 2] = 1, 2
+    for number in range(6):
+        write_study(tmp_path / "dicom", f"scan{number}", rng.integers(0, 900, (7, 6, 3)), labels, number=number)
+    words = ["prepare", str(tmp_path / "dicom"), str(tmp_path / "new"), "--format=dicom", "--window", "0", "900"]
+    assert cli.main([*words, "--labels", "front=1", "back=2", "--patient=header", "--skip-empty"]) == 0
+    assert "12 images of 6 cases (6 without an object)" in capsys.readouterr().out
+    source = ImageFolder(labels={"front": [1], "back": [2]}, case_pattern=CASE_PATTERN)
+    source.open(tmp_path / "new")
+    sizes = sorted({int(mask.sum()) for index in range(len(source)) for mask in source[index].masks.dense()})
+    assert sizes == [4, 9]
+    splits = json.loads((tmp_path / "new/splits.json").read_text())
+    # Two visits of one patient stay together.
+    part_of = {case: part for part in ("train", "val", "test") for case in splits[part]}
+    for names in (("scan0", "scan1"), ("scan2", "scan3"), ("scan4", "scan5")):
+        assert len({part for case, part in part_of.items() if case.endswith(names)}) == 1
+    assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file() and NAME.encode() in path.read_bytes()]
