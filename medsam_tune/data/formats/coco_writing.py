@@ -48,7 +48,7 @@ class FoundObject:
 class CocoFormat(RasterFormat):
     """Write the objects of an image as a COCO file of their own; images alone, for COCO knows no slices."""
 
-    endings = (ENDING,)
+    endings: tuple[str, ...] = (ENDING,)
 
     def write_labels(
         self, stem: Path, labels: NDArray[Any], header: VolumeHeader, names: Mapping[int, str] | None = None

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ _TIFF_BITS = 258
 class RasterFormat(Format):
     """Read image files as single slices; masks are written as PNG, which keeps every value up to 65535."""
 
-    endings: ClassVar[tuple[str, ...]] = ENDINGS
+    endings: tuple[str, ...] = ENDINGS
 
     def read_header(self, path: Path) -> VolumeHeader:
         """Read the size, and the spacing where this package wrote it: the dots per inch of other programs say nothing."""
