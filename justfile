@@ -31,6 +31,10 @@ types:
 docs:
     NO_MKDOCS_2_WARNING=1 mkdocs build
 
+# Execute the notebooks of the docs anew and keep their outputs
+notebooks:
+    python docs/notebooks/execute.py
+
 # All that a change has to pass
 check: lint types test docs
 

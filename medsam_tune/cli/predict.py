@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from medsam_tune.cli.options import OptionParser
 from medsam_tune.folders import expand
+from medsam_tune.terminal import is_watched
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -93,4 +94,13 @@ def _outcomes(job: PredictionJob) -> list[Outcome]:
     from rich.console import Console
     from rich.progress import track
 
-    return list(track(job.outcomes(), "Predicting", total=len(job.files), console=Console(stderr=True), transient=True))
+    return list(
+        track(
+            job.outcomes(),
+            "Predicting",
+            total=len(job.files),
+            console=Console(stderr=True, force_jupyter=False),
+            transient=True,
+            disable=not is_watched(sys.stderr),
+        )
+    )

@@ -20,6 +20,7 @@ from medsam_tune.data.targets import MAY_BE_EMPTY, Target
 from medsam_tune.errors import DataError, DataFaults, data_error
 from medsam_tune.files import write_json
 from medsam_tune.precompute.location import cache_root
+from medsam_tune.terminal import is_watched
 
 if TYPE_CHECKING:
     from medsam_tune.data.datamodule import SegmentationDataModule
@@ -151,8 +152,8 @@ def _with_bar(cases: Sequence[str]) -> Iterable[str]:
     from rich.console import Console
     from rich.progress import track
 
-    shown = len(cases) >= _BAR_FROM and sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0"
-    return track(cases, "Check data", console=Console(stderr=True), transient=True, disable=not shown)
+    shown = len(cases) >= _BAR_FROM and is_watched(sys.stderr) and os.environ.get("LOCAL_RANK", "0") == "0"
+    return track(cases, "Check data", console=Console(stderr=True, force_jupyter=False), transient=True, disable=not shown)
 
 
 def _rules(source: SegmentationSource) -> str:

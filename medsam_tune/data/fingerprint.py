@@ -20,6 +20,7 @@ from medsam_tune.data.mask_rules import MaskRule, mask_rule
 from medsam_tune.data.patients import HEADER, likely_patients, patients_of
 from medsam_tune.data.patterns import INSTANCE, LABEL
 from medsam_tune.errors import DataError, data_error
+from medsam_tune.terminal import is_watched
 
 _BAR_FROM = 20
 FEW_PIXELS = 4.0
@@ -214,8 +215,8 @@ def with_bar(pairs: Sequence[Pair], told: str) -> Iterable[Pair]:
     from rich.console import Console
     from rich.progress import track
 
-    shown = len(pairs) >= _BAR_FROM and sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0"
-    return track(pairs, told, console=Console(stderr=True), transient=True, disable=not shown)
+    shown = len(pairs) >= _BAR_FROM and is_watched(sys.stderr) and os.environ.get("LOCAL_RANK", "0") == "0"
+    return track(pairs, told, console=Console(stderr=True, force_jupyter=False), transient=True, disable=not shown)
 
 
 def _counted(values: Iterable[str]) -> dict[str, int]:

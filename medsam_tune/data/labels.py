@@ -125,7 +125,7 @@ def groups_of_names(
     Raises:
         RecipeError: If a group holds something else than such a name.
 
-    Example:
+    Examples:
         >>> groups_of_names({"vessel": ["lumen", "wall"]}, ["lumen", "wall", "clot"], where="data.colours")
         {'vessel': [1, 2]}
     """
@@ -193,7 +193,7 @@ def no_objects(size: tuple[int, ...], ignored: Tensor | None = None) -> Objects:
 def holds_ids(values: NDArray[Any], *, ignore_label: int | None = None) -> bool:
     """Tell whether mask values number instances: whether there are several above 0, the ignored one aside.
 
-    Example:
+    Examples:
         >>> holds_ids(np.array([0, 7, 9])), holds_ids(np.array([0, 255, 255]))
         (True, False)
     """
@@ -235,7 +235,7 @@ def find_instances(
         ids: Without ``labels``: whether each value is an instance, all of label 1; else the pieces of what is not 0 are.
         ignore_label: Value of pixels that nobody annotated.
 
-    Example:
+    Examples:
         >>> touching = np.array([[4, 4, 9, 9]])
         >>> [len(find_instances(touching, None, ids=ids).labels) for ids in (True, False)]
         [2, 1]

@@ -98,13 +98,14 @@ def source_of(found: Fingerprint, beside: Path) -> tuple[str, dict[str, Any]]:
     pairing = found.pairing
     if pairing.annotations is not None:
         return "medsam_tune.data.CocoImages", _annotation_places(found, beside)
-    images = isinstance(pairing.format, RasterFormat)
+    one_format = pairing.mask_format is None or type(pairing.mask_format) is type(pairing.format)
+    images = isinstance(pairing.format, RasterFormat) and one_format
     places = source_places(pairing.images, pairing.masks, takes_suffix=images)
     if pairing.listed:
         places = {"pairs": str(_table_file(beside))}
     if images:
         return "medsam_tune.data.ImageFolder", places
-    if type(pairing.format) is NiftiFormat:
+    if type(pairing.format) is NiftiFormat and one_format:
         return "medsam_tune.data.NiftiVolumes", places
     if isinstance(pairing.format, NpzFormat):
         return "medsam_tune.data.MedsamNpz", {}

@@ -101,7 +101,8 @@ def make_splits(
     n_val = max(1, round(n_patients * val_fraction))
     if not test or n_val >= len(rest) or n_patients < (folds or 0):
         raise DataError(
-            f"{n_patients} patients ({first_names(sorted(order))}) are too few for train, val and test under {how}. "
+            f"{n_patients} patient{'s' * (n_patients != 1)} ({first_names(sorted(order))}) "
+            f"{'are' if n_patients != 1 else 'is'} too few for train, val and test under {how}. "
             "Add patients, lower data.split.val_fraction and test_fraction, or correct data.patient or source.case_pattern."
         )
     train, val, tested = (

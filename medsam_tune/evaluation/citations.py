@@ -76,7 +76,8 @@ REFERENCES = tuple(
          "Parameter Efficient Fine-Tuning of Segment Anything Model for Biomedical Imaging", 2025, "2502.00418", "", "",
          ("Teuber",)),
         ("chen2023samadapter", "Chen, Tianrun and others",
-         "{SAM} Fails to Segment Anything? {SAM-Adapter}: Adapting {SAM} in Underperformed Scenes", 2023, "2304.09148", "", "",
+         "{SAM} Fails to Segment Anything? -- {SAM-Adapter}: Adapting {SAM} in Underperformed Scenes: Camouflage, Shadow, and "
+         "More", 2023, "2304.09148", "", "",
          ("SAM-Adapter",)),
         ("zhang2023samaug", "Zhang, Yizhe and others",
          "Input Augmentation with {SAM}: Boosting Medical Image Segmentation with Segmentation Foundation Model", 2023,
@@ -93,7 +94,7 @@ REFERENCES = tuple(
          "{U-Net}: Convolutional Networks for Biomedical Image Segmentation", 2015, "1505.04597", "", "", ("U-Net",)),
         ("antonelli2022msd", "Antonelli, Michela and others", "The Medical Segmentation Decathlon", 2022, "",
          "10.1038/s41467-022-30695-9", "Nature Communications"),
-        ("momot2022carotid", "Momot, A.", "Common Carotid Artery Ultrasound Images", 2022, "", "10.17632/d4xt63mgjm.1",
+        ("momot2022carotid", "Momot, Agata", "Common Carotid Artery Ultrasound Images", 2022, "", "10.17632/d4xt63mgjm.1",
          "Mendeley Data, V1"),
     )
 )  # fmt: skip

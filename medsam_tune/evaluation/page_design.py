@@ -101,7 +101,8 @@ document.querySelectorAll("table.sortable").forEach(table => {
   const body = table.tBodies[0];
   table.querySelectorAll("th").forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
     const up = head.getAttribute("aria-sort") !== "ascending";
-    const key = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
+    const shown = cell => cell.dataset.value ?? cell.textContent.trim();
+    const key = row => shown(row.cells[column]) === "\u2013" ? "" : shown(row.cells[column]);
     const compare = (a, b) => (isNaN(a) || isNaN(b) ? String(a).localeCompare(String(b), "en", {numeric: true}) : a - b);
     const rows = [...body.rows].sort((a, b) => {
       const [first, second] = [key(a), key(b)];

@@ -165,12 +165,12 @@ def _cells(row: CaseRow, link: str, *, labelled: bool, compared: bool) -> list[s
 
 
 def _ratio(value: float | None) -> page.Cell:
-    return page.Cell(_ABSENT, -1.0) if value is None else page.Cell(f"{value:.3f}", value)
+    return page.Cell(_ABSENT) if value is None else page.Cell(f"{value:.3f}", value)
 
 
 def _distance(value: float | None) -> page.Cell:
     if value is None:
-        return page.Cell(_ABSENT, -1.0)
+        return page.Cell(_ABSENT)
     return page.Cell("\N{INFINITY}", 1e9) if math.isinf(value) else page.Cell(f"{value:.2f}", value)
 
 

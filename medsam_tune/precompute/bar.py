@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+from medsam_tune.terminal import is_watched
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -26,7 +28,7 @@ class DelayedBar:
     def __init__(self, *, shown: bool) -> None:
         self._start = time.monotonic()
         self._started = False
-        self._progress = _make_progress() if shown and sys.stderr.isatty() else None
+        self._progress = _make_progress() if shown and is_watched(sys.stderr) else None
 
     def __enter__(self) -> DelayedBar:
         return self
@@ -56,4 +58,4 @@ def _make_progress() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(*columns, console=Console(stderr=True, force_jupyter=False), transient=True)

@@ -11,7 +11,8 @@ from rich.console import Console
 from medsam_tune.errors import DataWarning
 
 _usual_format = warnings.formatwarning
-console = Console(highlight=False, soft_wrap=True)
+# In a notebook plain lines too: what rich draws there needs ipywidgets, and parts the lines.
+console = Console(highlight=False, soft_wrap=True, force_jupyter=False)
 """Standard output; a bar must be drawn on it too, so that lines appear above the bar and not in it."""
 
 _LABEL_WIDTH = 10

@@ -14,7 +14,7 @@ from typing import Any
 from medsam_tune.data.folder_memory import beside_folder, remembered
 from medsam_tune.data.own_data import data_settings, write_needed
 from medsam_tune.data.pairing import first_names
-from medsam_tune.data.sample import SAMPLE_PREFIX
+from medsam_tune.data.sample import SAMPLE_PREFIX, sample_folder
 from medsam_tune.errors import DataError
 from medsam_tune.folders import expand
 from medsam_tune.training.sample_settings import ROOT, SOURCE, given_value
@@ -39,11 +39,12 @@ def own_folder_words(recipe: Path, words: Sequence[str]) -> tuple[list[str], str
     content: Any = read_yaml(recipe)
     data = content.get("data") if isinstance(content, Mapping) else None
     root = given_value(words, ROOT)
-    if not isinstance(data, Mapping) or root is None or root.startswith(SAMPLE_PREFIX):
+    if not isinstance(data, Mapping) or root is None or root == data.get("root"):
         return [], ""
     stated = str(data.get("root") or SAMPLE_PREFIX)
     says_how = any(given_value(words, key) is not None for key in _READING)
-    folder = expand(root, ROOT)
+    # Another sample than the recipe's own is laid out otherwise too; one that is none is refused by the data module.
+    folder = sample_folder(root.removeprefix(SAMPLE_PREFIX)) if root.startswith(SAMPLE_PREFIX) else expand(root, ROOT)
     if not stated.startswith(SAMPLE_PREFIX) or says_how or not folder.is_dir():
         return [], ""
     target = given_value(words, TARGET) or str(data.get("target") or "binary")
@@ -58,7 +59,7 @@ def own_folder_words(recipe: Path, words: Sequence[str]) -> tuple[list[str], str
         settings.pop("data.patient", None)  # it was told from the names of files, not of these cases
     if target == "per_class" and _names_classes(content) and found["labels"]:
         settings[CLASSES] = found["labels"]
-    return [_word(key, value) for key, value in settings.items() if given_value(words, key) is None], found["told"]
+    return [_word(key, value) for key, value in settings.items() if given_value(words, key) is None], f"{root}: {found['told']}"
 
 
 def _side(content: Mapping[str, Any], words: Sequence[str]) -> int | None:
@@ -84,7 +85,7 @@ def _look(folder: Path, target: Any, side: int | None) -> dict[str, Any]:  # noq
     beside = beside_folder(folder)
     data = data_settings(found, target, side=side, leave_out_faulty=False, beside=beside)
     write_needed(found, beside)
-    told = f"{folder}: {len(pairing.pairs)} images with masks ({pairing.layout}); {found.rule.why}."
+    told = f"{len(pairing.pairs)} images with masks ({pairing.layout}); {found.rule.why}."
     for files, what in ((pairing.without_mask, "images have no mask"), (pairing.without_image, "masks have no image")):
         told += f" {len(files)} {what} and are left out: {first_names([file.stem for file in files])}." if files else ""
     told += f" Cut into tiles: {data.why['tiles']}." if "tiles" in data.keys else ""

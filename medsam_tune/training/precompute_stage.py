@@ -80,7 +80,9 @@ class PrecomputeStage(Callback):
             store, filled = self._fill(trainer, data, embeddings, data.cache_items(stages))
             data.use_embeddings(lookup(store, embeddings, filled.keys))
             if trainer.is_global_zero:
-                say(labelled("Embeddings", f"{len(filled.keys)} cached, {filled.made} of them now ({span(filled.seconds)})"))
+                by = "" if trainer.world_size == 1 else f", by process 0 of {trainer.world_size}"
+                made = f"{filled.made} of them now{by} ({span(filled.seconds)})"
+                say(labelled("Embeddings", f"{len(filled.keys)} cached, {made}"))
             self.clock.stop("cache")
 
     @staticmethod

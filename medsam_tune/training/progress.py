@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
+from medsam_tune.terminal import in_notebook
 from medsam_tune.training.console import console, labelled, say, span
 from medsam_tune.training.module import tuned
 from medsam_tune.training.schedule import planned_steps
@@ -162,7 +163,7 @@ class StageBar(Callback):
         self._stop()
 
     def _begin(self, trainer: pl.Trainer, name: str, total: float, *, done: int = 0) -> None:
-        if not trainer.is_global_zero or not console.is_terminal:
+        if not trainer.is_global_zero or not console.is_terminal or in_notebook():
             return
         if self._progress is None:
             self._progress = _bar()

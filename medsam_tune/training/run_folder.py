@@ -236,9 +236,16 @@ def _runs(root: Path, place: str) -> list[Path]:
 
 
 def _on_other_data(root: Path, place: str) -> str:
-    """Say where runs of the same recipe lie that were trained on other data."""
-    places = {run.parent for run in root.glob(f"*/{Path(place).name}/*") if RunFolder(run).last_checkpoint.exists()}
-    return f" Runs of it on other data are in {', '.join(sorted(map(str, places)))}." if places else ""
+    """Say where runs of the same recipe lie that were trained on other data, or by an earlier version without such folders."""
+    name = Path(place).name
+    places = {run.parent for run in root.glob(f"*/{name}/*") if RunFolder(run).last_checkpoint.exists()}
+    told = f" Runs of it on other data are in {', '.join(sorted(map(str, places)))}." if places else ""
+    earlier = max(
+        (run for run in root.glob(f"{name}/*") if RunFolder(run).last_checkpoint.exists()), key=_written, default=None
+    )
+    if earlier is None:
+        return told
+    return f"{told} The newest of an earlier version is continued by --ckpt_path={RunFolder(earlier).last_checkpoint}."
 
 
 def _resumable(root: Path, place: str) -> list[Path]:

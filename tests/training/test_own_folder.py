@@ -65,6 +65,29 @@ def test_recipe_of_a_folder_and_a_folder_that_is_not_there_are_left_alone(folder
     assert own_folder_words(RECIPES / "autosam.yaml", ["--epochs=1"]) == ([], "")
 
 
+def test_another_sample_than_the_recipes_own_is_looked_at_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
+    found = keys(own_folder_words(RECIPES / "medsam_box.yaml", ["--data.root=sample:carotid"])[0])
+    assert found["data.source"] == "medsam_tune.data.ImageFolder"
+    assert own_folder_words(RECIPES / "medsam_box.yaml", ["--data.root=sample:hippocampus"]) == ([], "")
+
+
+def test_large_images_of_thin_objects_get_tiles_as_init_gives_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
+    mask = np.zeros((700, 700), np.uint8)
+    mask[:, ::70], mask[:, 1::70], mask[:, 2::70], mask[:, 3::70] = 1, 1, 1, 1
+    for number in range(4):
+        for kind, values in (("images", mask * 90), ("masks", mask)):
+            path = tmp_path / "data" / kind / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(path)
+    words, told = own_folder_words(RECIPES / "autosam.yaml", [f"--data.root={tmp_path / 'data'}"])
+    assert keys(words)["data.tiles"] == '{"size": 256}'
+    assert "Cut into tiles: the middle object is" in told
+    chosen = own_folder_words(RECIPES / "autosam.yaml", [f"--data.root={tmp_path / 'data'}", "--data.tiles=null"])[0]
+    assert "data.tiles" not in keys(chosen)
+
+
 def test_folder_without_a_layout_says_why_and_leaves_the_recipes_source(tmp_path):
     (tmp_path / "empty").mkdir()
     words, told = own_folder_words(RECIPES / "autosam.yaml", [f"--data.root={tmp_path / 'empty'}"])

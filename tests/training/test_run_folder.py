@@ -161,6 +161,16 @@ def test_last_without_a_run_says_what_to_do(tmp_path):
         resolve_ckpt_path("last", tmp_path, "autosam")
 
 
+def test_last_names_the_newest_run_of_an_earlier_version(tmp_path):
+    make_checkpoint(tmp_path, "2025-01-01_00-00-00", seconds=100)
+    newest = make_checkpoint(tmp_path, "2025-01-02_00-00-00", seconds=200)
+    with pytest.raises(
+        RecipeError, match=r"The newest of an earlier version is continued by --ckpt_path=.*2025-01-02"
+    ) as refused:
+        resolve_ckpt_path("last", tmp_path, "own-1a2b3c/autosam")
+    assert f"--ckpt_path={newest}." in str(refused.value)
+
+
 def test_checkpoint_path_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"gone\.ckpt: no such checkpoint"):
         resolve_ckpt_path(str(tmp_path / "gone.ckpt"), tmp_path, "autosam")

@@ -23,7 +23,7 @@ class EqualStems(Layout):
         """Gather the files of each name, and look into those of each ending."""
         of_stem: dict[str, dict[str, DataFile]] = defaultdict(dict)
         for file in listing.files:
-            of_stem[file.stem][file.path.suffix.lower()] = file
+            of_stem[file.stem][_ending(file)] = file
         twice = {stem: found for stem, found in of_stem.items() if len(found) == 2}
         endings: dict[str, list[DataFile]] = defaultdict(list)
         for found in twice.values():
@@ -41,12 +41,17 @@ class EqualStems(Layout):
             return "" if not twice else "names with two endings are there, but neither of the two files holds few values"
         named = PathPattern("{name}")
         lonely = [next(iter(found.values())) for found in of_stem.values() if len(found) == 1]
-        sides = {ending: tuple(file for file in lonely if file.path.suffix.lower() == ending) for ending in endings}
+        sides = {ending: tuple(file for file in lonely if _ending(file) == ending) for ending in endings}
         kept = tuple(file for ending, files in sides.items() if ending not in masks for file in files)
         rest = tuple(file for ending, files in sides.items() if ending in masks for file in files)
         return Pairing(
             self.name, listing.format, named, named, tuple(pairs), without_mask=kept, without_image=rest, listed=True
         )
+
+
+def _ending(file: DataFile) -> str:
+    """Return what stands behind a file's stem: ``.seg.nrrd`` is another ending than ``.nrrd``."""
+    return file.path.name.lower().removeprefix(file.stem.rpartition("/")[2].lower())
 
 
 class EqualNumbers(Layout):

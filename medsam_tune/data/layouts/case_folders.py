@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from medsam_tune.data.layouts.base import DataFile, Layout, Listing, Pair, Pairing, pairing_of
 from medsam_tune.data.layouts.content import looks_like_masks
-from medsam_tune.data.layouts.roles import is_mask
+from medsam_tune.data.layouts.roles import best_patterns, is_mask, match_files
 from medsam_tune.data.layouts.words import IMAGE_WORDS, channel_rank, role_spans
 from medsam_tune.data.patterns import INSTANCE, LABEL, PathPattern
 
@@ -92,6 +92,26 @@ def _listed(listing: Listing, cases: Mapping[str, tuple[DataFile, list[DataFile]
     rest = tuple(file for file in listing.files if file.stem not in taken)
     named = PathPattern("{name}")
     return Pairing(OneImageAFolder.name, listing.format, named, pattern, tuple(pairs), strangers=rest, listed=True)
+
+
+class MaskFolders(Layout):
+    """Pair ``images/x`` with all files in ``masks/x/``: one object each."""
+
+    name = "a folder of masks for each image"
+
+    def find(self, listing: Listing) -> Pairing | str:
+        """Match the folders of masks with the images as if they were files."""
+        # The folder is called like the image, perhaps IMG_3, so what lies above it tells.
+        masks = [file for file in listing.files if is_mask(f"{file.stem.rpartition('/')[0].rpartition('/')[0]}/x")]
+        folders = dict.fromkeys(file.stem.rpartition("/")[0] for file in masks)
+        images = [file for file in listing.files if file not in masks]
+        found = match_files(images, [DataFile(listing.root / folder, folder) for folder in folders if folder])
+        if not found:
+            return ""
+        of_images, of_folders = best_patterns(found)
+        pattern = PathPattern(f"{of_folders}/{{{INSTANCE}}}")
+        paired = pairing_of(self.name, listing, PathPattern(of_images), pattern)
+        return paired if any(len(pair.masks) > 1 for pair in paired.pairs) else ""
 
 
 class EqualFiles(Layout):

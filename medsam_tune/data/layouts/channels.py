@@ -21,7 +21,7 @@ _MOST_INSIDE = 8
 def channel_endings(patterns: Sequence[str]) -> list[str]:
     """Return the ends of image patterns that differ by the channel alone; empty where they differ by something else.
 
-    Example:
+    Examples:
         >>> channel_endings(["{name}_flair", "{name}_t1ce"]), channel_endings(["{name}/t1", "{name}/t2"])
         (['_flair', '_t1ce'], ['/t1', '/t2'])
         >>> channel_endings(["{name}_flair", "other/{name}"])
@@ -30,10 +30,13 @@ def channel_endings(patterns: Sequence[str]) -> list[str]:
     same = takewhile(lambda letters: len(set(letters)) == 1, zip(*patterns, strict=False))
     shared = "".join(letters[0] for letters in same)
     start = max((shared.rfind(sign) for sign in "_-./ "), default=-1)
+    while start > 0 and shared[start - 1] in "_-. ":
+        start -= 1
     endings = [pattern[start:] for pattern in patterns]
     if start <= 0 or len(endings) < 2 or "}" in "".join(endings):
         return []
-    known = [channel_span(f"x{ending}") is not None or ending[1:].lower() in CHANNEL_WORDS for ending in endings]
+    bare = [ending.strip("_-./ ") for ending in endings]
+    known = [channel_span(f"x_{name}") is not None or name.lower() in CHANNEL_WORDS for name in bare]
     return endings if all(known) else []
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,9 @@ class EqualNames(Layout):
             beside = {_place(name): len(folders[name]) for name in masks if folders[name].keys() & folders[first].keys()}
             if beside:
                 chosen = joined_masks(beside) or PathPattern(max(beside, key=lambda place: (beside[place], place)))
-                return pairing_of(self.name, listing, PathPattern(_place(first)), chosen)
+                others = [name for name in images if name != first and folders[name].keys() & folders[first].keys()]
+                notes = tuple(f"{name} holds images of the same names, which are not read" for name in sorted(others))
+                return replace(pairing_of(self.name, listing, PathPattern(_place(first)), chosen), notes=notes)
         return "no two folders have files of equal names of which one holds few values"
 
 

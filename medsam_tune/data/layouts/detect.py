@@ -11,11 +11,11 @@ from medsam_tune.data.folder_parts import held_out
 from medsam_tune.data.layouts.alike import EqualNumbers, EqualStems
 from medsam_tune.data.layouts.base import Layout, Listing, Pairing, list_folder, pairing_of
 from medsam_tune.data.layouts.bids import BidsFolders
-from medsam_tune.data.layouts.case_folders import EqualFiles, OneImageAFolder
+from medsam_tune.data.layouts.case_folders import EqualFiles, MaskFolders, OneImageAFolder
 from medsam_tune.data.layouts.channels import with_fourth_axis
 from medsam_tune.data.layouts.coco import CocoFiles, LabelmeFiles, YoloFiles
 from medsam_tune.data.layouts.content import AddedWord, EqualNames
-from medsam_tune.data.layouts.dicom import DicomSeries
+from medsam_tune.data.layouts.dicom import DicomSeries, named_after
 from medsam_tune.data.layouts.nnunet import NnUnetFolders
 from medsam_tune.data.layouts.one_file import OneFile
 from medsam_tune.data.layouts.roles import NamedRoles, is_mask
@@ -33,6 +33,7 @@ LAYOUTS: tuple[Layout, ...] = (
     PairTable(),
     NamedRoles(),
     OneImageAFolder(),
+    MaskFolders(),
     EqualNames(),
     AddedWord(),
     EqualStems(),
@@ -58,10 +59,14 @@ def detect(root: Path) -> Pairing:
     """
     refusals: list[str] = []
     found: list[Pairing] = []
-    for listing in list_folder(root):
+    listings = list_folder(root)
+    for listing in listings:
         first = _first(listing, refusals)
         if first is not None:
             found.append(first)
+    if not found and len(listings) > 1:
+        across = (named_after(listing, f"{listing.format.endings[0]} files") for listing in listings)
+        found = [each for each in across if each is not None and not any(is_mask(pair.image.stem) for pair in each.pairs)]
     if not found:
         there = [f"{place}: {held}" for place, held in _what_is_there(root)]
         told = [f"{root}: no images with masks were found. There are:", *there, *refusals, _ADVICE]

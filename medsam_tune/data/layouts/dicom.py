@@ -22,7 +22,7 @@ class DicomSeries(Layout):
         if not isinstance(listing.format, DicomFormat):
             return ""
         images = {file.stem: file for file in listing.files}
-        found = _referring(listing, images) or _named_after(listing)
+        found = _referring(listing, images) or named_after(listing, self.name)
         return found or "no segmentation, structure set or mask of another format belongs to a series"
 
 
@@ -46,10 +46,15 @@ def _referring(listing: Listing, images: dict[str, DataFile]) -> Pairing | None:
     )
 
 
-def _named_after(listing: Listing) -> Pairing | None:
-    """Pair series with files of the other formats by their names."""
+def named_after(listing: Listing, layout: str) -> Pairing | None:
+    """Pair the images of a listing with files of the other formats by their names.
+
+    Args:
+        listing: The images.
+        layout: What the layout is called.
+    """
     for form in FORMATS:
-        if isinstance(form, DicomFormat):
+        if isinstance(form, (DicomFormat, type(listing.format))):
             continue
         masks = [DataFile(path, form.name_of(path, listing.root)) for path in listing.others if format_of(path) is form]
         found = match_files(listing.files, masks)
@@ -60,7 +65,7 @@ def _named_after(listing: Listing) -> Pairing | None:
         mask_of = {name: file for file in masks if (name := of_masks.name_of(file.stem)) is not None}
         both = sorted(image_of.keys() & mask_of.keys())
         pairing = Pairing(
-            f"{DicomSeries.name} with {form.endings[0]} masks",
+            f"{layout} with {form.endings[0]} masks",
             listing.format,
             of_images,
             of_masks,

@@ -85,7 +85,7 @@ def _matched(listing: Listing, tells_mask: Callable[[str], bool]) -> _Matched:
 def is_mask(stem: str) -> bool:
     """Tell whether the last telling part of a path is a mask's.
 
-    Example:
+    Examples:
         >>> [is_mask(stem) for stem in ("masks_and_images/images/3", "p01/seg", "a_gt", "labelsTr/x")]
         [False, True, True, True]
     """
@@ -100,7 +100,7 @@ def is_mask(stem: str) -> bool:
 def is_in_mask_folder(stem: str) -> bool:
     """Tell whether the last telling folder of a path is a mask's, whatever the file is called.
 
-    Example:
+    Examples:
         >>> is_in_mask_folder("masks/image_3"), is_in_mask_folder("a_gt")
         (True, False)
     """

@@ -23,6 +23,8 @@ def joined_masks(masks: Mapping[str, int]) -> PathPattern | None:
         PathPattern(text='masks/{name}_{label}', choices={'label': ('liver', 'lung')})
         >>> joined_masks({"{name}_mask": 5, "{name}_mask_1": 2})
         PathPattern(text='{name}_mask{instance}', choices={'instance': ('', '_1')})
+        >>> joined_masks({"{name}_seg0": 5, "{name}_seg1": 4})
+        PathPattern(text='{name}_seg{instance}', choices={'instance': ('0', '1')})
         >>> joined_masks({"masks/{name}": 5, "labels/{name}": 5}) is None
         True
     """
@@ -35,11 +37,25 @@ def joined_masks(masks: Mapping[str, int]) -> PathPattern | None:
         re.fullmatch(r"(?:[ _\-]?\d+)?", rest) and text.startswith(shortest) for text, rest in zip(texts, counted, strict=True)
     ):
         return PathPattern(f"{shortest}{{{INSTANCE}}}", {INSTANCE: tuple(counted)})
+    if objects := _numbered(texts):
+        return objects
     head, tail = _frame(texts)
     middles = tuple(text[len(head) : len(text) - len(tail)] for text in texts)
     if not all(middles) or any(sign in middle for middle in middles for sign in "{}") or _are_alternatives(middles):
         return None
     return PathPattern(f"{head}{{{LABEL}}}{tail}", {LABEL: middles})
+
+
+def _numbered(texts: Sequence[str]) -> PathPattern | None:
+    """Return the pattern of texts that differ by a number at their ends alone: objects, unless it counts who drew."""
+    found = [re.fullmatch(r"(.*\}[^/]*?)(\d+)", text) for text in texts]
+    heads = {each[1] for each in found if each is not None}
+    if None in found or len(heads) != 1:
+        return None
+    head = heads.pop()
+    if any(word in SAYS_NOTHING | {"manual"} for word, _ in tokens(head)[-1:]):
+        return None
+    return PathPattern(f"{head}{{{INSTANCE}}}", {INSTANCE: tuple(each[2] for each in found if each is not None)})
 
 
 def _frame(texts: Sequence[str]) -> tuple[str, str]:

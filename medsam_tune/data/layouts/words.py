@@ -24,7 +24,7 @@ IMAGE_WORDS = _words(
     "picture pictures data bild bilder aufnahme aufnahmen imagen imagenes immagine immagini"
 )
 """Words that say that a file is an image."""
-CHANNEL_WORDS = _words("flair t1 t1w t1ce t1c t1n t1gd t2 t2w t2f dwi adc pd pdw ct pet suv cbf cbv mtt tmax")
+CHANNEL_WORDS = _words("flair t1 t1w t1ce t1c t1n t1gd t2 t2w t2f dwi adc pd pdw ct pet pt suv cbf cbv mtt tmax")
 """Contrasts of one patient that lie as files beside each other."""
 SAYS_NOTHING = _words(
     "class classes object objects instance instances semantic expert observer rater reader annotator ho st nd rd"
@@ -47,7 +47,7 @@ class Span:
 def tokens(part: str) -> list[tuple[str, Span]]:
     """Split a name into lower-case words and numbers, with their places.
 
-    Example:
+    Examples:
         >>> [word for word, _ in tokens("ManualMask_01 labelsTr T1w")]
         ['manual', 'mask', '01', 'labels', 'tr', 't', '1', 'w']
     """
@@ -57,7 +57,7 @@ def tokens(part: str) -> list[tuple[str, Span]]:
 def role_spans(part: str, words: frozenset[str]) -> list[Span]:
     """Return the places of role words in a name, their companions included; empty where there is none.
 
-    Example:
+    Examples:
         >>> role_spans("21_manual1", MASK_WORDS)
         [Span(start=2, end=10)]
         >>> role_spans("mask_03", MASK_WORDS)
@@ -79,11 +79,11 @@ def role_spans(part: str, words: frozenset[str]) -> list[Span]:
 def channel_span(part: str) -> Span | None:
     """Return the place of the channel at the end of a name, such as ``_0000`` or ``_flair``, or None.
 
-    Example:
+    Examples:
         >>> channel_span("BraTS_01_t1ce"), channel_span("case_0001")
         (Span(start=8, end=13), Span(start=4, end=9))
     """
-    found = re.search(r"[ _\-.](0\d{3}|[A-Za-z]+\d?[A-Za-z]*)$", part)
+    found = re.search(r"[ _\-.]+(0\d{3}|[A-Za-z]+\d?[A-Za-z]*)$", part)
     if found is None or not (found[1].isdigit() or found[1].lower() in CHANNEL_WORDS):
         return None
     return Span(found.start(), found.end())
@@ -92,7 +92,7 @@ def channel_span(part: str) -> Span | None:
 def channel_rank(name: str) -> int:
     """Prefer a contrast that shows most: FLAIR before T1 with contrast agent, then T2, then by name; less is better.
 
-    Example:
+    Examples:
         >>> sorted(["x_t1", "x_t1ce", "x_flair"], key=channel_rank)
         ['x_flair', 'x_t1ce', 'x_t1']
     """

@@ -240,3 +240,41 @@ def test_masks_in_colours_are_told_by_their_few_colours(tmp_path):
         Image.fromarray(np.stack([IMAGE, IMAGE.T, IMAGE], axis=-1)).save(root / f"img/a{number}.png")
     found = take_fingerprint(root, detect(root))
     assert (len(found.facts), found.rule.kind, found.rule.labels) == (2, "colours", {"red": [255, 0, 0]})
+
+
+MORE = {
+    "a folder of masks an image": (
+        ["images/IMG_1.jpg", "images/IMG_2.jpg", "masks/IMG_1/1.png=m", "masks/IMG_1/2.png=m", "masks/IMG_2/1.png=m"],
+        {"IMG_1": 2, "IMG_2": 1},
+    ),
+    "numbered masks": (["a.png", "a_seg0.png=m", "a_seg1.png=m", "b.png", "b_seg0.png=m"], {"a": 2, "b": 1}),
+    "other zeros and capitals": (
+        ["Images/Case1.png", "Images/Case2.png", "masks/case001_Mask.png=m", "masks/case002_Mask.png=m"],
+        {"Images/Case1": 1, "Images/Case2": 1},
+    ),
+    "contrasts with two underscores": (
+        [f"imagesTr/c-{n}__{kind}.nii" for n in (1, 2) for kind in ("CT", "PT")] + ["labelsTr/c-1.nii=m", "labelsTr/c-2.nii=m"],
+        {"c-1": 1, "c-2": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MORE)
+def test_more_odd_folders_are_paired(tmp_path, case):
+    names, expected = MORE[case]
+    found, source = opened(write(tmp_path / "data", *names))
+    assert {pair.name: len(pair.masks) for pair in found.pairing.pairs} == expected
+    assert len(set(source.case_ids())) == 2
+
+
+def test_masks_of_another_format_than_their_images_are_found(tmp_path):
+    import nrrd
+
+    ramp = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)
+    turned = {"space": "right-anterior-superior", "space directions": np.eye(3), "space origin": np.zeros(3)}
+    for case in "ab":
+        volume(tmp_path / f"data/{case}/scan.nii.gz", ramp)
+        nrrd.write(str(tmp_path / f"data/{case}/scan_segmentation.nrrd"), (ramp > 60).astype(np.uint8), turned)
+    found, source = opened(tmp_path / "data")
+    assert [pair.masks[0].path.name for pair in found.pairing.pairs] == ["scan_segmentation.nrrd"] * 2
+    assert sum(int(source[index].masks.sum()) for index in range(len(source))) == 2 * int((ramp > 60).sum())

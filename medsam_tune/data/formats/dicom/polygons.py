@@ -16,7 +16,7 @@ def fill_polygons(polygons: Iterable[NDArray[np.float64]], size: tuple[int, int]
         polygons: (N, 2) corners as (row, column), pixel centres at whole numbers; the last is joined to the first.
         size: (H, W).
 
-    Example:
+    Examples:
         >>> fill_polygons([np.array([[-0.5, -0.5], [-0.5, 1.5], [0.5, 1.5], [0.5, -0.5]])], (2, 3)).astype(int).tolist()
         [[1, 1, 0], [0, 0, 0]]
     """
@@ -40,7 +40,7 @@ def outline_pixels(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
 
     So the area of the outlines is that of the pixels, and filling them gives the mask again.
 
-    Example:
+    Examples:
         >>> [outline.tolist() for outline in outline_pixels(np.array([[True, True]]))]
         [[[-0.5, -0.5], [-0.5, 1.5], [0.5, 1.5], [0.5, -0.5]]]
     """
