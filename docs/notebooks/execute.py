@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -37,9 +38,19 @@ def _clean(notebook: nbformat.NotebookNode, folder: str) -> None:
         for output in outputs:
             if "text" in output:
                 output.text = output.text.replace(f"{folder}/", "").replace(folder, ".")
-        cell.outputs = [each for each in outputs if each.get("name") != "stderr"] if cell.cell_type == "code" else None
-        if cell.cell_type != "code":
-            del cell["outputs"]
+        if cell.cell_type == "code":
+            cell.outputs = _joined(each for each in outputs if each.get("name") != "stderr")
+
+
+def _joined(outputs: Iterable[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Join the lines that a cell printed one by one."""
+    joined: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 if __name__ == "__main__":
