@@ -72,7 +72,7 @@ def write_form(tuned: Tuned, form: FormName, folder: Path, *, measure: Measure |
         figures = {**written.figures, **(measure(partial, written) if measure else {})}
         write_bytes(partial / REFERENCE_FILE, reference, error=CheckpointError)
         if form != "adapter":
-            loading = "\n\n".join([written.loading, rule_note(tuned.segmenter), _checking(form)])
+            loading = "\n\n".join([written.loading.rstrip(), rule_note(tuned.segmenter), _checking(form)]) + "\n"
             card = form_card(tuned.description, None, loading=loading, more=_rows(tuned, form, figures), library=_library(form))
             write_text(partial / _CARDS.get(form, CARD_FILE), card, error=CheckpointError)
         record = {
