@@ -8,7 +8,8 @@ from PIL import Image
 
 from medsam_tune.data.coco_files import join_coco
 from medsam_tune.data.fingerprint import take_fingerprint
-from medsam_tune.data.formats import ChannelFiles, NiftiChannels
+from medsam_tune.data.formats import FORMATS, ChannelFiles, NiftiChannels
+from medsam_tune.data.formats.channels import channels_of
 from medsam_tune.data.layouts import detect
 from medsam_tune.data.pair_table import read_table
 from medsam_tune.errors import DataError, RecipeError
@@ -278,3 +279,11 @@ def test_masks_of_another_format_than_their_images_are_found(tmp_path):
     found, source = opened(tmp_path / "data")
     assert [pair.masks[0].path.name for pair in found.pairing.pairs] == ["scan_segmentation.nrrd"] * 2
     assert sum(int(source[index].masks.dense().sum()) for index in range(len(source))) == 2 * int((ramp > 60).sum())
+
+
+def test_what_an_export_says_of_channels_builds_the_same_reader():
+    for reader in (ChannelFiles(FORMATS[0], ["_flair", "_t2"]), NiftiChannels([0, 2], (1.0, 99.0))):
+        again = channels_of(json.loads(json.dumps(reader.describe())), FORMATS)
+        assert (type(again), again.channels, again.percentiles) == (type(reader), reader.channels, reader.percentiles)
+    with pytest.raises(DataError, match="its channels cannot be read"):
+        channels_of({"format": "Nothing", "names": ["_a"]}, FORMATS)
