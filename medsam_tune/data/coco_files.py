@@ -171,12 +171,16 @@ def decode(shape: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]: 
             polygons = [[float(value) for value in polygon] for polygon in shape]
             if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
                 raise ValueError("a polygon needs three corners or more")
+            # COCO's rasteriser walks along each edge, however long it is.
+            farthest = 2 * max(size)
+            if not all(-farthest <= value <= farthest + max(size) for polygon in polygons for value in polygon):
+                raise ValueError(f"a polygon has a corner far outside the image of {width} x {height} pixels")
             drawn = coco.merge(coco.frPyObjects(polygons, height, width))
             shape = {"size": drawn["size"], "counts": drawn["counts"].decode("ascii")}
         counts = unpacked(shape["counts"]) if isinstance(shape["counts"], str) else [int(count) for count in shape["counts"]]
         if list(shape["size"]) != [height, width] or sum(counts) != height * width or min(counts) < 0:
             raise ValueError(f"runs of {sum(counts)} pixels for {shape['size']}, expected {[height, width]}")
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise DataError(f"{where} cannot be read ({error}). Repair or remove it.") from error
     # Runs of background and object take turns, down the columns.
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size, order="F")

@@ -75,6 +75,9 @@ def compare_runs(folders: Sequence[str | Path]) -> Comparison:
 def _table(folder: Path) -> CaseTable:
     path = RunFolder(folder.expanduser()).test_cases
     if not path.is_file():
+        inside = sorted(str(found.parent) for found in folder.expanduser().glob(f"*/{path.name}"))
+        if inside:
+            raise RecipeError(f"{folder}: holds runs and is none. Name one of them, such as {inside[-1]}.")
         raise RecipeError(f"{folder}: has no {path.name}, so it is no run that was tested. Run `medsam-tune test {folder}`.")
     return read_case_table(path)
 

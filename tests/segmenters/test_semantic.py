@@ -172,3 +172,16 @@ def test_the_heads_alone_learn_to_tell_two_regions_from_the_background():
     counts = overlap_counts(masks, batch.original_masks[0].dense()).double()
     dice = 2 * counts[:, 0] / (2 * counts[:, 0] + counts[:, 1:].sum(dim=1))
     assert (dice > 0.9).all(), dice
+
+
+def test_a_hundred_and_seventeen_classes_have_a_row_each_on_sams_four_mask_tokens(tiny_backbone):
+    names = [f"k{number}" for number in range(117)]
+    segmenter = SemanticSegmenter(SamParts(tiny_backbone), names).eval()
+    batch = make_class_batch(117, sizes=((40, 64),))
+    with torch.no_grad():
+        prediction = segmenter(batch)
+    assert list(segmenter.classes()) == names
+    assert prediction.class_logits.shape[1] == 118
+    assert len(prediction.low_res_masks) == 117
+    # Before any training they are SAM's own four masks, in turn.
+    assert len({row.sum().item() for row in prediction.class_logits[0]}) == 4

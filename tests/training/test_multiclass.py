@@ -150,6 +150,21 @@ def test_labels_that_the_network_does_not_emit_are_refused_before_a_folder_is_ma
     assert not (two_classes / "runs").exists()
 
 
+def test_a_checkpoint_of_another_number_of_classes_is_refused(finished_classes, monkeypatch, capsys):
+    folder, done = finished_classes
+    monkeypatch.chdir(folder)
+    one = SEMANTIC.replace("classes: [disc, ring]", "classes: [disc]").replace(
+        "{disc: [255], ring: [100]}", "{disc: [255, 100]}"
+    )
+    assert one.count("ring") == 0
+    (folder / "one.yaml").write_text(one)
+    words = ["--config", "one.yaml", "--ckpt_path", str(done.checkpoints / "best.ckpt"), "--run.folder", str(folder / "other")]
+    assert main(["test", *words]) == 2
+    said = capsys.readouterr().err
+    assert "does not fit the recipe's model" in said
+    assert "Traceback" not in said
+
+
 def test_the_recipe_builds_the_network_it_names(two_classes):
     segmenter = build().model.segmenter
     assert isinstance(segmenter, SemanticSegmenter)
