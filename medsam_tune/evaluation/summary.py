@@ -96,10 +96,13 @@ def write_case_table(
 
 
 def pick_cases(scores: CaseScores) -> list[tuple[str, int]]:
-    """Return (``best``, case index), (``median``, ...), (``worst``, ...) by Dice; fewer where fewer cases were scored."""
+    """Return (``best``, case index), (``median``, ...), (``worst``, ...) by Dice; best and worst of two, ``only`` of one."""
     cases = scores.scored_cases()[np.argsort(-scores.case_dice(), kind="stable")]
     places = {"best": 0, "median": len(cases) // 2, "worst": len(cases) - 1}
-    wanted = ("best", "median", "worst") if len(cases) > 2 else ("best", "worst")[: len(cases)]
+    wanted = ("best", "median", "worst") if len(cases) > 2 else ("best", "worst")
+    if len(cases) < 2:
+        # Neither the best nor the worst of anything.
+        return [("only", int(case)) for case in cases]
     return [(name, int(cases[places[name]])) for name in wanted]
 
 

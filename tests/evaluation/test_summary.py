@@ -95,7 +95,7 @@ def test_case_table_holds_one_row_per_case_and_label(tmp_path):
 
 def test_best_median_and_worst_case_are_picked_by_dice():
     assert pick_cases(scores_of(ROWS)) == [("best", 0), ("median", 1), ("worst", 3)]
-    assert pick_cases(scores_of(ROWS[3:4])) == [("best", 1)]
+    assert pick_cases(scores_of(ROWS[3:4])) == [("only", 1)]
     assert pick_cases(scores_of([ROWS[5], ROWS[3]])) == [("best", 1), ("worst", 3)]
     assert pick_cases(scores_of(ROWS[4:5])) == []
 
