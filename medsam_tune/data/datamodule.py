@@ -22,7 +22,7 @@ from medsam_tune.data.dataset import (
     SegmentationDataset,
 )
 from medsam_tune.data.loader import ResumableLoader
-from medsam_tune.data.parts import DatasetMaker
+from medsam_tune.data.parts import DatasetMaker, named_classes
 from medsam_tune.data.patients import patient_rule, patients_of, stated_rule
 from medsam_tune.data.sample import data_folder
 from medsam_tune.data.sampler import EpochSampler
@@ -168,7 +168,7 @@ class SegmentationDataModule(LightningDataModule):
         # New images are not split, so their patients need not be known.
         rule = patient_rule(named, self.patient) if split else None
         self._patients = patients_of(named, rule)
-        self._classes = self._find_classes()
+        self._classes = named_classes(self.source, self.target)
         self._images = self.source if self.tiles is None else TiledSource(self.source, *self.tiles.in_pixels(input_rule.side))
         self._maker = self._make_maker(input_rule)
         self._datasets = {"predict": self._maker.of_everything()}
@@ -365,16 +365,6 @@ class SegmentationDataModule(LightningDataModule):
             at_once=0 if self.tiles is None else self.eval_batch_size,
             seed=self.seed,
         )
-
-    def _find_classes(self) -> dict[int, str]:
-        """Return every label of the source by number where each image has a row for each; no mask is read for it."""
-        classes = self.source.named_labels() if self.target == "per_class" else {}
-        if self.target == "per_class" and not classes:
-            raise RecipeError(
-                "data.source.labels: target per_class needs every label by name, because test masks must not decide which "
-                "classes there are. Name them there: {a: [1], b: [2]}."
-            )
-        return classes
 
     def _stated_names(self) -> dict[int, str]:
         if self.target == "per_class":

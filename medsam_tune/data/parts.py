@@ -14,6 +14,7 @@ from medsam_tune.data.splits import PARTS, Splits
 from medsam_tune.data.targets import Target
 from medsam_tune.data.tiles import TiledSource
 from medsam_tune.data.transforms import Augmentation
+from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import InputRule
 
 
@@ -112,3 +113,18 @@ class DatasetMaker:
             first = {indices[place]: names[indices[chunk[0]]] for chunk in self.chunks(indices) for place in chunk}
             views = replace(views, moving_with=first)
         return SegmentationDataset(views, indices, settings)
+
+
+def named_classes(source: SegmentationSource, target: Target) -> dict[int, str]:
+    """Return every label of a source by number where each image has a row for each; no mask is read for it.
+
+    Raises:
+        RecipeError: If the target wants every label and the recipe names none.
+    """
+    classes = source.named_labels() if target == "per_class" else {}
+    if target == "per_class" and not classes:
+        raise RecipeError(
+            "data.source.labels: target per_class needs every label by name, because test masks must not decide which "
+            "classes there are. Name them there: {a: [1], b: [2]}."
+        )
+    return classes
