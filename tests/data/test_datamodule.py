@@ -310,6 +310,7 @@ def test_every_slice_of_a_volume_is_predicted_though_few_are_scored(volumes):
     assert len(asked.dataset("predict")) == 8
 
 
+@pytest.mark.filterwarnings("ignore:.*may be inverted")  # masks of noise label the rim too
 def test_fault_of_a_test_case_is_found_when_the_data_are_opened(volumes, tmp_path):
     for case in "abcdefgh":
         volumes("images", case, np.zeros((3, 3, 2), np.int16))
