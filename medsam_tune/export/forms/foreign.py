@@ -2,7 +2,7 @@
 
 Started by file name as ``python foreign.py FORM FOLDER [BASE]``: it reads ``form.json`` and ``reference.npz``, loads the model
 with segment_anything, the authors' LiteMedSAM, transformers, peft, onnxruntime or MONAI, asks what the reference asks, and
-prints how far the answers lie from those of the tuned network as one line of JSON.
+writes how far the answers lie from those of the tuned network to standard output as one line of JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(words: list[str]) -> int:
     asked = list(questions(Path(folder)))
     answers = list(ASKERS[form](Path(folder), record, asked, *base))
     figures = compare(asked, answers)
-    print(json.dumps({**figures, "imports_medsam_tune": "medsam_tune" in sys.modules}))
+    sys.stdout.write(json.dumps({**figures, "imports_medsam_tune": "medsam_tune" in sys.modules}) + "\n")
     return 0
 
 
