@@ -13,7 +13,7 @@ from medsam_tune.training.limits import config_files
 from medsam_tune.training.plan import check_warmup, plan_training, shortened_warmup
 from medsam_tune.training.record import flat
 from medsam_tune.training.run_folder import RunFolder
-from medsam_tune.training.schedule import batches_per_epoch, planned_steps
+from medsam_tune.training.schedule import batches_per_epoch, planned_steps, step_limit
 from medsam_tune.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -35,11 +35,13 @@ class Stated:
         length: Whether epochs, steps or time are the user's.
         validation: Whether the interval of validations is.
         warmup: Whether the warm-up is.
+        steps_alone: Whether the command line says steps and no epochs; then the recipe's epochs do not end the training sooner.
     """
 
     length: bool = True
     validation: bool = True
     warmup: bool = True
+    steps_alone: bool = False
 
 
 def stated(recipe: Path | None, words: Sequence[str], root: str) -> Stated:
@@ -54,12 +56,12 @@ def stated(recipe: Path | None, words: Sequence[str], root: str) -> Stated:
         words: The command line, keys written out.
         root: The data in force.
     """
-    own = _example_root(recipe)
+    own, keys = _example_root(recipe), _given(words)
+    steps_alone = "trainer.max_steps" in keys and "trainer.max_epochs" not in keys
     if own is None:
-        return Stated()
-    keys = _given(words)
+        return Stated(steps_alone=steps_alone)
     length = root == own or _any(keys, LENGTH)
-    return Stated(length, length or _any(keys, VALIDATION), _any(keys, (WARMUP,)))
+    return Stated(length, length or _any(keys, VALIDATION), _any(keys, (WARMUP,)), steps_alone)
 
 
 def plan_length(trainer: pl.Trainer, model: TuningModule, data: SegmentationDataModule, said: Stated) -> dict[str, int]:
@@ -79,8 +81,11 @@ def plan_length(trainer: pl.Trainer, model: TuningModule, data: SegmentationData
     """
     changed: dict[str, int] = {}
     epochs = trainer.max_epochs
+    steps_per_epoch = math.ceil(batches_per_epoch(trainer, data) / trainer.accumulate_grad_batches)
+    limit = step_limit(trainer)
+    if said.steps_alone and epochs is not None and 0 < epochs * steps_per_epoch < limit < math.inf:
+        trainer.fit_loop.max_epochs = changed["trainer.max_epochs"] = math.ceil(limit / steps_per_epoch)
     if not said.length and epochs is not None and epochs > 0:
-        steps_per_epoch = math.ceil(batches_per_epoch(trainer, data) / trainer.accumulate_grad_batches)
         plan = plan_training(steps_per_epoch, epochs=epochs, warmup_steps=model.warmup_steps)
         if plan.epochs != epochs:
             trainer.fit_loop.max_epochs = changed["trainer.max_epochs"] = plan.epochs

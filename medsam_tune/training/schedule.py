@@ -94,11 +94,16 @@ def planned_steps(trainer: pl.Trainer, data: SegmentationDataModule | None = Non
         trainer: Built.
         data: Opened; the trainer's own by default, which it has from the start of the training on.
     """
-    limits = [callback.max_steps for callback in trainer.callbacks if isinstance(callback, EndOfTraining)]  # type: ignore[attr-defined]
-    limit = min((steps for steps in limits if steps != -1), default=math.inf)
+    limit = step_limit(trainer)
     if trainer.max_epochs is None or trainer.max_epochs == -1:
         return limit
     return min(limit, math.ceil(batches_per_epoch(trainer, data) / trainer.accumulate_grad_batches) * trainer.max_epochs)
+
+
+def step_limit(trainer: pl.Trainer) -> float:
+    """Return ``max_steps`` as the recipe or the command line says it; infinite without one."""
+    limits = [callback.max_steps for callback in trainer.callbacks if isinstance(callback, EndOfTraining)]  # type: ignore[attr-defined]
+    return min((steps for steps in limits if steps != -1), default=math.inf)
 
 
 def batches_per_epoch(trainer: pl.Trainer, data: SegmentationDataModule | None = None) -> int:

@@ -54,6 +54,16 @@ def test_explicit_key_wins(example, words, expected):
     assert length(*OWN, *words, recipe=example) == expected
 
 
+def test_steps_that_are_asked_for_are_taken_whatever_the_recipes_epochs(workplace, example):
+    asked = f"--trainer.max_steps={8 * STEPS_PER_EPOCH + 1}"
+    assert length(*OWN, asked, recipe=example)[0] == 9
+    own = workplace / "own.yaml"
+    own.write_text(example.read_text().replace("sample:hippocampus", "images"))
+    assert length(asked, recipe=own)[0] == 9
+    assert length(asked, "--trainer.max_epochs=3", "--model.warmup_steps=1", recipe=own)[0] == 3
+    assert length("--trainer.max_steps=-1", recipe=own)[0] == 8
+
+
 def test_recipe_of_the_users_own_is_never_changed(workplace, example):
     own = workplace / "own.yaml"
     own.write_text(example.read_text().replace("sample:hippocampus", "images"))
