@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         RecipeError: If the runs cannot be compared; the message names what differs.
     """
-    options = parser().parse_args(arguments or ["--help"])
+    options = parser().parse_intermixed_args(arguments or ["--help"])
     from medsam_tune.runs.compare import compare_runs
 
     comparison = compare_runs([expand(run, "RUN") for run in options.runs])

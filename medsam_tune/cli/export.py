@@ -30,7 +30,9 @@ def main(words: list[str]) -> int:
         CheckpointError: If the run cannot be loaded, or cannot take the form that is asked for.
         RecipeError: If the words do not fit each other.
     """
-    options, overrides = parser().parse_known_args(words or ["--help"])
+    # Intermixed: OUT may follow the options, as people type it.
+    options, overrides = parser().parse_known_intermixed_args(words or ["--help"])
+    options.out = options.out or options.o
     if options.verify is not None:
         _refuse(overrides, [("RUN", options.run), ("OUT", options.out), ("--to", options.to), ("--int8", options.int8)])
         return _verify(options.verify, checkpoint=options.checkpoint, force=options.force, trusted=options.trust)
@@ -40,7 +42,7 @@ def main(words: list[str]) -> int:
         # A word with a sign of equality is a key of the recipe.
         _refuse([], [("OUT", options.out and "=" not in options.out), ("--int8", options.int8), ("--force", options.force)])
         return _own_folder(words)
-    _refuse(overrides, [])
+    _refuse(overrides, [(str(options.out), "=" in (options.out or ""))])
     from medsam_tune.runs.forms import export_form
 
     done = export_form(
@@ -66,6 +68,7 @@ def parser() -> OptionParser:
     found = OptionParser("medsam-tune export", _DESCRIPTION)
     found.add_argument("run", metavar="RUN", nargs="?", help="a run folder, or an export folder")
     found.add_argument("out", metavar="OUT", nargs="?", help="the folder to write; RUN/export-FORM by default")
+    found.add_argument("-o", metavar="OUT", help="the same as OUT, as `medsam-tune predict` has it")
     found.add_argument("--to", choices=FORMS, metavar="FORM", help=", ".join(FORMS))
     found.add_argument("--int8", action="store_true", help="onnx: graphs of 8 bits too, their Dice measured on the test cases")
     found.add_argument("--verify", metavar="FOLDER", help="check a folder that --to wrote, in the tool it is for")

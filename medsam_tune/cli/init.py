@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
         RecipeError: If the recipe exists already.
         DataError: If the folder holds no images with masks, or none that can be used.
     """
-    options = parser().parse_args(arguments)
+    options = parser().parse_intermixed_args(arguments)
     folder = expand(options.folder, "DIR")
     out = _out(options, folder)
     from medsam_tune.data.fingerprint import take_fingerprint

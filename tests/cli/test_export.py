@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,15 @@ from medsam_tune.cli import main
 from medsam_tune.training.run_place import run_place
 from tests.export.forms.tuned import LORA, config_of, exported
 from tests.training.conftest import _no_flush, _own_process, finished, workplace
+
+NO_PIXELS = {"pixels_that_differ": 0, "pixels": 1}
+
+
+@dataclass
+class _Done:
+    folder: Path
+    figures: dict = field(default_factory=lambda: {"loads_in": "peft", "questions": 1, "logits_differ_by": 0.0, **NO_PIXELS})
+
 
 __all__ = ["_no_flush", "_own_process", "finished", "workplace"]
 
@@ -41,6 +52,15 @@ def test_adapter_is_written_beside_its_export_and_verified(capsys, tmp_path):
     assert "medsam_tune loads it and answers 12 reference questions" in capsys.readouterr().out
     assert main(["export", "--verify", str(tmp_path / "export-adapter")]) == 0
     assert "0 of 27648 pixels of the masks differ" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["OUT", "--to", "adapter"], ["--to", "adapter", "OUT"], ["--to", "adapter", "-o", "OUT"]])
+def test_folder_to_write_may_stand_anywhere(tmp_path, words, monkeypatch):
+    asked = []
+    monkeypatch.setattr("medsam_tune.runs.forms.export_form", lambda *given, **_: asked.append(given) or _Done(tmp_path))
+    monkeypatch.setattr("medsam_tune.cli.export._say_measured", lambda record: None)
+    assert main(["export", "RUN", *words]) == 0
+    assert asked == [("RUN", "adapter", "OUT")]
 
 
 @pytest.mark.slow  # torch traces the network twice

@@ -47,7 +47,7 @@ def init(*words):
 def test_folder_is_described_and_a_recipe_with_reasons_is_written(tmp_path, capsys):
     for number in range(6):
         write_image(tmp_path / "Eigene Daten", f"p{number}/img/a.png", f"p{number}/seg/a.png", number)
-    assert init(tmp_path / "Eigene Daten", "mine.yaml") == 0
+    assert init(tmp_path / "Eigene Daten", "--prompt", "none", "mine.yaml") == 0
     shown = capsys.readouterr().out
     assert "6 images with masks (masks told by their names): images at {folder}/img/{name}" in shown
     assert "Method: autosam_images, because: no prompt, one class" in shown
