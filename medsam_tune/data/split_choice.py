@@ -44,7 +44,7 @@ def choose_splits(
     if stored is not None and stored.is_file():
         return _stored_splits(stored, settings, cases, patients, files, cohort=cohort)
     if settings.file is not None:
-        splits = load_splits(Path(settings.file), cases, patients=patients)
+        splits = load_splits(Path(settings.file), cases, patients=patients, settings=settings)
     else:
         splits = _draw_splits(settings, cases, patients)
     splits = replace(splits, files=files)
@@ -66,7 +66,7 @@ def _stored_splits(
     then = read_splits(stored)
     differences = split_differences(then, cases, patients=patients, files=files)
     if settings.file is not None:
-        named = load_splits(Path(settings.file), cases, patients=patients)
+        named = load_splits(Path(settings.file), cases, patients=patients, settings=settings)
         if any(getattr(named, part) != getattr(then, part) for part in PARTS):
             raise DataError(f"{settings.file}: is another split than that of the continued run, {stored}. Start a new run.")
     elif differences:

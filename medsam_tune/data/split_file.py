@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsam_tune.data.pairing import first_names
-from medsam_tune.data.splits import PARTS, Splits
+from medsam_tune.data.splits import PARTS, Splits, SplitSettings, without_validation
 from medsam_tune.errors import DataError
 from medsam_tune.files import read_json, write_json
+
+NNUNET_SPLITS = "splits_final.json"
+"""Name that nnU-Net gives the file of its folds."""
 
 
 @dataclass(frozen=True)
@@ -101,19 +104,59 @@ def read_splits(path: Path) -> Splits:
     return Splits(parts["train"], parts["val"], parts["test"], record, patients, files)
 
 
-def load_splits(path: Path, case_ids: Iterable[str], *, patients: Mapping[str, str] | None = None) -> Splits:
-    """Read a splits file and check it against the cases of the data.
+def read_fold(path: Path, folds: Sequence[object], settings: SplitSettings, patients: Mapping[str, str] | None) -> Splits:
+    """Read one fold of nnU-Net's ``splits_final.json``: a list of objects with ``train`` and ``val``.
+
+    nnU-Net chooses no weights by ``val``: it is what a fold reports, so it is tested here, and what chooses the checkpoint is
+    drawn from ``train``. Source: MIC-DKFZ/nnUNet @ cf2e25a,
+    documentation/manual_data_splits.md.
+
+    Args:
+        path: Of the file.
+        folds: What it holds.
+        settings: ``fold`` names the one; ``val_fraction`` and ``seed`` draw from its training cases.
+        patients: The patient of each case.
+
+    Raises:
+        DataError: If no fold is named or there is none of that number, or it lacks a list.
+    """
+    if settings.fold is None or not 0 <= settings.fold < len(folds):
+        raise DataError(f"{path}: holds nnU-Net's {len(folds)} folds. Say which with data.split.fold, 0 to {len(folds) - 1}.")
+    fold = folds[settings.fold]
+    if not isinstance(fold, dict):
+        raise DataError(f"{path}: expected fold {settings.fold} to be an object with train and val, got {type(fold).__name__}.")
+    rest, test = (_cases(path, part, fold.get(part)) for part in ("train", "val"))
+    train, val = without_validation(rest, seed=settings.seed, val_fraction=settings.val_fraction, patients=patients or {})
+    if not train or not test:
+        raise DataError(
+            f"{path}: fold {settings.fold} has {len(rest)} cases in train and {len(test)} in val, too few for three parts."
+        )
+    how = {"fold": settings.fold, "folds": len(folds), "seed": settings.seed, "val_fraction": settings.val_fraction}
+    return Splits(train, val, test, how)
+
+
+def load_splits(
+    path: Path,
+    case_ids: Iterable[str],
+    *,
+    patients: Mapping[str, str] | None = None,
+    settings: SplitSettings | None = None,
+) -> Splits:
+    """Read a splits file, ours or nnU-Net's, and check it against the cases of the data.
 
     Args:
         path: The file.
         case_ids: The cases of the data.
         patients: The patient of each case, from ``data.patient``; the file's own patients count without it.
+        settings: Name the fold of nnU-Net's file.
 
     Raises:
-        DataError: As ``read_splits``, or if a case is not in the data or missing from the file, or one patient stands in two
-            parts.
+        DataError: As ``read_splits`` and ``read_fold``, or if a case is not in the data or missing from the file, or one
+            patient stands in two parts.
     """
-    splits = read_splits(path)
+    content = read_json(path, "Repair the file, or correct data.split.file.")
+    of_nnunet = isinstance(content, list) and bool(content) and isinstance(content[0], dict)
+    splits = read_fold(path, content, settings or SplitSettings(), patients) if of_nnunet else read_splits(path)
     listed, known = set(splits.cases()), set(case_ids)
     _refuse(path, sorted(listed - known), "are not in the data. Remove them, or correct data.root or case_pattern")
     _refuse(path, sorted(known - listed), "of the data are missing from it. Add each to train, val or test")

@@ -46,8 +46,8 @@ class SplitSettings:
         val_fraction: Part of all patients.
         test_fraction: Part of all patients; unused with ``folds``.
         folds: k for cross-validation; then ``fold`` names the one that is tested.
-        fold: 0 to folds - 1.
-        file: A stored or hand-written splits.json to use instead.
+        fold: 0 to folds - 1; without ``folds`` that of nnU-Net's ``file``.
+        file: A stored or hand-written splits.json to use instead, or nnU-Net's splits_final.json.
         strict: Refuse names that look like several files of one patient, instead of warning, until ``data.patient`` is set.
     """
 
@@ -109,6 +109,24 @@ def make_splits(
         _ordered(case for patient in part for case in cases_of[patient]) for part in (rest[n_val:], rest[:n_val], test)
     )
     return Splits(train, val, tested, how, patients or {})
+
+
+def without_validation(
+    cases: Iterable[str], *, seed: int, val_fraction: float, patients: Mapping[str, str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return training and validation cases of those that may be trained on, whole patients, drawn as ``make_splits`` draws.
+
+    Args:
+        cases: Of a fold that another tool made.
+        seed: See ``SplitSettings``.
+        val_fraction: Part of these cases' patients, at least one.
+        patients: The patient of each case; a case that is not in it is one of its own.
+    """
+    cases_of = _by_patient(cases, patients)
+    order = sorted(cases_of, key=lambda patient: _draw(seed, patient))
+    n_val = max(1, round(len(order) * val_fraction))
+    train, val = (_ordered(case for patient in part for case in cases_of[patient]) for part in (order[n_val:], order[:n_val]))
+    return train, val
 
 
 def _by_patient(case_ids: Iterable[str], patients: Mapping[str, str]) -> dict[str, list[str]]:

@@ -121,7 +121,7 @@ def test_what_cannot_be_is_one_line(capsys, words, text):
 def test_too_few_patients_are_said_and_no_recipe_is_written(tmp_path, capsys):
     write_image(tmp_path / "data", "images/1.png", "masks/1.png", 1)
     assert init(tmp_path / "data", "mine.yaml") == 2
-    assert "1 patients" in capsys.readouterr().err
+    assert "1 patient (1) is too few" in capsys.readouterr().err
     assert not (tmp_path / "here/mine.yaml").exists()
 
 

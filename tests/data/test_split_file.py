@@ -4,6 +4,7 @@ import pytest
 
 from medsam_tune.data import Splits, load_splits, make_splits, save_splits
 from medsam_tune.data.split_file import read_splits, split_differences
+from medsam_tune.data.splits import SplitSettings
 from medsam_tune.errors import DataError
 
 PATIENTS = {f"p{number}_{frame}": f"p{number}" for number in range(100) for frame in "ab"}
@@ -59,3 +60,44 @@ def test_differences_name_what_is_gone_new_changed_and_regrouped():
 def test_same_data_differ_in_nothing():
     stored = Splits(("a",), ("b",), ("c",), {}, {}, {"a": "1"})
     assert not split_differences(stored, "cba", patients={case: case for case in "abc"}, files={"a": "1", "b": "2"})
+
+
+def folds_file(folder, folds):
+    path = folder / "splits_final.json"
+    path.write_text(json.dumps(folds))
+    return path
+
+
+def test_fold_of_nnunet_tests_its_val_cases_and_chooses_by_some_that_it_trains_on(tmp_path):
+    cases = [f"liver_{number:03}" for number in range(10)]
+    path = folds_file(tmp_path, [{"train": cases[2:], "val": cases[:2]}, {"train": cases[:8], "val": cases[8:]}])
+    splits = load_splits(path, cases, settings=SplitSettings(fold=1, val_fraction=0.25))
+    assert splits.test == ("liver_008", "liver_009")
+    assert (len(splits.train), len(splits.val)) == (6, 2)
+    assert sorted(splits.train + splits.val) == cases[:8]
+    assert splits.how["fold"] == 1
+
+
+def test_slices_of_a_patient_stay_together_when_validation_is_drawn_from_a_fold(tmp_path):
+    cases = [f"p{patient}_{number}" for patient in range(5) for number in range(2)]
+    patients = {case: case[:2] for case in cases}
+    path = folds_file(tmp_path, [{"train": cases[2:], "val": cases[:2]}])
+    splits = load_splits(path, cases, patients=patients, settings=SplitSettings(fold=0, val_fraction=0.25))
+    assert {patients[case] for case in splits.val}.isdisjoint(patients[case] for case in splits.train)
+    assert len(splits.val) == 2
+
+
+@pytest.mark.parametrize(
+    ("folds", "fold", "message"),
+    [
+        ([{"train": ["a", "b"], "val": ["c"]}], None, "holds nnU-Net's 1 folds. Say which with data.split.fold, 0 to 0"),
+        ([{"train": ["a", "b"], "val": ["c"]}], 1, "Say which with data.split.fold"),
+        ([{"train": ["a", "b"], "val": ["c"]}, ["a"]], 1, "expected fold 1 to be an object with train and val, got list"),
+        ([{"train": ["a", "b"]}], 0, "expected 'val' to be a list of case names, got None"),
+        ([{"train": ["a"], "val": ["c"]}], 0, "1 cases in train and 1 in val, too few for three parts"),
+        ([{"train": ["a", "b"], "val": ["d"]}], 0, "1 cases are not in the data"),
+    ],
+)
+def test_fold_that_does_not_fit_is_refused(tmp_path, folds, fold, message):
+    with pytest.raises(DataError, match=message):
+        load_splits(folds_file(tmp_path, folds), ["a", "b", "c"], settings=SplitSettings(fold=fold))

@@ -15,7 +15,7 @@ from medsam_tune.backbone.input_rules import INPUT_RULES
 from medsam_tune.data.fingerprint import Fingerprint
 from medsam_tune.data.folder_parts import split_by_folders
 from medsam_tune.data.own_data import Prompt, data_settings, target_of, write_needed
-from medsam_tune.data.split_file import save_splits
+from medsam_tune.data.split_file import NNUNET_SPLITS, save_splits
 from medsam_tune.runs.build import build
 from medsam_tune.runs.first_recipe.cost import Cost, measure_cost
 from medsam_tune.runs.first_recipe.length import plan_length
@@ -70,6 +70,8 @@ def make_first_recipe(
         split_file = file.absolute().with_suffix(".splits.json")
         save_splits(split_by_folders(of_folders, found.patients()), split_file)
         parts = replace(parts, split_file=split_file)
+    elif (folds := found.root / NNUNET_SPLITS).is_file():
+        parts = replace(parts, split_file=folds)
     start = shlex.join(["medsam-tune", "run", str(file)])
     write_needed(found, beside)
     say("Building the network ...")

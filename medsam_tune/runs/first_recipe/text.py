@@ -17,6 +17,7 @@ from medsam_tune.data.inverted import suspicion
 from medsam_tune.data.layouts.base import Pairing
 from medsam_tune.data.own_data import DataSettings
 from medsam_tune.data.pairing import first_names
+from medsam_tune.data.split_file import NNUNET_SPLITS
 from medsam_tune.runs.first_recipe.length import Length
 from medsam_tune.runs.first_recipe.method import Method
 from medsam_tune.runs.recipe_files import bundled_recipe
@@ -193,7 +194,11 @@ def _data(parts: RecipeParts) -> list[str]:
         lines += [f"  # {reason}" for reason in [data.why.get(key)] if reason]
         lines.append(f"  {key}: {_flow(value)}")
     split = f"{{seed: 0, val_fraction: {length.split.val_fraction}, test_fraction: {length.split.test_fraction}}}"
-    if parts.split_file is not None:
+    if parts.split_file is not None and parts.split_file.name == NNUNET_SPLITS:
+        split = (
+            f"{{file: {_flow(str(parts.split_file))}, fold: 0, val_fraction: {length.split.val_fraction}}}  # nnU-Net's folds"
+        )
+    elif parts.split_file is not None:
         split = f"{{file: {_flow(str(parts.split_file))}}}  # as the folders say"
     lines += [f"  batch_size: {length.batch}", f"  split: {split}"]
     if length.views > 1:
