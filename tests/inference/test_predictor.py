@@ -54,6 +54,29 @@ def test_many_images_give_the_masks_of_one_by_one(predictor):
         np.testing.assert_array_equal(mask, predictor.segment(image))
 
 
+def test_several_boxes_and_a_mask_from_before_are_answered_like_one_by_one_from_one_encoding(predictor, monkeypatch):
+    calls = []
+    encode = predictor.segmenter.backbone.encode
+    monkeypatch.setattr(predictor.segmenter.backbone, "encode", lambda *given: calls.append(1) or encode(*given))
+    predictor.set_image(grey())
+    boxes = np.array([[5, 5, 30, 30], [1, 1, 9, 9], [3, 3, 20, 20]])
+    masks, ious, low_res_masks = predictor.predict_many(boxes=boxes)
+    for row, box in enumerate(boxes):
+        alone, iou, low_res_mask = predictor.predict(box=box)
+        np.testing.assert_array_equal(masks[row], alone)
+        np.testing.assert_allclose(ious[row], iou, rtol=1e-5)
+        np.testing.assert_allclose(low_res_masks[row], low_res_mask, rtol=1e-4, atol=1e-5)
+    points = {"point_coords": np.array([[10, 10], [40, 5]]), "point_labels": np.array([1, 0])}
+    again = predictor.predict(**points, mask_input=low_res_masks[0], multimask_output=True)
+    assert again[0].shape == (3, 40, 64)
+    assert len(calls) == 1
+
+
+def test_view_with_negative_strides_is_read_like_its_copy(predictor):
+    image = grey()
+    np.testing.assert_array_equal(predictor.segment(image[::-1, ::-1]), predictor.segment(image[::-1, ::-1].copy()))
+
+
 def test_model_trained_with_user_boxes_asks_for_one(tiny_backbone):
     predictor = Predictor(SamSegmenter(SamParts(tiny_backbone, BoxPrompt("tight"))))
     with pytest.raises(ValueError, match=r"Give box=\(x1, y1, x2, y2\)"):
