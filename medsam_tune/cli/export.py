@@ -30,6 +30,8 @@ def main(words: list[str]) -> int:
         CheckpointError: If the run cannot be loaded, or cannot take the form that is asked for.
         RecipeError: If the words do not fit each other.
     """
+    if words[:1] == ["merge"]:
+        raise RecipeError("medsam-tune export merge: is `medsam-tune export RUN --to sam OUT` now.")
     # Intermixed: OUT may follow the options, as people type it.
     options, overrides = parser().parse_known_intermixed_args(words or ["--help"])
     options.out = options.out or options.o

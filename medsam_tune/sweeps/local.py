@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medsam_tune.errors import MedsamTuneError, RecipeError
+from medsam_tune.errors import DataError, MedsamTuneError, RecipeError
 from medsam_tune.evaluation.curves import read_metrics
 from medsam_tune.sweeps.parameters import Parameter
 from medsam_tune.sweeps.sweep_file import Sweep, expand_command
@@ -281,8 +281,12 @@ def _run_of(place: Path) -> RunFolder:
 
 
 def _values(place: Path, metric: str) -> list[float]:
+    """Return what a run has logged of a metric; nothing while its file is not there, or is being written anew."""
     found = sorted(place.glob(f"{RUNS}/metrics.csv"))
-    return [value for _, value in read_metrics(found[-1]).get(metric, [])] if found and found[-1].stat().st_size else []
+    try:
+        return [value for _, value in read_metrics(found[-1]).get(metric, [])] if found else []
+    except DataError:
+        return []
 
 
 def _best(values: Sequence[float], sweep: Sweep) -> float:

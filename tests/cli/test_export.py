@@ -27,6 +27,7 @@ __all__ = ["_no_flush", "_own_process", "finished", "workplace"]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["merge", "RUN", "OUT.pth"], "is `medsam-tune export RUN --to sam OUT` now"),
         (["--to", "sam"], "expected RUN, or --verify FOLDER"),
         (["RUN", "--verify", "X"], "RUN does not go with the rest"),
         (["RUN", "OUT"], "OUT does not go with the rest"),

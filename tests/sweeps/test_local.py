@@ -19,7 +19,7 @@ from medsam_tune.errors import RecipeError
 from medsam_tune.runs.recipe_files import find_recipe
 from medsam_tune.sweeps import local as sweep_module
 from medsam_tune.sweeps import read_sweep
-from medsam_tune.sweeps.local import LocalSweep, run_sweep
+from medsam_tune.sweeps.local import LocalSweep, _values, run_sweep
 from medsam_tune.sweeps.trainings import locked
 
 pytest.importorskip("optuna")
@@ -298,3 +298,14 @@ def test_bundled_sweeps_vary_six_ranks_of_a_bundled_recipe(name):
     sweep = read_sweep(find_recipe(f"sweeps/{name}"))
     assert [parameter.values for parameter in sweep.parameters.values()] == [(1, 2, 4, 8, 16, 32)]
     assert find_recipe(sweep.command[3]).is_file()
+
+
+@pytest.mark.parametrize("text", ["", "epo", "epoch,step,val/dice\n", "epoch,step\n0,1\n"])
+def test_metrics_that_are_being_written_anew_are_none_yet(tmp_path, text):
+    file = tmp_path / "data/recipe/now/metrics.csv"
+    assert _values(tmp_path, "val/dice") == []
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    assert _values(tmp_path, "val/dice") == []
+    file.write_text("epoch,step,val/dice\n0,1,0.5\n1,2,\n2,3,0.75\n")
+    assert _values(tmp_path, "val/dice") == [0.5, 0.75]

@@ -111,7 +111,7 @@ def test_export_and_adapter_reload_as_the_same_network_and_are_not_merged(finish
     assert list(by_export) == list(by_adapter) == ["disc", "ring"]
     assert all(np.array_equal(by_export[name], by_adapter[name]) for name in by_export)
 
-    assert main(["export", "merge", str(done.path), str(tmp_path / "merged.pth")]) == 2
+    assert main(["export", str(done.path), str(tmp_path / "merged"), "--to", "sam"]) == 2
     assert "mask 0 of this decoder is the background" in capsys.readouterr().err
 
 

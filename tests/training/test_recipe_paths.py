@@ -54,5 +54,5 @@ def test_every_path_key_of_a_recipe_knows_the_home(workplace, monkeypatch):
 
 def test_commands_of_our_own_know_the_home_too(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert main(["export", "merge", "~/no-run", "~/out.pth", "--checkpoint=~/base.pth"]) == 2
+    assert main(["export", "~/no-run", "~/out", "--to=sam", "--checkpoint=~/base.pth"]) == 2
     assert f"{tmp_path}/no-run" in capsys.readouterr().err
