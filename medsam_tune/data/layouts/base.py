@@ -52,6 +52,14 @@ class Listing:
     files: tuple[DataFile, ...]
     others: tuple[Path, ...]
 
+    def by_folder(self) -> dict[str, dict[str, DataFile]]:
+        """Return the files of each folder by their names without ending; folders as paths below the root."""
+        folders: dict[str, dict[str, DataFile]] = {}
+        for file in self.files:
+            folder, _, name = file.stem.rpartition("/")
+            folders.setdefault(folder, {})[name] = file
+        return folders
+
 
 @dataclass(frozen=True)
 class Pair:

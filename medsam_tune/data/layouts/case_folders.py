@@ -121,10 +121,7 @@ class EqualFiles(Layout):
 
     def find(self, listing: Listing) -> Pairing | str:
         """Compare what folders hold; contents are looked at only where most of them hold the same names."""
-        folders: dict[str, dict[str, DataFile]] = defaultdict(dict)
-        for file in listing.files:
-            folder, _, name = file.stem.rpartition("/")
-            folders[folder][name] = file
+        folders = listing.by_folder()
         counts = Counter(name for files in folders.values() for name in files)
         shared = [name for name, count in sorted(counts.items()) if count > 1 and 2 * count >= len(folders)]
         if len(folders) < 2 or len(shared) < 2:

@@ -33,10 +33,7 @@ class EqualNames(Layout):
 
     def find(self, listing: Listing) -> Pairing | str:
         """Compare every two folders; contents are looked at only where most names agree."""
-        folders: dict[str, dict[str, DataFile]] = defaultdict(dict)
-        for file in listing.files:
-            folder, _, name = file.stem.rpartition("/")
-            folders[folder][name] = file
+        folders = listing.by_folder()
         alike = [name for name in folders if _shares_names(folders, name)]
         masks = [name for name in alike if looks_like_masks(listing, list(folders[name].values()))]
         images = [name for name in alike if name not in masks]
