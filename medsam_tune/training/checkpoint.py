@@ -63,6 +63,19 @@ def restore_frozen(module: TuningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[name] = {**current, **checkpoint[name]}
 
 
+def check_fits(module: TuningModule, path: Path) -> None:
+    """Refuse a checkpoint that the module cannot take, before anything is computed for it.
+
+    Args:
+        module: The recipe's network, nothing of it moved yet.
+        path: A checkpoint of a run; it is read and let go.
+
+    Raises:
+        CheckpointError: If it cannot be read, was trained on other frozen weights, or its tensors do not fit.
+    """
+    restore_frozen(module, read_checkpoint(path))
+
+
 def _named(weights: Mapping[str, str] | None) -> str:
     return "none" if weights is None else f"{weights['name']} (sha256 {weights['sha256'][:12]})"
 

@@ -19,6 +19,7 @@ from medsam_tune.data.checks import check_validation
 from medsam_tune.data.datamodule import SegmentationDataModule, Stage
 from medsam_tune.errors import RecipeError, own_error
 from medsam_tune.training.callbacks import StageClock
+from medsam_tune.training.checkpoint import check_fits
 from medsam_tune.training.console import quieten, say
 from medsam_tune.training.example_length import plan_length, stated
 from medsam_tune.training.faults import one_fault, unwritable
@@ -195,6 +196,8 @@ class MedsamCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401
         """Make the run folder and build the trainer that logs into it."""
+        if self.checkpoint is not None:
+            check_fits(self.model, self.checkpoint)
         # Before a folder is made: faulty data must leave nothing behind.
         rule = self.model.segmenter.input_rule
         split = self.subcommand != "predict"

@@ -330,6 +330,10 @@ def test_checkpoint_of_another_network_is_refused_by_the_keys_that_differ(finish
     (workplace / "last.ckpt").write_bytes(stored.read_bytes())
     assert run("--ckpt_path=last.ckpt", "--model.prompt_encoder.width=16") == 2
     assert "of another shape (segmenter.prompt_encoder.trunk" in capsys.readouterr().err
+    assert main(["test", "--config=tiny.yaml", "--ckpt_path=last.ckpt", "--model.backbone.seed=1"]) == 2
+    assert "was trained on base weights random_tiny" in capsys.readouterr().err
+    assert not (workplace / "cache").exists(), "nothing is computed for a checkpoint that does not fit"
+    assert not (workplace / "runs").exists()
 
 
 def test_building_the_cache_leaves_no_run_folder(workplace, capsys):
