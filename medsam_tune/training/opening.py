@@ -63,16 +63,21 @@ def data_line(data: SegmentationDataModule) -> str:
 
 
 def split_line(splits: Mapping[str, Any]) -> str:
-    """Say which part has how many cases and images.
+    """Say which part has how many cases and images, and of how many patients where one has several cases.
 
     Example:
         >>> split_line({part: {"cases": 2, "images": 9, "patients": 2} for part in ("train", "val", "test")})
         'train 2 cases (9 images), validation 2 (9), test 2 (9)'
+        >>> split_line({part: {"cases": 2, "images": 9, "patients": 1} for part in ("train", "val", "test")})
+        'train 2 cases (9 images), validation 2 (9), test 2 (9); of 1, 1 and 1 patients'
     """
     counts = [(_PART_NAMES[part], splits[part]["cases"], splits[part]["images"]) for part in PARTS]
     first, *others = counts
     told = [f"{first[0]} {counted(first[1], 'case')} ({counted(first[2], 'image')})"]
-    return ", ".join(told + [f"{name} {cases} ({images})" for name, cases, images in others])
+    line = ", ".join(told + [f"{name} {cases} ({images})" for name, cases, images in others])
+    patients = [splits[part]["patients"] for part in PARTS]
+    several = sum(patients) < sum(cases for _, cases, _ in counts)
+    return line + ("; of {}, {} and {} patients".format(*patients) if several else "")
 
 
 def device_line(trainer: pl.Trainer) -> str:
