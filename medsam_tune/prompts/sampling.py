@@ -218,7 +218,7 @@ def sample_points(
         rest[y, x] = False
         points = [(x, y, 1), *((x, y, 1) for x, y in _distinct(rest, positives - 1, rng))]
     if negatives:
-        points += [(x, y, 0) for x, y in _distinct(_surroundings(mask) & region & ~mask, negatives, rng)]
+        points += [(x, y, 0) for x, y in _distinct(surroundings(mask) & region & ~mask, negatives, rng)]
     return points
 
 
@@ -230,8 +230,8 @@ def _distinct(mask: Mask, count: int, rng: np.random.Generator) -> list[tuple[in
     return [(int(columns[i]), int(rows[i])) for i in chosen]
 
 
-def _surroundings(mask: Mask) -> Mask:
-    """Return True in the box round the mask at twice its side; everywhere for an empty mask."""
+def surroundings(mask: Mask) -> Mask:
+    """Return True (H, W) in the box round a mask (H, W) at twice its side, at least a pixel wider; everywhere for an empty mask."""
     rows, columns = np.nonzero(mask)
     if not len(rows):
         return np.ones_like(mask)
