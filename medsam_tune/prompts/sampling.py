@@ -231,7 +231,7 @@ def _distinct(mask: Mask, count: int, rng: np.random.Generator) -> list[tuple[in
 
 
 def surroundings(mask: Mask) -> Mask:
-    """Return True (H, W) in the box round a mask (H, W) at twice its side, a pixel wider at least; everywhere if it is empty."""
+    """Return True in the box round a mask (H, W) at twice its side, a pixel wider at least; everywhere if the mask is empty."""
     rows, columns = np.nonzero(mask)
     if not len(rows):
         return np.ones_like(mask)
