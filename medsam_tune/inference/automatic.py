@@ -29,7 +29,7 @@ from medsam_tune.backbone.base import Backbone
 from medsam_tune.backbone.candidates import Candidates
 from medsam_tune.geometry import Frame, boxes_to_input, image_to_input, to_original
 from medsam_tune.precompute.prior_settings import PriorSettings
-from medsam_tune.types import AutomaticMasks, EncoderInput
+from medsam_tune.types import AutomaticMasks, EncoderInput, ImageEmbeddings
 
 MASK_THRESHOLD = 0.0
 # On CPU a larger batch leaves the caches; on GPU it is the authors'.
@@ -58,10 +58,16 @@ class AutomaticMaskGenerator:
             raise ValueError(f"prompts_per_batch must be at least 1, got {prompts_per_batch}.")
 
     @torch.no_grad()
-    def generate(self, image: Tensor) -> AutomaticMasks:
-        """Return the masks of an image (3, H, W) in 0..255, on the CPU, by falling predicted IoU."""
+    def generate(self, image: Tensor, image_embeddings: ImageEmbeddings | None = None) -> AutomaticMasks:
+        """Return the masks of an image (3, H, W) in 0..255, on the CPU, by falling predicted IoU.
+
+        Args:
+            image: The image.
+            image_embeddings: Its embeddings where somebody has encoded it already.
+        """
         image_in, frame = image_to_input(image.to(self.device, torch.float32), self.backbone.input_rule)
-        image_embeddings = self.backbone.encode(EncoderInput(image_in[None], (frame,)))
+        if image_embeddings is None:
+            image_embeddings = self.backbone.encode(EncoderInput(image_in[None], (frame,)))
         decode = self.backbone.prompt_decoder(image_embeddings, multimask_output=not self.settings.box_fractions)
         kept = [self._select(decode(sparse), frame) for sparse in self._prompts(frame)]
         return _without_duplicates(kept, frame.original_size, self.settings.box_nms_thresh)

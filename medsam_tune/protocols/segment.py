@@ -1,0 +1,154 @@
+"""The plain test: each case is answered once, as the network is used, and scored whole, volumes in three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from medsam_tune.errors import RecipeError
+from medsam_tune.evaluation.measures import CaseMeasures, measure_cases
+from medsam_tune.metrics.overlap import CaseScores, overlap_counts
+from medsam_tune.metrics.surface import OutlineMetric, OutlinePlace
+from medsam_tune.prompts.sampling import Mask
+from medsam_tune.protocols.asking import AskableModel, AskedImage, StudiedImage
+from medsam_tune.protocols.base import Protocol, Row, finite
+from medsam_tune.protocols.questions import Question, tight_box
+
+_TOGETHER = "object"
+Shown = dict[str, tuple[Mask, Mask]]
+"""Predicted and true mask (H, W) of each label of an image."""
+
+
+@dataclass(frozen=True)
+class SegmentProtocol(Protocol):
+    """Answer each case once.
+
+    A network that needs a prompt gets the tight box of each object; whether there is an object it is then told, so a slice
+    without one cannot be wrong. One that needs none is asked for nothing, and what it finds on slices without the organ counts.
+
+    Attributes:
+        boxed: Ask with boxes; None: where the network needs them.
+    """
+
+    boxed: bool | None = None
+    name: ClassVar[str] = "segment"
+    axes: ClassVar[tuple[str, ...]] = ("strategy",)
+    columns: ClassVar[tuple[str, ...]] = (
+        *("model", "case", "patient", "label", "strategy", "n_slices"),
+        *("tp", "fp", "fn", "dice", "iou", "hd95", "hd95_unit", "true_size", "predicted_size", "size_unit", "excluded"),
+    )
+
+    def check(self, model: AskableModel) -> None:
+        """Refuse to ask with boxes where they are not read, and without where they are needed.
+
+        Raises:
+            RecipeError: If either is asked for.
+        """
+        needs = model.predictor.segmenter.asks_user()
+        if self.boxed and not model.takes_prompts():
+            raise RecipeError(f"{model.name}: takes no boxes. Leave --boxed out.")
+        if self.boxed is False and needs:
+            raise RecipeError(f"{model.name}: was trained with {needs} and finds nothing without. Leave --automatic out.")
+
+    def asks_boxes(self, model: AskableModel) -> bool:
+        """Tell whether a network is asked with boxes: where it is said, or where it was trained so or was not trained."""
+        if self.boxed is not None:
+            return self.boxed
+        return model.takes_prompts() and (model.is_untuned or model.predictor.segmenter.asks_user() is not None)
+
+    def rows(self, images: Sequence[StudiedImage], model: AskableModel, *, seed: int) -> Iterator[Row]:
+        """Yield a row for each label of the case; nothing is drawn."""
+        boxed = self.asks_boxes(model)
+        shown = [_by_box(model, image) if boxed else _automatic(model, image) for image in images]
+        labels = sorted({label for each in shown for label in each})
+        if not labels:
+            return
+        scores, measures = score_case(images, shown, labels)
+        told = {"model": model.name, "case": images[0].case, "patient": images[0].patient}
+        for place, row in enumerate(scores.label.tolist()):
+            excluded = bool(scores.excluded[place])
+            figures = finite({"dice": float(scores.dice[place]), "iou": float(scores.iou[place])})
+            yield {
+                **told,
+                "label": labels[row],
+                "strategy": "box" if boxed else "automatic",
+                "n_slices": int(scores.n_slices[place]),
+                **{name: int(getattr(scores, name)[place]) for name in ("tp", "fp", "fn")},
+                **figures,
+                # Infinite where one of the two masks is missing: not a number that a mean may hold, and not none.
+                "hd95": None if excluded else float(measures.hd95[place]),
+                "hd95_unit": measures.distance_unit[place],
+                "true_size": float(measures.true_size[place]),
+                "predicted_size": float(measures.predicted_size[place]),
+                "size_unit": measures.size_unit[place],
+                "excluded": excluded,
+            }
+
+
+def score_case(
+    images: Sequence[StudiedImage], shown: Sequence[Shown], labels: Sequence[str]
+) -> tuple[CaseScores, CaseMeasures]:
+    """Score the labels of one case over all its images, as a test of a run does.
+
+    Args:
+        images: All of it.
+        shown: Of each image.
+        labels: Their number is the label of a row.
+    """
+    metric = OutlineMetric(gather=False)
+    volumes = {each.sample.volume_id: number for number, each in enumerate(images)}
+    for number, (image, masks) in enumerate(zip(images, shown, strict=True)):
+        for label, (predicted, true) in masks.items():
+            place = OutlinePlace(0, labels.index(label), volumes[image.sample.volume_id], image.sample.slice_index)
+            both = torch.from_numpy(predicted), torch.from_numpy(true)
+            metric.add_outlines(place, *both)
+            counts = overlap_counts(both[0][None], both[1][None])
+            row = torch.tensor([place.label])
+            metric.update(torch.tensor([number]), torch.tensor([0]), row, torch.tensor([0]), counts)
+    scores = metric.scores()
+    sizes = {image.voxel for image in images}
+    voxel = sizes.pop() if len(sizes) == 1 else None
+    return scores, measure_cases(scores, {} if voxel is None else {0: voxel})
+
+
+def _by_box(model: AskableModel, image: StudiedImage) -> Shown:
+    """Ask with the box of each object and join the answers of a label."""
+    found: Shown = {}
+    asked: AskedImage | None = None
+    for each in image.objects():
+        asked = asked or AskedImage(model, image.sample)
+        answer = asked.answers([Question("box", boxes=(tight_box(each.mask),))], name=each.label)[0]
+        predicted = answer.masks[0] if each.known is None else answer.masks[0] & each.known
+        before = found.get(each.label, (predicted, each.mask))
+        found[each.label] = before[0] | predicted, before[1] | each.mask
+    return found
+
+
+def _automatic(model: AskableModel, image: StudiedImage) -> Shown:
+    """Ask for nothing: each class of the network is held against the label of its name, one mask against all of them."""
+    masks, classes = AskedImage(model, image.sample).unprompted(), model.predictor.segmenter.classes()
+    known = image.known()
+    true: dict[str, Mask] = {}
+    for each in image.objects():
+        true[each.label] = true.get(each.label, np.zeros_like(each.mask)) | each.mask
+    if not classes:
+        union = np.logical_or.reduce(list(true.values())) if true else np.zeros_like(masks[0])
+        # One label alone keeps its name.
+        names = set(image.label_names.values())
+        true, classes = {next(iter(names)) if len(names) == 1 else _TOGETHER: union}, (_TOGETHER,)
+        masks = masks[:1]
+        predicted = dict(zip(true, masks, strict=True))
+    else:
+        predicted = dict(zip(classes, masks, strict=True))
+    nothing = np.zeros_like(masks[0])
+    return {
+        label: (_seen(predicted.get(label, nothing), known), true.get(label, nothing)) for label in sorted({*predicted, *true})
+    }
+
+
+def _seen(mask: Mask, known: Mask | None) -> Mask:
+    return mask if known is None else mask & known
