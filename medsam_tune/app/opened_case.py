@@ -14,8 +14,9 @@ from medsam_tune.app.models import Models
 from medsam_tune.data.names import file_name
 from medsam_tune.data.stored_images import StoredImages
 from medsam_tune.errors import DataError
-from medsam_tune.inference.asked_slices import NO_PROMPTS, SliceAnswer, SlicePrompts, answer_slice
+from medsam_tune.inference.asked_slices import answer_slice
 from medsam_tune.inference.new_files import NewFile, find_files
+from medsam_tune.inference.slice_prompts import NO_PROMPTS, SliceAnswer, SlicePrompts
 from medsam_tune.inference.sliced_file import SlicedFile
 
 if TYPE_CHECKING:

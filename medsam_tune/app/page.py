@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import gradio
     from PIL.Image import Image
 
-    from medsam_tune.inference.asked_slices import SliceAnswer
+    from medsam_tune.inference.slice_prompts import SliceAnswer
 
 _BOX, _OBJECT, _NOT, _PAINT, _ERASE = "box", "object", "not object", "paint", "erase"
 _TOOLS = {"Box": _BOX, "Click: object": _OBJECT, "Click: not object": _NOT, "Paint": _PAINT, "Erase": _ERASE}

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from medsam_tune.inference.asked_slices import NO_PROMPTS, SlicePrompts
+from medsam_tune.inference.slice_prompts import NO_PROMPTS, SlicePrompts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,13 +13,15 @@ from medsam_tune.folders import expand
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from medsam_tune.inference.propagation import PropagationRules
     from medsam_tune.serve.served_model import ServedModel
 
 _DESCRIPTION = """\
 Answer napari (plug-in napari-nninteractive, Remote) and 3D Slicer (extension nnInteractive, Remote) with a model of yours.
 
 MODEL is a run's folder, an export folder, or the name of released weights: the untuned network. Boxes and points are answered
-on the slice that they are drawn on, along the axis and by the rule of grey levels of the training.
+on the slice that they are drawn on, along the axis and by the rule of grey levels of the training; with --propagate the object
+is followed up and down from there.
 
 Only this machine is let in, unless --host says otherwise; then clients need a key, and what is sent is not encrypted: an SSH
 tunnel (ssh -L 1527:127.0.0.1:1527 MACHINE) needs no --host and is. docs/how-to/viewers.md goes through it click by click."""
@@ -69,6 +71,10 @@ def parser() -> OptionParser:
         help="where the axes of the viewer's arrays run, SPL as of DICOM; see the page on viewers",
     )
     found.add_argument("--label", metavar="NAME", help="the class that is shown, of a model with several")
+    found.add_argument(
+        "--propagate", action="store_true", help="follow the object up and down from the slice that was drawn on"
+    )
+    found.add_argument("--least-iou", type=float, metavar="IOU", help="with --propagate: stop where the predicted IoU is below")
     found.add_argument("--sessions", type=int, default=4, metavar="N", help="clients at once, 4")
     found.add_argument("--idle-minutes", type=float, default=30, metavar="N", help="an idle client is forgotten after 30")
     found.add_argument("--max-gigabytes", type=float, default=2, metavar="N", help="size of an image when unpacked, 2")
@@ -98,18 +104,30 @@ def _model(options: Namespace) -> ServedModel:
     from medsam_tune.runs.asked_model import open_model
     from medsam_tune.serve.served_model import ServedModel
 
+    rules = _rules(options)
     model = open_model(options.model, checkpoint=options.checkpoint, trusted=options.trust)
-    return ServedModel.of(model, orientation=options.orientation, label=options.label)
+    return ServedModel.of(model, orientation=options.orientation, label=options.label, rules=rules)
+
+
+def _rules(options: Namespace) -> PropagationRules | None:
+    from medsam_tune.inference.propagation import PropagationRules
+
+    if not options.propagate:
+        if options.least_iou is not None:
+            raise RecipeError("--least-iou: goes with --propagate, which is not given. Give it, or leave this out.")
+        return None
+    return PropagationRules() if options.least_iou is None else PropagationRules(least_iou=options.least_iou)
 
 
 def _opening(options: Namespace, model: ServedModel, port: int, key: str | None) -> str:
     name = Path(options.model).name or options.model
     asked = "points and boxes" if model.capabilities()["supported_interactions"]["points"] else "no prompts: press Run"
+    following = "" if model.rules is None else " and follows the object from there"
     host = f"[{options.host}]" if ":" in options.host else options.host
     return "\n".join(
         [
             f"{name}: http://{host}:{port}, {'with' if key else 'without'} a key, for {options.sessions} clients",
-            f"  {model.data.axis} slices, arrays run {model.orientation}; takes {asked}",
+            f"  {model.data.axis} slices, arrays run {model.orientation}; takes {asked}{following}",
             f"  {model.licence()}",
             "  Ctrl+C stops it.",
         ]

@@ -13,12 +13,15 @@ from torch import Tensor
 from medsam_tune.data.formats.coco_writing import FoundObject
 from medsam_tune.data.intensity import AS_STORED
 from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.inference.asked_slices import answer_slice
 from medsam_tune.inference.case_figures import CaseFigure, Said, case_figure
 from medsam_tune.inference.label_values import Meaning, class_values, meaning_of, meaning_of_whole, whole_value
 from medsam_tune.inference.new_files import NewFile
 from medsam_tune.inference.new_images import image_tensor
 from medsam_tune.inference.predictor import Predictor
 from medsam_tune.inference.prompt_files import DrawnObject
+from medsam_tune.inference.propagation import Propagated, Step, VolumePrompt, check_range, propagate
+from medsam_tune.inference.slice_prompts import SliceAnswer, SlicePrompts
 from medsam_tune.inference.sliced_file import SlicedFile
 from medsam_tune.inference.trained_data import TrainedData
 from medsam_tune.inference.uncertainty import uncertainty_of
@@ -41,6 +44,7 @@ class Asking:
         values: The value of each label that was drawn; empty where objects have no label.
         find_priors: Finds the automatic masks of an image (3, H, W) in 0..255, for a model that fuses them.
         uncertainty: Ask with moved prompts too, and measure how far the answers differ.
+        volume_prompt: What is followed through a volume; then nothing else is drawn.
     """
 
     predictor: Predictor
@@ -48,6 +52,7 @@ class Asking:
     values: Mapping[str, int] = field(default_factory=dict)
     find_priors: Callable[[Tensor], AutomaticMasks] | None = None
     uncertainty: bool = False
+    volume_prompt: VolumePrompt | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Answer:
         figures: What was measured, one row a label.
         legend: What each value means.
         objects: Each object of an image by itself, where they overlap too; empty of a volume, whose objects are many.
+        propagated: How one object was followed through a volume; None where none was.
     """
 
     slices: SlicedFile
@@ -67,6 +73,7 @@ class Answer:
     figures: Sequence[CaseFigure]
     legend: Mapping[int, Meaning]
     objects: Sequence[FoundObject] = ()
+    propagated: Propagated | None = None
 
 
 @dataclass
@@ -121,14 +128,13 @@ def answer_file(asking: Asking, file: NewFile, drawn: Sequence[DrawnObject] | No
     slices = SlicedFile(file, asking.data)
     legend = _legend(asking, is_volume=slices.header.is_volume)
     _check_slices(file, drawn or (), len(slices))
-    masks: dict[int, NDArray[Any]] = {}
-    said: dict[int, list[Said]] = defaultdict(list)
     found: list[FoundObject] | None = None if slices.header.is_volume else []
-    for position in range(len(slices)):
-        here = None if drawn is None else [each for each in drawn if each.slice in (None, position)]
-        if here == []:
-            continue
-        masks[position] = _numbered(_objects(asking, slices, position, here, legend), said, found)
+    asked, propagated = _asked_slices(asking, slices, drawn, legend), None
+    if asking.volume_prompt is not None:
+        propagated = _propagated(asking, slices, asking.volume_prompt)
+        asked = _followed(propagated, next(iter(legend)))
+    said: dict[int, list[Said]] = defaultdict(list)
+    masks = {position: _numbered(objects, said, found) for position, objects in asked}
     if not masks:
         # Somebody looked, and there was nothing to ask: an empty mask says so.
         masks[0] = np.zeros(slices.levels(0).shape[:2], np.uint8)
@@ -140,7 +146,42 @@ def answer_file(asking: Asking, file: NewFile, drawn: Sequence[DrawnObject] | No
         for value, meaning in legend.items()
     ]
     shown = [row for row in rows if row.pixels or row.value in said or asking.predictor.segmenter.classes()]
-    return Answer(slices, volume, shown or rows[:1], {row.value: legend[row.value] for row in shown or rows[:1]}, found or ())
+    known = {row.value: legend[row.value] for row in shown or rows[:1]}
+    return Answer(slices, volume, shown or rows[:1], known, found or (), propagated)
+
+
+def _asked_slices(
+    asking: Asking, slices: SlicedFile, drawn: Sequence[DrawnObject] | None, legend: Mapping[int, Meaning]
+) -> Iterator[tuple[int, Iterator[_Object]]]:
+    """Yield each slice that something is drawn on, or each where nothing is needed, with its objects."""
+    for position in range(len(slices)):
+        here = None if drawn is None else [each for each in drawn if each.slice in (None, position)]
+        if here != []:
+            yield position, _objects(asking, slices, position, here, legend)
+
+
+def _propagated(asking: Asking, slices: SlicedFile, prompt: VolumePrompt) -> Propagated:
+    """Follow one object through a volume.
+
+    Raises:
+        DataError: If the file is a single image, or the prompt or its range lie outside the volume.
+        ValueError: If the prompt lies outside the image.
+    """
+    if not slices.header.is_volume:
+        raise DataError("is a single image; a box on a slice is followed through a volume. Give --boxes FILE instead.")
+    check_range(prompt.position, len(slices), prompt.rules)
+
+    def ask(position: int, prompts: SlicePrompts) -> SliceAnswer:
+        _show(asking, slices, position)
+        return answer_slice(asking.predictor, prompts)
+
+    first = Step(prompt.position, prompt.prompts, ask(prompt.position, prompt.prompts))
+    return propagate(ask, len(slices), first, prompt.rules)
+
+
+def _followed(propagated: Propagated, value: int) -> Iterator[tuple[int, Iterator[_Object]]]:
+    for step in propagated.steps:
+        yield step.position, iter([_Object(value, step.answer.mask, step.answer.predicted_iou)])
 
 
 def _legend(asking: Asking, *, is_volume: bool) -> dict[int, Meaning]:
@@ -160,9 +201,8 @@ def _objects(
     legend: Mapping[int, Meaning],
 ) -> Iterator[_Object]:
     """Ask about one slice; a model with classes answers all of them at once."""
-    levels, predictor = slices.levels(position), asking.predictor
-    priors = None if asking.find_priors is None else asking.find_priors(image_tensor(levels, intensity=AS_STORED))
-    predictor.set_image(levels, intensity=AS_STORED, priors=priors)
+    predictor = asking.predictor
+    _show(asking, slices, position)
     if predictor.segmenter.classes():
         masks = predictor.predict(**_class_prompt(drawn))[0]
         yield from (_Object(value, mask.astype(bool)) for value, mask in zip(legend, masks, strict=True))
@@ -176,6 +216,13 @@ def _objects(
     for each, mask, iou in _drawn_masks(predictor, drawn):
         moved = uncertainty_of(predictor, each, mask.shape, name=name) if asking.uncertainty else None
         yield _Object(asking.values.get(each.label, whole), mask, iou, moved)
+
+
+def _show(asking: Asking, slices: SlicedFile, position: int) -> None:
+    """Make a slice the predictor's image."""
+    levels = slices.levels(position)
+    priors = None if asking.find_priors is None else asking.find_priors(image_tensor(levels, intensity=AS_STORED))
+    asking.predictor.set_image(levels, intensity=AS_STORED, priors=priors)
 
 
 def _class_prompt(drawn: Sequence[DrawnObject] | None) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from medsam_tune.backbone.base import Backbone
 from medsam_tune.geometry import to_original
 from medsam_tune.inference.current_images import CurrentImages
 from medsam_tune.inference.new_images import GreyLevels, image_tensor, new_batch, with_priors
+from medsam_tune.inference.propagation import Propagated, PropagationRules, Step, check_propagation, check_range, propagate
+from medsam_tune.inference.slice_prompts import SliceAnswer, SlicePrompts
 from medsam_tune.inference.stitching import embedded
 from medsam_tune.inference.tiled_prediction import answer_tiles, tiled_batch, with_prompts
 from medsam_tune.inference.user_prompts import user_queries
@@ -249,6 +251,53 @@ class Predictor:
             tensors = [self._tensor(image, intensity) for image in images[start : start + batch_size]]
             masks += self._masks(self._batch_of(tensors))
         return masks
+
+    def propagate(
+        self,
+        slices: Sequence[NDArray[np.generic]],
+        position: int,
+        *,
+        box: ArrayLike | None = None,
+        points: Sequence[tuple[float, float, int]] = (),
+        rules: PropagationRules | None = None,
+        intensity: GreyLevels = None,
+    ) -> Propagated:
+        """Follow one object up and down through a volume, from a box or clicks on one slice; the current image stays.
+
+        Args:
+            slices: D images of one size as ``set_image`` takes them, or an array (D, H, W): slices as they lay in training.
+            position: The slice that was drawn on.
+            box: (4,) XYXY pixels of the slice, the last column and row included.
+            points: (x, y, 1 object or 0 background) each.
+            rules: How the box travels and where it stops; None takes the defaults of ``PropagationRules``.
+            intensity: As in ``set_image``.
+
+        Returns:
+            Its mask on each slice that holds it (``masks``), with the reasons why it was not followed further.
+
+        Raises:
+            DataError: If slice or range lie outside the volume, or the first mask is empty.
+            RecipeError: If the model takes no prompts or predicts classes.
+            ValueError: If a prompt does not fit.
+
+        Examples:
+            >>> from medsam_tune import Predictor, SamBackbone
+            >>> volume = np.zeros((3, 40, 30), dtype=np.uint8)
+            >>> found = Predictor(SamBackbone("random_tiny")).propagate(volume, 1, box=(3, 4, 20, 30))
+            >>> found.masks[1].shape
+            (40, 30)
+        """
+        check_propagation(self.segmenter)
+        rules = rules or PropagationRules()
+        check_range(position, len(slices), rules)
+
+        def ask(where: int, prompts: SlicePrompts) -> SliceAnswer:
+            masks, ious, low_res = self.with_image(slices[where], intensity=intensity).predict(**prompts.arguments())
+            return SliceAnswer(masks[0].astype(bool), None if ious is None else float(ious[0]), low_res)
+
+        corners = None if box is None else tuple(np.asarray(box, np.float32).ravel().tolist())
+        prompts = SlicePrompts(tuple(points), cast("tuple[float, float, float, float] | None", corners))
+        return propagate(ask, len(slices), Step(position, prompts, ask(position, prompts)), rules)
 
     def _asked(self, queries: Queries, n_objects: int, names: tuple[str, ...]) -> Queries:
         """Return the rows that are asked for: a row for each class, or N objects on the one image."""

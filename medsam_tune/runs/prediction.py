@@ -28,9 +28,11 @@ from medsam_tune.inference.label_values import Meaning, drawn_values
 from medsam_tune.inference.mask_prompts import Prompts, prompts_of_masks
 from medsam_tune.inference.new_files import NewFile, check_place, find_files, match_prompts
 from medsam_tune.inference.prompt_files import DrawnObject, read_prompts
+from medsam_tune.inference.propagation import VolumePrompt, check_propagation, described
 from medsam_tune.runs.asked_model import AskedModel
 
 LEGEND, TABLE, OVERLAYS = "labels.json", "cases.csv", "overlays"
+PROPAGATION = ".propagation.json"
 PromptKind = Literal["boxes", "points", "masks"]
 
 
@@ -55,12 +57,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Hold what became of one file: its mask, whether it stood there already, or why there is none."""
+    """Hold what became of one file: its mask, whether it stood there already, or why there is none; and what else is to say."""
 
     file: NewFile
     written: Path | None = None
     stood: bool = False
     fault: str = ""
+    note: str = ""
 
 
 class PredictionJob:
@@ -73,6 +76,7 @@ class PredictionJob:
         drawn: A file of boxes or points, or the place of masks whose objects are asked for, and which of these it is. None asks
             without prompts, or with the boxes that the files themselves bring along where the model needs some.
         wanted: What is wanted beside the masks.
+        volume_prompt: A box or clicks on one slice of the one volume, in place of ``drawn``: the object is followed through it.
 
     Attributes:
         files: What is asked about.
@@ -89,21 +93,25 @@ class PredictionJob:
         out: Path,
         drawn: tuple[Path, PromptKind] | None = None,
         wanted: Wanted = Wanted(),
+        *,
+        volume_prompt: VolumePrompt | None = None,
     ) -> None:
         check_place(place, out)
         self.model, self.out, self.wanted = model, out, wanted
         self.files = find_files(place, model.formats, to=wanted.to, keep_patient=wanted.keep_patient)
         self._records = AnswerRecords(out)
-        self._prompts, values = self._find_prompts(drawn)
+        if volume_prompt is not None:
+            self._check_followed(place)
+        self._prompts, values = (None, {}) if volume_prompt is not None else self._find_prompts(drawn)
         check_asked(
             model.predictor,
-            prompted=self._prompts is not None,
+            prompted=self._prompts is not None or volume_prompt is not None,
             untuned=model.is_untuned,
             uncertainty=wanted.uncertainty,
         )
         if torch.cuda.is_available():
             model.predictor.segmenter.to("cuda")
-        self._asking = Asking(model.predictor, model.data, values, uncertainty=wanted.uncertainty)
+        self._asking = Asking(model.predictor, model.data, values, uncertainty=wanted.uncertainty, volume_prompt=volume_prompt)
         self._check_outputs()
         names = {file.name for file in self.files}
         kept = [each for each in self._records.all() if not (wanted.overwrite and each.case in names)]
@@ -140,17 +148,23 @@ class PredictionJob:
             written = [file.writes.write_objects(stem, answer.objects, header, names)]
         else:
             written = [file.writes.write_labels(stem, answer.volume, header, names)]
+        followed = answer.propagated
+        if followed is not None and self._asking.volume_prompt is not None:
+            record = described(followed, self._asking.volume_prompt)
+            written.append(write_json(stem.with_name(f"{stem.name}{PROPAGATION}"), record))
         if self.wanted.overlays:
             written.append(write_bytes(self._overlay(file), draw_answer(answer)))
         checksums = {path.relative_to(self.out).as_posix(): sha256_of(path) for path in written}
         self._records.keep(AnswerRecord(file.name, self.model.identity, question, checksums, answer.figures, answer.legend))
-        return Outcome(file, written[0])
+        return Outcome(file, written[0], note="" if followed is None else f"{file.name}: {followed.said()}")
 
     def _question(self, file: NewFile, drawn: Sequence[DrawnObject] | None, values: Mapping[str, int]) -> str:
         asked = None if drawn is None else [asdict(each) for each in drawn]
         wanted = (self.wanted.overlays, self.wanted.uncertainty, self.wanted.to, self.wanted.keep_patient)
         inputs = [sha256_of(path) for path in file.format.read_header(file.path).files]
-        return question_of(__version__, inputs, asked, dict(values), wanted)
+        prompt = self._asking.volume_prompt
+        followed = () if prompt is None else (asdict(prompt),)
+        return question_of(__version__, inputs, asked, dict(values), wanted, *followed)
 
     def _compare(self) -> list[str]:
         """Look at a few of the files; one that cannot be read has its fault when its turn comes."""
@@ -179,6 +193,21 @@ class PredictionJob:
         objects = read_prompts(place, kind)
         found = match_prompts(self.files, objects, place)
         return partial(_drawn_on, found=found), drawn_values((each.label for each in objects), data.labels)
+
+    def _check_followed(self, place: Path) -> None:
+        """Refuse what no single prompt can be followed through.
+
+        Raises:
+            RecipeError: If there are several files, or something is wanted or asked that does not go with it.
+        """
+        check_propagation(self.model.predictor.segmenter)
+        if len(self.files) > 1:
+            raise RecipeError(
+                f"--box-on-slice: {place} holds {len(self.files)} files, but a box is drawn on one. Name its file."
+            )
+        if self.wanted.uncertainty or self.wanted.to == "coco":
+            option = "--uncertainty" if self.wanted.uncertainty else "--to coco"
+            raise RecipeError(f"{option}: is not there for an object that is followed through a volume. Leave it out.")
 
     def _check_outputs(self) -> None:
         """Refuse what would lose something, before any work.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medsam_tune.data.slices import AXIS_NUMBER, Axis, put_slice, slice_place
-from medsam_tune.inference.asked_slices import NO_PROMPTS, EncodedSlices, SliceAnswer, SlicePrompts, answer_slice
+from medsam_tune.inference.asked_slices import EncodedSlices, answer_slice
 from medsam_tune.inference.held_image import held_image
+from medsam_tune.inference.propagation import PropagationRules, Step, propagate
+from medsam_tune.inference.slice_prompts import NO_PROMPTS, SliceAnswer, SlicePrompts
 from medsam_tune.inference.sliced_file import SlicedFile
 from medsam_tune.inference.trained_data import TrainedData
 from medsam_tune.serve.errors import Refusal
@@ -29,31 +31,46 @@ class Change:
 
 @dataclass(frozen=True)
 class _Step:
-    """Hold what one interaction changed, so that it can be taken back."""
+    """Hold what one interaction changed, so that it can be taken back: of a followed object, the whole mask."""
 
     position: int
     prompts: SlicePrompts
     answer: SliceAnswer | None
     mask: NDArray[np.uint8]
+    followed: frozenset[int] = frozenset()
 
 
 class AskedVolume:
-    """Hold the image of one client and one object on it; the object's slices are independent of each other.
+    """Hold the image of one client and one object on it.
+
+    Without rules the object's slices are independent of each other. With them it is followed from each slice that was drawn on,
+    up to halfway to the next one that was.
 
     Args:
         encoded: The model, and the slices that were encoded.
         data: What it was trained on: the axis and the rule of the grey levels.
         orientation: Where the axes of the client's arrays run.
         label: As for ``answer_slice``.
+        rules: How the object is followed to the neighbouring slices; None leaves them as they are.
     """
 
-    def __init__(self, encoded: EncodedSlices, data: TrainedData, *, orientation: str, label: str | None = None) -> None:
+    def __init__(
+        self,
+        encoded: EncodedSlices,
+        data: TrainedData,
+        *,
+        orientation: str,
+        label: str | None = None,
+        rules: PropagationRules | None = None,
+    ) -> None:
         self._encoded, self._data, self._orientation, self._label = encoded, data, orientation, label
+        self._rules = rules
         self._slices: SlicedFile | None = None
         self._mask: NDArray[np.uint8] = np.zeros((0, 0, 0), np.uint8)
         self._prompts: dict[int, SlicePrompts] = {}
         self._answers: dict[int, SliceAnswer] = {}
         self._open: set[int] = set()
+        self._followed: set[int] = set()
         self._last: _Step | None = None
 
     def set_image(self, image: NDArray[Any], spacing_mm: Sequence[float] | None) -> tuple[int, ...]:
@@ -160,7 +177,8 @@ class AskedVolume:
             answer = answer_slice(predictor, prompts, label=self._label, before=self._answers.get(position))
             self._answers[position] = answer
             self._write(position, self._stored(answer.mask))
-        return self._change(asked)
+            self._followed.discard(position)
+        return self._change([*asked, *(each for position in asked for each in self._follow(position))])
 
     def undo(self) -> Change | None:
         """Take back the last interaction, one step and no further; return what the mask shows there again, or None."""
@@ -174,8 +192,12 @@ class AskedVolume:
             del self._prompts[step.position]
         if step.answer is not None:
             self._answers[step.position] = step.answer
-        self._write(step.position, step.mask)
-        return self._change([step.position])
+        if self._rules is None:
+            self._write(step.position, step.mask)
+            return self._change([step.position])
+        self._mask[...] = step.mask
+        self._followed = set(step.followed)
+        return self._change(range(len(self._shown())))
 
     def reset(self) -> None:
         """Forget the object: its prompts and its mask."""
@@ -190,15 +212,47 @@ class AskedVolume:
 
     def _forget_object(self) -> None:
         self._last = None
-        for held in (self._prompts, self._answers, self._open):
+        for held in (self._prompts, self._answers, self._open, self._followed):
             held.clear()
 
     def _add(self, position: int, prompts: SlicePrompts) -> None:
         before = self._prompts.get(position, NO_PROMPTS)
-        mask = self._mask[self._cut(position)].copy()
-        self._last = _Step(position, before, self._answers.get(position), mask)
+        mask = (self._mask if self._rules is not None else self._mask[self._cut(position)]).copy()
+        self._last = _Step(position, before, self._answers.get(position), mask, frozenset(self._followed))
         self._prompts[position] = prompts
         self._open.add(position)
+
+    def _follow(self, position: int) -> list[int]:
+        """Follow the object from a slice that was answered; return the other slices that changed."""
+        first = self._answers[position]
+        if self._rules is None or position not in self._prompts or not first.mask.any():
+            return []
+        slices = self._shown()
+        low, high = self._reach(position)
+        found = propagate(
+            lambda where, prompts: answer_slice(self._encoded.get(self, slices, where), prompts, label=self._label),
+            len(slices),
+            Step(position, self._prompts[position], first),
+            replace(self._rules, slices=(low, high)),
+        )
+        old = {each for each in self._followed if low <= each <= high}
+        new = {where: mask for where, mask in found.masks.items() if where != position}
+        for where in old - new.keys():
+            self._mask[self._cut(where)] = 0
+        for where, mask in new.items():
+            self._write(where, self._stored(mask))
+        self._followed = (self._followed - old) | new.keys()
+        return sorted(old | new.keys())
+
+    def _reach(self, position: int) -> tuple[int, int]:
+        """Return first and last slice of a prompt's own: halfway to the next slices that were drawn on."""
+        others = [each for each, prompts in self._prompts.items() if prompts.asks and each != position]
+        below = max((each for each in others if each < position), default=None)
+        above = min((each for each in others if each > position), default=None)
+        low = 0 if below is None else (below + position) // 2 + 1
+        high = len(self._shown()) - 1 if above is None else (position + above) // 2
+        # Halfway down from two neighbours is the prompt's own slice.
+        return min(low, position), max(high, position)
 
     def _shown(self) -> SlicedFile:
         if self._slices is None:

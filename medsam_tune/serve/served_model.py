@@ -11,6 +11,7 @@ from medsam_tune.backbone.base import WeightsIdentity
 from medsam_tune.backbone.weights import WEIGHTS
 from medsam_tune.inference.asked_slices import EncodedSlices, check_label
 from medsam_tune.inference.held_image import ORIENTATION, check_orientation
+from medsam_tune.inference.propagation import PropagationRules, check_propagation
 from medsam_tune.inference.trained_data import TrainedData
 from medsam_tune.runs.asked_model import AskedModel
 from medsam_tune.serve.asked_volume import AskedVolume
@@ -28,29 +29,40 @@ class ServedModel:
         data: What it was trained on.
         orientation: Where the axes of the clients' arrays run.
         label: The class that is shown.
+        rules: How an object is followed from the slice that was drawn on; None answers that slice alone.
     """
 
     encoded: EncodedSlices
     data: TrainedData
     orientation: str = ORIENTATION
     label: str | None = None
+    rules: PropagationRules | None = None
 
     @classmethod
-    def of(cls, model: AskedModel, *, orientation: str = ORIENTATION, label: str | None = None) -> ServedModel:
+    def of(
+        cls,
+        model: AskedModel,
+        *,
+        orientation: str = ORIENTATION,
+        label: str | None = None,
+        rules: PropagationRules | None = None,
+    ) -> ServedModel:
         """Prepare a model, on the GPU where there is one.
 
         Raises:
-            RecipeError: If the orientation or the label does not fit.
+            RecipeError: If the orientation or the label does not fit, or the model's objects cannot be followed.
         """
         check_orientation(orientation)
+        if rules is not None:
+            check_propagation(model.predictor.segmenter)
         check_label(model.predictor.segmenter, label)
         if torch.cuda.is_available():
             model.predictor.segmenter.to("cuda")
-        return cls(EncodedSlices(model.predictor, find_priors=model.prior_finder()), model.data, orientation, label)
+        return cls(EncodedSlices(model.predictor, find_priors=model.prior_finder()), model.data, orientation, label, rules)
 
     def open_volume(self) -> AskedVolume:
         """Return what a new client asks about."""
-        return AskedVolume(self.encoded, self.data, orientation=self.orientation, label=self.label)
+        return AskedVolume(self.encoded, self.data, orientation=self.orientation, label=self.label, rules=self.rules)
 
     def licence(self) -> str:
         """Return what a user must know of the licence of the weights."""

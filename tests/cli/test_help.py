@@ -72,7 +72,7 @@ def test_typo_is_answered_with_what_was_meant(words, meant, capsys):
         ("medsam-tune run autosam_em", "autosam_embedding"),
         ("medsam-tune run lora ep", "epochs="),
         ("medsam-tune runs sh", "show"),
-        ("medsam-tune predict --bo", "--boxes"),
+        ("medsam-tune predict --boxe", "--boxes"),
     ],
 )
 def test_bash_completes_commands_recipes_keys_and_options(words, offered, capsys, tmp_path):

@@ -5,8 +5,9 @@ import torch
 from medsam_tune import Predictor, SamBackbone
 from medsam_tune.data.intensity import AS_STORED
 from medsam_tune.errors import RecipeError
-from medsam_tune.inference.asked_slices import NO_PROMPTS, EncodedSlices, answer_slice, check_label
+from medsam_tune.inference.asked_slices import EncodedSlices, answer_slice, check_label
 from medsam_tune.inference.held_image import held_image
+from medsam_tune.inference.slice_prompts import NO_PROMPTS
 from medsam_tune.inference.sliced_file import SlicedFile
 from medsam_tune.inference.trained_data import TrainedData
 from medsam_tune.prompts import BoxPrompt

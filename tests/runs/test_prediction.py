@@ -245,3 +245,82 @@ def test_coco_of_a_volume_is_refused_with_what_can_be_had(model, tmp_path, monke
     boxes.write_text("image,x1,y1,x2,y2,slice\nv,1,1,3,3,0\n")
     (outcome,) = job(model, tmp_path / "new", drawn=(boxes, "boxes"), to="coco").outcomes()
     assert "is a volume, and COCO describes images. Write --to nifti, nrrd, mha, seg or rtstruct" in outcome.fault
+
+
+@pytest.fixture
+def followed(tmp_path, monkeypatch):
+    """A volume, and rules under which a random network is followed to both ends."""
+    write_volume(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return ["predict", "random_tiny", "images/case_1.nii.gz", "out"]
+
+
+def test_an_object_is_followed_from_a_box_on_one_slice_by_command(followed, capsys):
+    assert main([*followed, "--box-on-slice", "2:0,0,3,3", "--least-iou=0", "--overlays"]) == 0
+    said = capsys.readouterr().out
+    assert "case_1: slices " in said
+    assert said.endswith("1 masks in out\n") or "1 masks in " in said
+    record = json.loads(Path("out/case_1.propagation.json").read_text())
+    assert record["prompt"] == {"slice": 2, "points": [], "box": [0.0, 0.0, 3.0, 3.0]}
+    (row,) = table(Path("out"))
+    assert int(row["pixels"]) == sum(each["pixels"] for each in record["slices"]) > 0
+    assert Path("out/overlays/case_1.png").is_file()
+    # The same question is not asked again, another one is.
+    assert main([*followed, "--box-on-slice=2:0,0,3,3", "--least-iou=0", "--overlays"]) == 0
+    assert "1 of them from before" in capsys.readouterr().out
+    assert main([*followed, "--box-on-slice=2:0,0,3,3", "--slices=2:3", "--least-iou=0", "--overlays"]) == 1
+    assert "answers another question" in capsys.readouterr().err
+
+
+def test_a_series_is_followed_from_a_click(followed, tmp_path, capsys):
+    write_series(tmp_path / "series", np.arange(240, dtype=np.int16).reshape(4, 6, 10))
+    words = ["predict", "random_tiny", "--point-on-slice", "1:2,2", "series", "-o", "out", "--least-iou=0", "--connected"]
+    assert main(words) == 0
+    assert list(Path("out").rglob("*.dcm"))
+    assert "slices " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--box-on-slice=9:0,0,3,3"], "has the slices 0 to 4, but the prompt is on slice 9"),
+        (["--box-on-slice=2:0,0,30,3"], "box must lie in the image of"),
+        (["--point-on-slice=2:50,3"], "point must lie in the image of"),
+        (["--box-on-slice=2:0,0,3,3", "--slices=0:9"], "--slices names 0 to 9"),
+        (["--box-on-slice=2:0,0,3,3", "--slices=3:3"], "outside of --slices 3:3"),
+        (["--box-on-slice=2:0,0,3"], "--box-on-slice: expected the slice, a colon and 4 numbers"),
+        (["--box-on-slice=x:0,0,3,3"], "such as 42:30,40,88,97, got 'x:0,0,3,3'"),
+        (["--point-on-slice=2:1,1,7"], "the third number is 1 (object) or 0 (background), got 7"),
+        (["--point-on-slice=2:1,1,0"], "all clicks are beside the object"),
+        (["--point-on-slice=2:1,1", "--point-on-slice=3:1,1"], "must be on one slice, got slices [2, 3]"),
+        (["--box-on-slice=2:0,0,3,3", "--slices=a"], "--slices: expected FIRST:LAST such as 30:55, got 'a'"),
+        (["--box-on-slice=2:0,0,3,3", "--least-iou=2"], "--least-iou: expected a number from 0"),
+        (["--box-on-slice=2:0,0,3,3", "--uncertainty"], "--uncertainty: is not there for an object"),
+        (["--box-on-slice=2:0,0,3,3", "--boxes=b.csv"], "--boxes: draws on many slices"),
+        (["--connected"], "--connected: goes with --box-on-slice"),
+        (["--box-on-slice=2:0,0,3,3", "-o", "other"], "give the folder of the masks once"),
+    ],
+)
+def test_what_cannot_be_followed_is_said_and_nothing_is_written(followed, words, said, capsys):
+    assert main([*followed, *words]) != 0
+    assert said in capsys.readouterr().err
+    assert not list(Path().rglob("*.propagation.json"))
+
+
+def test_one_box_is_not_for_many_files(followed, tmp_path, capsys):
+    write_volume(tmp_path, "case_2")
+    followed[2] = "images"
+    assert main([*followed, "--box-on-slice=2:0,0,3,3"]) != 0
+    assert "holds 2 files, but a box is drawn on one" in capsys.readouterr().err
+
+
+def test_an_empty_first_mask_is_said(followed, monkeypatch, capsys):
+    asked = Predictor.predict
+
+    def empty(self, **prompts):
+        masks, *rest = asked(self, **prompts)
+        return (masks & False, *rest)
+
+    monkeypatch.setattr(Predictor, "predict", empty)
+    assert main([*followed, "--box-on-slice=2:0,0,3,3"]) == 1
+    assert "the mask of slice 2 is empty, so there is nothing to follow" in capsys.readouterr().err

@@ -30,8 +30,8 @@ KEY = "a-key-of-this-test-alone"
 
 
 @contextmanager
-def clients(model, *, number=1, orientation="SPL", label=None, key=None, **limits):
-    served = ServedModel.of(model, orientation=orientation, label=label)
+def clients(model, *, number=1, orientation="SPL", label=None, key=None, rules=None, **limits):
+    served = ServedModel.of(model, orientation=orientation, label=label, rules=rules)
     with serving(make_app(served, key=key, hosts=("127.0.0.1",), **limits)) as address:
         opened = [nnInteractiveRemoteInferenceSession(address, api_key=key) for _ in range(number)]
         try:
