@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from medsam_tune.backbone.base import Backbone
-from medsam_tune.evaluation.summary import figures
+from medsam_tune.evaluation.figures import figures
 from medsam_tune.inference.automatic import AutomaticMaskGenerator
 from medsam_tune.inference.automatic_settings import AutomaticSettings
 from medsam_tune.metrics.instances import (
@@ -20,6 +20,7 @@ from medsam_tune.metrics.instances import (
     f1,
     match_instances,
     panoptic_quality,
+    pixel_f,
 )
 from medsam_tune.samples import Sample
 
@@ -56,8 +57,8 @@ def summarise_instances(matches: Matches, patients: Mapping[str, str] | None = N
     Returns:
         Over all images, ranked by score: ``ap_coco`` (mean over the IoU thresholds 0.5 to 0.95) and ``ap50_coco``. Over cases,
         each as ``mean``, ``std``, ``ci95`` and ``ci95_method``: ``ap_stardist`` (TP / (TP + FP + FN), mean over the same
-        thresholds), ``ap50_stardist``, ``f1_50``, ``pq`` and ``aji``. ``n_true`` and ``n_found`` count objects and masks,
-        ``n_cases`` the cases with any of them. None stands for what is undefined.
+        thresholds), ``ap50_stardist``, ``f1_50``, ``pq``, ``aji`` and ``pixel_f``. ``n_true`` and ``n_found`` count objects and
+        masks, ``n_cases`` the cases with any of them. None stands for what is undefined.
     """
     every = [each for images in matches.values() for each in images]
     counted = {case: images for case, images in matches.items() if sum(each.n_true + each.n_found for each in images)}
@@ -69,6 +70,7 @@ def summarise_instances(matches: Matches, patients: Mapping[str, str] | None = N
         "f1_50": [f1(images)[0] for images in cases],
         "pq": [panoptic_quality(images) for images in cases],
         "aji": [aggregated_jaccard(images) for images in cases],
+        "pixel_f": [pixel_f(images) for images in cases],
     }
     return {
         "ap_coco": None if np.isnan(ap).any() else float(ap.mean()),
@@ -83,7 +85,7 @@ def summarise_instances(matches: Matches, patients: Mapping[str, str] | None = N
 def instance_line(summary: Mapping[str, Any]) -> str:
     """Return a summary's figures in one line."""
     coco = {"AP (COCO)": summary["ap_coco"], "AP50 (COCO)": summary["ap50_coco"]}
-    names = {"ap50_stardist": "TP/(TP+FP+FN) at 0.5", "f1_50": "F1 at 0.5", "pq": "PQ", "aji": "AJI"}
+    names = {"ap50_stardist": "TP/(TP+FP+FN) at 0.5", "f1_50": "F1 at 0.5", "pq": "PQ", "aji": "AJI", "pixel_f": "pixel F"}
     values = {**coco, **{title: summary[name]["mean"] for name, title in names.items()}}
     shown = ", ".join(f"{title} {'undefined' if value is None else format(value, '.3f')}" for title, value in values.items())
     return f"{shown}; {summary['n_found']} masks, {summary['n_true']} objects"

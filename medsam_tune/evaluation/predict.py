@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medsam_tune.inference.stitching import AskedImage, asked_images, known_pixels, mask_chunks, true_masks
+from medsam_tune.metrics.instances import instance_pixels
 from medsam_tune.metrics.overlap import OverlapMetric, overlap_counts
 from medsam_tune.metrics.surface import OutlineMetric, OutlinePlace
 from medsam_tune.types import MaskPrediction, SegmentationBatch
@@ -34,7 +37,7 @@ def update_metric(metric: OverlapMetric, batch: SegmentationBatch, prediction: M
     for image in asked_images(batch):
         known, masks = known_pixels(batch, image), true_masks(batch, image)
         labels = image.labels
-        counts, start, shown = [], 0, _Shown()
+        counts, start, shown = [], 0, _Shown(labels)
         for predicted in mask_chunks(prediction, batch, image, side):
             predicted = predicted if known is None else predicted & known.to(predicted.device)
             rows = slice(start, start + len(predicted))
@@ -57,10 +60,19 @@ def update_metric(metric: OverlapMetric, batch: SegmentationBatch, prediction: M
 class _Shown:
     """Join the objects of each label on one image, predicted and true, a few objects at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, labels: Tensor) -> None:
         self._masks: dict[int, tuple[Tensor, Tensor]] = {}
+        names, counts = torch.unique(labels, return_counts=True)
+        # Only of several objects with one label is it a question which answer is whose.
+        self._instances: dict[int, tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]] = {
+            label: ([], []) for label in names[counts > 1].tolist()
+        }
 
     def add(self, labels: Tensor, predicted: Tensor, true: Tensor) -> None:
+        for row, label in enumerate(labels.tolist()):
+            if label in self._instances:
+                for places, mask in zip(self._instances[label], (predicted[row], true[row]), strict=True):
+                    places.append(np.flatnonzero(mask.cpu().numpy()))
         for label in torch.unique(labels).tolist():
             rows = labels == label
             now = (predicted[rows].any(dim=0), true[rows].any(dim=0))
@@ -74,3 +86,5 @@ class _Shown:
         position = 0 if batch.slice_index is None else int(batch.slice_index[row])
         for label, (predicted, true) in self._masks.items():
             metric.add_outlines(OutlinePlace(image.case_index, label, volume, position), predicted, true)
+        for label, (found, objects) in self._instances.items():
+            metric.add_instances(image.sample_index, image.case_index, label, instance_pixels(found, objects))

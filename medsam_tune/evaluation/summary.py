@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam_tune.evaluation.figures import figures, mean_and_std
 from medsam_tune.evaluation.measures import CaseMeasures
 from medsam_tune.files import write_text
-from medsam_tune.metrics.interval import mean_interval
 from medsam_tune.metrics.overlap import CaseScores
 
 CASE_TABLE_COLUMNS = (
     *("case", "label", "n_slices", "tp", "fp", "fn", "dice", "iou"),
     *("hd95", "hd95_unit", "true_size", "predicted_size", "size_unit", "excluded"),
+    *("patient", "size_difference", "hd", "asd", "nsd", "s_measure", "aji", "pixel_f"),
+    *("empty_slices", "false_positive_slices"),
 )
 
 
@@ -41,8 +43,12 @@ def summarise(
         sample, n - 1), ``ci95`` of that mean with the patient as the unit, and ``ci95_method`` (``t`` or ``bca``); ``n_cases``
         and ``n_patients`` scored; ``n_excluded`` pairs of
         case and label with no foreground in truth and prediction, and the cases that have nothing else (``excluded_cases``);
-        the same ``per_label``; and ``slices``, Dice by slice with ``n``, without an interval because a patient's slices are not
-        independent; ``objects``, the same by object. None stands for what too few values leave undefined.
+        the same ``per_label``, with the slices that show nothing of it and those of them on which something was found; and
+        ``slices``, Dice by slice with ``n``, without an interval because a patient's slices are not independent; ``objects``,
+        the same by object. ``per_data_set``, the same as ``per_label``, stands there where all names of cases begin with one of
+        several folders. ``balanced`` is the mean over targets, each a label in a data set, of the mean over its cases: in it a
+        rare target weighs as much as a frequent one. ``patients``, where several cases are of one, is the mean over patients.
+        None stands for what too few values leave undefined.
     """
     kept = ~scores.slices.excluded
     people = case_names if patients is None else patients
@@ -58,17 +64,24 @@ def summarise(
             label_name(label, label_names): _label_figures(scores, scores.label == label, people)
             for label in np.unique(scores.label)
         },
-        "slices": {"dice": _mean_and_std(scores.slices.dice[kept]), "n": int(kept.sum())},
-        "objects": {"dice": _mean_and_std(scores.object_dice), "n": len(scores.object_dice)},
+        **_groups(scores, case_names, people),
+        "slices": {"dice": mean_and_std(scores.slices.dice[kept]), "n": int(kept.sum())},
+        "objects": {"dice": mean_and_std(scores.object_dice), "n": len(scores.object_dice)},
     }
 
 
 def write_case_table(
-    path: Path, scores: CaseScores, measures: CaseMeasures, case_names: Sequence[str], label_names: Mapping[int, str]
+    path: Path,
+    scores: CaseScores,
+    measures: CaseMeasures,
+    case_names: Sequence[str],
+    label_names: Mapping[int, str],
+    patients: Sequence[str] | None = None,
 ) -> Path:
     """Write one row per case and label to a CSV file, atomically.
 
-    Dice, IoU and distance are empty where the row is excluded; the distance is ``inf`` where one of the two masks is missing.
+    A figure is empty where it is undefined, as all are where the row is excluded; a distance is ``inf`` where one of the two
+    masks is missing. ``hd``, ``hd95`` and ``asd`` are in ``hd95_unit``, sizes and their difference in ``size_unit``.
 
     Raises:
         DataError: If the file cannot be written.
@@ -76,19 +89,24 @@ def write_case_table(
     buffer = StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CASE_TABLE_COLUMNS)
-    for row in range(len(scores.case_index)):
-        excluded = bool(scores.excluded[row])
-        ratios = (scores.dice[row], scores.iou[row], measures.hd95[row])
+    people = case_names if patients is None else patients
+    for row, case in enumerate(scores.case_index.tolist()):
+        values = (scores.dice[row], scores.iou[row], measures.hd95[row])
+        more = (measures.hd, measures.asd, measures.nsd, measures.s_measure, measures.aji, measures.pixel_f)
         writer.writerow(
             [
-                case_names[scores.case_index[row]],
+                case_names[case],
                 label_name(scores.label[row], label_names),
                 *(int(column[row]) for column in (scores.n_slices, scores.tp, scores.fp, scores.fn)),
-                *("" if excluded else f"{value:.6f}" for value in ratios),
+                *map(_text, values),
                 measures.distance_unit[row],
-                *(f"{sizes[row]:.6f}" for sizes in (measures.true_size, measures.predicted_size)),
+                *(_text(sizes[row]) for sizes in (measures.true_size, measures.predicted_size)),
                 measures.size_unit[row],
-                str(excluded).lower(),
+                str(bool(scores.excluded[row])).lower(),
+                people[case],
+                _text(measures.size_difference[row]),
+                *(_text(column[row]) for column in more),
+                *(int(column[row]) for column in (measures.empty_slices, measures.false_positive_slices)),
             ]
         )
     write_text(path, buffer.getvalue())
@@ -120,35 +138,62 @@ def label_name(label: int, label_names: Mapping[int, str]) -> str:
     return label_names.get(int(label), f"label {int(label)}")
 
 
-def figures(values: NDArray[np.float64], patients: Sequence[str]) -> dict[str, Any]:
-    """Return mean, standard deviation and interval of one figure a case, between 0 and 1, as JSON values.
-
-    Args:
-        values: One a case.
-        patients: The patient of each case.
-    """
-    interval = mean_interval(values, groups=patients, bounds=(0.0, 1.0))
-    return {
-        **_mean_and_std(values),
-        "ci95": None if interval is None else [interval.low, interval.high],
-        "ci95_method": None if interval is None else interval.method,
-    }
-
-
-def _mean_and_std(values: NDArray[np.float64]) -> dict[str, float | None]:
-    return {
-        "mean": float(values.mean()) if values.size else None,
-        "std": float(values.std(ddof=1)) if values.size > 1 else None,
-    }
-
-
 def _label_figures(scores: CaseScores, rows: NDArray[np.bool_], people: Sequence[str]) -> dict[str, Any]:
     kept = rows & ~scores.excluded
     patients = [people[case] for case in scores.case_index[kept]]
+    slices = scores.slices
+    cases, labels = scores.case_index[rows], scores.label[rows]
+    empty = (slices.tp + slices.fn == 0) & np.isin(slices.case_index, cases) & np.isin(slices.label, labels)
     return {
         "dice": figures(scores.dice[kept], patients),
         "iou": figures(scores.iou[kept], patients),
-        "n_cases": len(patients),
+        "n_cases": len(set(scores.case_index[kept].tolist())),
         "n_patients": len(set(patients)),
         "n_excluded": int((rows & scores.excluded).sum()),
+        "empty_slices": int(empty.sum()),
+        "false_positive_slices": int((empty & (slices.fp > 0)).sum()),
     }
+
+
+def _groups(scores: CaseScores, case_names: Sequence[str], people: Sequence[str]) -> dict[str, Any]:
+    """Return the figures by data set, over targets and over patients, as far as there are several."""
+    sets = _data_sets(scores, case_names)
+    keys = list(zip(sets or [""] * len(scores.case_index), scores.label.tolist(), strict=True))
+    kept = ~scores.excluded
+    targets: dict[tuple[str, int], list[int]] = {}
+    for row in np.flatnonzero(kept).tolist():
+        targets.setdefault(keys[row], []).append(row)
+    found: dict[str, Any] = {}
+    if sets:
+        named = np.array(sets)
+        found["per_data_set"] = {name: _label_figures(scores, named == name, people) for name in sorted(set(sets))}
+    means = {name: [float(getattr(scores, name)[rows].mean()) for rows in targets.values()] for name in ("dice", "iou")}
+    found["balanced"] = {
+        **{name: mean_and_std(np.array(values, np.float64)) for name, values in means.items()},
+        "n_targets": len(targets),
+    }
+    cases = scores.scored_cases()
+    patients = [people[case] for case in cases]
+    if len(set(patients)) < len(patients):
+        found["patients"] = {
+            name: _over(values, patients) for name, values in (("dice", scores.case_dice()), ("iou", scores.case_iou()))
+        }
+    return found
+
+
+def _over(values: NDArray[np.float64], patients: Sequence[str]) -> dict[str, Any]:
+    """Return the figures of patients' own means."""
+    names = sorted(set(patients))
+    own = np.array(patients)
+    return figures(np.array([values[own == name].mean() for name in names], np.float64), names)
+
+
+def _data_sets(scores: CaseScores, case_names: Sequence[str]) -> list[str]:
+    """Return the data set of each row, the first folder of its case's name; empty where names tell of one alone."""
+    parts = [case_names[case].partition("/") for case in scores.case_index]
+    sets = [first for first, _, rest in parts if rest]
+    return sets if len(sets) == len(parts) and len(set(sets)) > 1 else []
+
+
+def _text(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.6f}"

@@ -16,10 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 THRESHOLDS: tuple[float, ...] = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
 """COCO's IoU thresholds."""
@@ -41,6 +45,7 @@ class InstanceMatches:
         n_above_half: Number of those pairs: panoptic quality asks for more than 0.5.
         shared_px: Pixels that each object shares with the mask of largest IoU, summed.
         joined_px: Pixels of each object and that mask together, and of the masks that are no object's, summed.
+        pixels: True positive, false positive and false negative pixels of all masks joined against all objects joined.
         scores: (P,) float64.
         hits: (P, 10) bool, whether the mask is a true positive under COCO's greedy matching, in the order of ``scores``.
     """
@@ -52,6 +57,7 @@ class InstanceMatches:
     n_above_half: int
     shared_px: int
     joined_px: int
+    pixels: tuple[int, int, int]
     scores: NDArray[np.float64]
     hits: NDArray[np.bool_]
 
@@ -91,6 +97,7 @@ def match_instances(found: Tensor, true: Tensor, scores: Tensor | None = None) -
         n_above_half=len(above),
         shared_px=shared_px,
         joined_px=joined_px,
+        pixels=_pixels(found.any(dim=0), true.any(dim=0)),
         scores=ranked,
         hits=np.stack([_greedy_hits(iou, ranked, threshold) for threshold in THRESHOLDS], axis=1),
     )
@@ -128,6 +135,52 @@ def aggregated_jaccard(matches: Sequence[InstanceMatches]) -> float:
     return shared / joined if joined else float("nan")
 
 
+def pixel_f(matches: Sequence[InstanceMatches]) -> float:
+    """Return 2 TP / (2 TP + FP + FN) over the pixels of images, instances joined; NaN where nothing is there or found."""
+    hit, false, missed = (sum(each.pixels[part] for each in matches) for part in range(3))
+    wrong = false + missed
+    return 2 * hit / (2 * hit + wrong) if hit + wrong else float("nan")
+
+
+@dataclass(frozen=True)
+class InstancePixels:
+    """Hold what answers to an image's instances, one each, share with them, for the aggregated Jaccard index and pixel F.
+
+    Attributes:
+        shared_px: As in ``InstanceMatches``.
+        joined_px: As there.
+        pixels: As there.
+    """
+
+    shared_px: int
+    joined_px: int
+    pixels: tuple[int, int, int]
+
+
+def instance_pixels(found: Sequence[NDArray[np.int64]], true: Sequence[NDArray[np.int64]]) -> InstancePixels:
+    """Count what masks share with instances, from the pixels of each, so that memory follows their area and not their number.
+
+    Args:
+        found: For each mask the numbers of its pixels in the flattened image.
+        true: The same for each instance.
+
+    Examples:
+        >>> instance_pixels([np.array([0, 1])], [np.array([1, 2]), np.array([3])])
+        InstancePixels(shared_px=1, joined_px=4, pixels=(1, 1, 2))
+    """
+    masks, objects = ([each for each in given if each.size] for given in (found, true))
+    found_px, true_px = (np.array([each.size for each in given], np.int64) for given in (masks, objects))
+    width = 1 + max((int(each[-1]) for each in [*masks, *objects]), default=0)
+    shared = _shared(*(_rows(given, width) for given in (masks, objects)))
+    joined = found_px[:, None] + true_px[None] - shared
+    iou = np.divide(shared, joined, out=np.zeros(shared.shape), where=joined > 0)
+    shared_px, joined_px = _aggregated(shared, joined, iou, found_px, true_px)
+    nothing = np.zeros(0, np.int64)
+    predicted_px, all_px = (np.unique(np.concatenate([nothing, *given])) for given in (masks, objects))
+    both = len(np.intersect1d(predicted_px, all_px, assume_unique=True))
+    return InstancePixels(shared_px, joined_px, (both, len(predicted_px) - both, len(all_px) - both))
+
+
 def coco_average_precision(matches: Sequence[InstanceMatches]) -> NDArray[np.float64]:
     """Return COCO's average precision over images at each of ``THRESHOLDS``; NaN without an object."""
     n_true = sum(each.n_true for each in matches)
@@ -141,12 +194,28 @@ def coco_average_precision(matches: Sequence[InstanceMatches]) -> NDArray[np.flo
 
 def _areas(found: Tensor, true: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return shared pixels (P, T), and the pixels of each."""
+    width = found[0].numel() if len(found) else true[0].numel() if len(true) else 0
+    places = ([np.flatnonzero(mask.numpy()) for mask in masks] for masks in (found, true))
+    shared = _shared(*(_rows(given, width) for given in places))
+    return shared, found.flatten(1).sum(dim=1).numpy(), true.flatten(1).sum(dim=1).numpy()
+
+
+def _rows(places: Sequence[NDArray[np.int64]], width: int) -> csr_array:
+    """Return masks as rows (n, width) of a sparse table: of 200 nuclei on a megapixel, each is a few hundred pixels."""
     from scipy.sparse import csr_array
 
-    # Sparse: of 200 nuclei on a megapixel, each is a few hundred pixels.
-    rows, columns = (csr_array(masks.flatten(1).numpy().astype(np.int64)) for masks in (found, true))
-    shared = np.asarray((rows @ columns.T).todense(), np.int64).reshape(len(found), len(true))
-    return shared, found.flatten(1).sum(dim=1).numpy(), true.flatten(1).sum(dim=1).numpy()
+    ends = np.cumsum([0, *(each.size for each in places)])
+    columns = np.concatenate([np.zeros(0, np.int64), *places])
+    return csr_array((np.ones(len(columns), np.int64), columns, ends), shape=(len(places), width))
+
+
+def _shared(rows: csr_array, columns: csr_array) -> NDArray[np.int64]:
+    return np.asarray((rows @ columns.T).todense(), np.int64).reshape(rows.shape[0], columns.shape[0])
+
+
+def _pixels(found: Tensor, true: Tensor) -> tuple[int, int, int]:
+    both = int((found & true).count_nonzero())
+    return both, int(found.count_nonzero()) - both, int(true.count_nonzero()) - both
 
 
 def _best_pairs(iou: NDArray[np.float64], threshold: float) -> list[tuple[int, int]]:

@@ -94,7 +94,9 @@ class CaseScores:
         n_slices: (R,) int64, slices that have a row for this label.
         excluded: (R,) bool: no foreground in truth and prediction.
         slices: The same per slice.
-        outlines: (P, 7) int32 pixels of the masks' outlines, as ``OutlineMetric`` gathers them; None elsewhere.
+        outlines: (P, 8) int32 runs of the masks' pixels, as ``OutlineMetric`` gathers them; None elsewhere.
+        instances: (I, 8) int64 sample, case, label and the counts of ``instance_pixels``, for images that show several objects
+            of a label; None elsewhere.
     """
 
     case_index: NDArray[np.int64]
@@ -109,6 +111,7 @@ class CaseScores:
     slices: SliceScores
     object_dice: NDArray[np.float64]
     outlines: NDArray[np.int32] | None = None
+    instances: NDArray[np.int64] | None = None
 
     def scored_cases(self) -> NDArray[np.int64]:
         """Return the sorted cases that have at least one label that is not excluded."""

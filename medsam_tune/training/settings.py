@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from medsam_tune.errors import RecipeError
+from medsam_tune.evaluation.measures import NSD_TOLERANCE
 from medsam_tune.inference.automatic_settings import AutomaticSettings
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,63}", re.ASCII)
@@ -24,6 +25,8 @@ class RunSettings:
         report: Also write the HTML report.
         box_jitter: Share of its width and height by which each side of a test's box is moved, in or out, in one more scoring of
             networks that are asked with boxes; 0 leaves it out.
+        nsd_tolerance_mm: Distance within which surfaces agree in a test's normalised surface Dice, in mm; in pixels where no
+            file states a spacing.
         automatic: Also find masks in the test images without a prompt and compare them with the instances (``data.target:
             per_instance``), before and after tuning: average precision, panoptic quality, AJI, F1. Not by default.
     """
@@ -35,6 +38,7 @@ class RunSettings:
     baselines: bool = True
     report: bool = True
     box_jitter: float = 0.1
+    nsd_tolerance_mm: float = NSD_TOLERANCE
     automatic: AutomaticSettings | None = None
 
     def __post_init__(self) -> None:
@@ -48,5 +52,7 @@ class RunSettings:
             raise RecipeError(f"run.save_every_n_steps: must be at least 1, got {self.save_every_n_steps}.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise RecipeError(f"run.early_stopping_patience: must be at least 1 or null, got {self.early_stopping_patience}.")
+        if not 0 <= self.nsd_tolerance_mm < float("inf"):
+            raise RecipeError(f"run.nsd_tolerance_mm: must be at least 0 mm, got {self.nsd_tolerance_mm}; 2 is MedSAM's.")
         if not 0 <= self.box_jitter < 1:
             raise RecipeError(f"run.box_jitter: must be at least 0 and below 1, got {self.box_jitter}; 0.1 is 10 %.")

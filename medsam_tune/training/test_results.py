@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 from medsam_tune import __version__
 from medsam_tune.backbone.freezing import trainable_report
-from medsam_tune.evaluation.measures import CaseMeasures, measure_cases, summarise_distances
+from medsam_tune.evaluation.measures import NSD_TOLERANCE, CaseMeasures, measure_cases, summarise_measures
 from medsam_tune.evaluation.summary import summarise, write_case_table
 from medsam_tune.files import write_json
 from medsam_tune.metrics.overlap import OverlapMetric
@@ -41,6 +41,7 @@ class TestResults(Callback):
         baseline_scores: Scores of the untuned network on the same cases, by way of asking, once they were made.
         summary: What ``summary.json`` holds.
         found: What a callback found for keys of the recipe, such as ``data.batch_size``.
+        nsd_tolerance: ``run.nsd_tolerance_mm``.
     """
 
     __test__ = False  # pytest would collect a class of this name
@@ -53,6 +54,7 @@ class TestResults(Callback):
         self.baseline_scores: dict[str, CaseScores] = {}
         self.summary: dict[str, Any] = {}
         self.found: dict[str, int] = {}
+        self.nsd_tolerance = NSD_TOLERANCE
         self._tested_step: int | None = None
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -69,12 +71,13 @@ class TestResults(Callback):
         if not trainer.is_global_zero or self.folder is None or self.scores is None:
             return
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        self.measures = measure_cases(self.scores, data.voxel_sizes("test"))
-        write_case_table(self.folder.test_cases, self.scores, self.measures, data.case_names, data.label_names)
+        self.measures = measure_cases(self.scores, data.voxel_sizes("test"), tolerance=self.nsd_tolerance)
+        names = data.case_names, data.label_names, data.case_patients
+        write_case_table(self.folder.test_cases, self.scores, self.measures, *names)
         self.summary = {
             "test": {
-                **summarise(self.scores, data.case_names, data.label_names, data.case_patients),
-                "hd95": summarise_distances(self.scores, self.measures),
+                **summarise(self.scores, *names),
+                **summarise_measures(self.scores, self.measures, data.case_patients),
             },
             **self._facts(trainer, module),
         }

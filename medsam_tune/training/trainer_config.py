@@ -57,6 +57,7 @@ def trainer_config(cli: MedsamCLI, recipe: Mapping[str, Any], *, continued: bool
 def _callbacks(cli: MedsamCLI, max_steps: int, *, continued: bool) -> list[Callback]:
     folder, interruptions, rows = cli.run_folder, Interruptions(), TrainingRows()
     cli.results.folder, cli.results.clock = folder, cli.clock
+    cli.results.nsd_tolerance = cli.settings.nsd_tolerance_mm
     return [
         *checkpoint_callbacks(folder.checkpoints, cli.settings, interruptions, cli.model.task),
         EndOfTraining(max_steps),

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from medsam_tune.data.base import VoxelSize
-from medsam_tune.evaluation.measures import measure_cases, summarise_distances
+from medsam_tune.evaluation.measures import measure_cases, summarise_distances, summarise_measures
 from medsam_tune.metrics.surface import OutlineMetric, OutlinePlace
 
 
@@ -50,3 +50,16 @@ def test_distances_in_different_units_have_no_mean():
     scores = scores_of((LEFT, LEFT), (LEFT, RIGHT))
     found = summarise_distances(scores, measure_cases(scores, {0: VoxelSize(1.0, 1.0)}))
     assert (found["mean"], found["unit"], found["n"]) == (None, None, 2)
+
+
+def test_a_test_sums_up_every_figure_by_the_one_rule_for_empties():
+    scores = scores_of((LEFT, LEFT), (LEFT, RIGHT), (NOTHING, RIGHT), (NOTHING, NOTHING))
+    measures = measure_cases(scores, {}, tolerance=2.0)
+    found = summarise_measures(scores, measures, ("a", "b", "c", "d"))
+    # All surface within 2 pixels but for the pixel 3 columns away, then nothing of it, and the last has no figure.
+    assert measures.nsd.tolist() == pytest.approx([1.0, 1 / 3 + 1 / 3, 0.0, np.nan], nan_ok=True)
+    assert (found["nsd"]["n_cases"], found["nsd"]["tolerance"], found["nsd"]["unit"]) == (3, 2.0, "px")
+    assert (found["hd"]["mean"], found["hd"]["n_infinite"]) == (pytest.approx(1.5), 1)
+    assert found["size_difference"] == {"mean": pytest.approx(0.0), "mean_absolute": pytest.approx(2 / 3), "unit": "px"}
+    assert "aji" not in found
+    assert measures.empty_slices.tolist() == [0, 0, 0, 1]

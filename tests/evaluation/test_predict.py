@@ -1,12 +1,13 @@
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from medsam_tune.evaluation.predict import predict_masks, update_metric
 from medsam_tune.inference import stitching
 from medsam_tune.inference.stitching import asked_images, mask_chunks
 from medsam_tune.metrics.overlap import OverlapMetric
-from medsam_tune.metrics.surface import OutlineMetric, hausdorff95
+from medsam_tune.metrics.surface import OutlineMetric, case_distances, case_instances
 from medsam_tune.types import MaskPrediction
 from tests.factories import make_batch
 
@@ -94,8 +95,18 @@ def test_a_test_gathers_the_outline_of_all_objects_of_a_label_together():
     metric = OutlineMetric()
     update_metric(metric, batch, perfect(batch), 64)
     scores = metric.scores()
-    assert hausdorff95(scores, {}).tolist() == [0.0] * len(scores.case_index)
+    assert [each.hd for each in case_distances(scores, {})] == [0.0] * len(scores.case_index)
     assert len(set(scores.outlines[:, 2].tolist())) == 2  # each image is a volume of its own
+
+
+def test_answers_to_several_objects_of_a_label_are_instances():
+    batch = make_batch(sizes=((64, 48), (40, 64)), objects=(2, 1))
+    metric = OutlineMetric()
+    update_metric(metric, batch, perfect(batch), 64)
+    (first, second), _ = case_instances(metric.scores())
+    # Two rectangles that overlap, both found: each shares all of itself.
+    assert first == 1.0
+    assert np.isnan(second)
 
 
 def test_a_few_objects_at_a_time_give_the_same_outlines(monkeypatch):
@@ -105,3 +116,4 @@ def test_a_few_objects_at_a_time_give_the_same_outlines(monkeypatch):
     monkeypatch.setattr(stitching, "_PIXELS_AT_ONCE", 100 * 80)
     update_metric(apart, batch, perfect(batch), 64)
     assert (together.scores().outlines == apart.scores().outlines).all()
+    assert (together.scores().instances == apart.scores().instances).all()

@@ -50,6 +50,35 @@ def test_interval_counts_patients_where_several_cases_are_of_one():
     assert (anterior["n_cases"], anterior["n_patients"]) == (3, 2)
 
 
+def test_patients_weigh_alike_in_a_mean_of_their_own():
+    summary = summarise(scores_of(ROWS), NAMES, LABELS, ("p", "p", "q", "q"))
+    assert summary["patients"]["dice"]["mean"] == pytest.approx(((CASE_DICE[0] + CASE_DICE[1]) / 2 + 0.0) / 2)
+    assert "patients" not in summarise(scores_of(ROWS), NAMES, LABELS)
+
+
+def test_a_rare_target_weighs_as_much_as_a_frequent_one():
+    summary = summarise(scores_of(ROWS), NAMES, LABELS)
+    anterior = statistics.mean((16 / 22, 0.5, 0.0))
+    assert summary["balanced"]["dice"]["mean"] == pytest.approx((anterior + 0.75) / 2)
+    assert summary["balanced"]["n_targets"] == 2
+    assert "per_data_set" not in summary
+
+
+def test_data_sets_are_the_first_folders_of_names():
+    summary = summarise(scores_of(ROWS), ("x/a", "y/b", "y/c", "y/d"), LABELS)
+    assert summary["per_data_set"]["y"]["dice"]["mean"] == pytest.approx(0.25)
+    assert (summary["per_data_set"]["x"]["n_cases"], summary["balanced"]["n_targets"]) == (1, 3)
+    assert summary["balanced"]["dice"]["mean"] == pytest.approx((16 / 22 + 0.75 + 0.25) / 3)
+
+
+def test_false_positives_on_slices_without_the_organ_count():
+    rows = [(0, 0, 1, 0, 8, 0, 0), (1, 0, 1, 0, 0, 4, 0), (2, 0, 1, 0, 0, 0, 0)]
+    summary = summarise(scores_of(rows), NAMES, LABELS)
+    assert summary["dice"]["mean"] == pytest.approx(16 / 20)
+    label = summary["per_label"]["anterior"]
+    assert (label["empty_slices"], label["false_positive_slices"]) == (2, 1)
+
+
 def test_labels_and_slices_stand_beside_it():
     summary = summarise(scores_of(ROWS), NAMES, LABELS)
     posterior = summary["per_label"]["posterior"]
@@ -67,8 +96,24 @@ def test_nothing_scored_gives_none_and_valid_json():
 
 def test_case_table_holds_one_row_per_case_and_label(tmp_path):
     hd95, sizes = np.array([2.5, 1.0, 0.0, np.nan, np.inf]), np.array([12.0, 4.0, 10.0, 0.0, 0.0])
-    measures = CaseMeasures(hd95, ("mm", "mm", "px", "px", "px"), sizes / 10, sizes, ("ml", "mm2", "px", "px", "px"))
-    path = write_case_table(tmp_path / "test_cases.csv", scores_of(ROWS), measures, NAMES, LABELS)
+    nothing, counts = np.full(5, np.nan), np.array([1, 0, 0, 1, 1])
+    measures = CaseMeasures(
+        hd95,
+        ("mm", "mm", "px", "px", "px"),
+        sizes / 10,
+        sizes,
+        ("ml", "mm2", "px", "px", "px"),
+        hd=2 * hd95,
+        asd=hd95 / 2,
+        nsd=np.array([0.9, 1.0, 1.0, np.nan, 0.0]),
+        tolerance=2.0,
+        s_measure=nothing,
+        aji=nothing,
+        pixel_f=nothing,
+        empty_slices=counts,
+        false_positive_slices=counts,
+    )
+    path = write_case_table(tmp_path / "test_cases.csv", scores_of(ROWS), measures, NAMES, LABELS, ("p", "p", "q", "q"))
     rows = list(csv.DictReader(path.read_text().splitlines()))
     assert rows[0] == {
         "case": "a",
@@ -85,6 +130,16 @@ def test_case_table_holds_one_row_per_case_and_label(tmp_path):
         "predicted_size": "12.000000",
         "size_unit": "ml",
         "excluded": "false",
+        "patient": "p",
+        "size_difference": "10.800000",
+        "hd": "5.000000",
+        "asd": "1.250000",
+        "nsd": "0.900000",
+        "s_measure": "",
+        "aji": "",
+        "pixel_f": "",
+        "empty_slices": "1",
+        "false_positive_slices": "1",
     }
     assert [(row["case"], row["dice"], row["hd95"], row["excluded"]) for row in rows[2:]] == [
         ("b", "0.500000", "0.000000", "false"),
