@@ -168,6 +168,7 @@ class SegmentationBatch:
         object_ids: (N,) int64, the number of each instance in its image, 0 where a row is a label; None where no row is one.
         tiles: Where each of the B images was cut out of a larger one; empty where they are whole.
         at_once: Tiles that a network sees at once in evaluation, where a batch holds all of an image; 0 takes all.
+        one_view: Whether each image is seen once, also by a network that averages views in a test: in a validation.
     """
 
     images: Tensor
@@ -193,6 +194,7 @@ class SegmentationBatch:
     object_ids: Tensor | None = None
     tiles: tuple[Tile, ...] = ()
     at_once: int = 0
+    one_view: bool = False
 
     def part(self, start: int, stop: int) -> SegmentationBatch:
         """Return the batch of the images from ``start`` on, before ``stop``, with what is asked about them."""

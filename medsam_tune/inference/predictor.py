@@ -16,7 +16,7 @@ from medsam_tune.inference.current_images import CurrentImages
 from medsam_tune.inference.new_images import GreyLevels, image_tensor, new_batch, with_priors
 from medsam_tune.inference.propagation import Propagated, PropagationRules, Step, check_propagation, check_range, propagate
 from medsam_tune.inference.slice_prompts import SliceAnswer, SlicePrompts
-from medsam_tune.inference.stitching import embedded
+from medsam_tune.inference.stitching import answer, embedded
 from medsam_tune.inference.tiled_prediction import answer_tiles, tiled_batch, with_prompts
 from medsam_tune.inference.user_prompts import user_queries
 from medsam_tune.segmenters.base import SamParts, Segmenter
@@ -319,8 +319,7 @@ class Predictor:
 
     def _answer(self, batch: SegmentationBatch, multimask_output: bool, return_logits: bool) -> Answer:
         with self._images.lock, torch.no_grad():
-            ask = self.segmenter.candidates if multimask_output else self.segmenter
-            prediction: MaskPrediction = ask(batch)
+            prediction = self.segmenter.candidates(batch) if multimask_output else answer(self.segmenter, batch)
         logits, ious = self._original(prediction, batch), prediction.iou_predictions
         masks = logits if return_logits else logits > 0
         scores = None if ious is None else ious.float().cpu().numpy()
@@ -352,7 +351,7 @@ class Predictor:
 
     def _masks(self, batch: SegmentationBatch) -> list[NDArray[np.bool_]]:
         with self._images.lock, torch.no_grad():
-            low_res_masks = self.segmenter(batch).low_res_masks[:, :1].float()
+            low_res_masks = answer(self.segmenter, batch).low_res_masks[:, :1].float()
         side = self.segmenter.input_rule.side
         return [
             (to_original(low_res_masks[row : row + 1], frame, side)[0, 0] > 0).cpu().numpy()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medsam_tune.geometry import Frame, to_original
+from medsam_tune.inference.flipped_views import seen_in_views
 from medsam_tune.masks import ObjectMasks
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.semantic import class_rows, class_winners
@@ -51,11 +52,10 @@ class AskedImage:
 
 
 def answer(segmenter: Segmenter, batch: SegmentationBatch) -> MaskPrediction:
-    """Return what a segmenter predicts for a batch; of an image's tiles it sees ``at_once`` at a time."""
+    """Return what a segmenter predicts for a batch, over all its ``views_at_test``; of tiles it sees ``at_once`` at a time."""
     if not batch.at_once or batch.n_images <= batch.at_once:
-        whole: MaskPrediction = segmenter(batch)
-        return whole
-    parts = [segmenter(part) for part in _parts(batch)]
+        return seen_in_views(segmenter, batch)
+    parts = [seen_in_views(segmenter, part) for part in _parts(batch)]
     ious = [part.iou_predictions for part in parts if part.iou_predictions is not None]
     classes = [part.class_logits for part in parts if part.class_logits is not None]
     return MaskPrediction(

@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from medsam_tune.training.run_folder import RunFolder
 
 _PARTS = ("backbone", "tuner", "prompts", "prompt_encoder", "fusion", "side", "segmenter", "loss")
-_TRAINING = ("model.optimizer", "model.schedule", "model.warmup_steps", "trainer.", "data.batch_size", "data.views", "seed")
+_TRAINING = (
+    "model.optimizer",
+    "model.schedule",
+    "model.warmup_steps",
+    "model.views_at_test",
+    "trainer.",
+    "data.batch_size",
+    "data.views",
+    "seed",
+)
 
 
 def data_name(data: SegmentationDataModule) -> str:

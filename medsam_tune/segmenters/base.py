@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from medsam_tune.data.datamodule import SegmentationDataModule
 
 
+ViewsAtTest = Literal["one", "mirror", "flips"]
+"""How a test looks at an image: as it lies; mirrored too; or as it lies, mirrored, upside down and both."""
+
+
 @dataclass(frozen=True)
 class SamParts:
     """Hold the parts that a recipe names under ``model``; a segmenter receives them and never repeats them.
@@ -38,6 +42,8 @@ class SamParts:
         side: A trained branch that refines the image embedding.
         objects_per_decode: Objects decoded at once; 0 decodes all together. On CPU 1 to 4 is fastest, each object holds about
             140 MB during a training step at g = 64.
+        views_at_test: In tests and predictions ``mirror`` averages the probabilities of two views of an image, ``flips`` of
+            four, each an encoder pass; for networks that need no prompt.
     """
 
     backbone: Backbone | None = None
@@ -47,10 +53,17 @@ class SamParts:
     fusion: InputFusion | None = None
     side: SideNetwork | None = None
     objects_per_decode: int = 0
+    views_at_test: ViewsAtTest = "one"
 
 
 class Segmenter(nn.Module, ABC):
-    """Map a batch to mask logits, one row an object."""
+    """Map a batch to mask logits, one row an object.
+
+    Attributes:
+        views_at_test: Which views of an image ``inference.stitching.answer`` averages; ``forward`` itself sees one.
+    """
+
+    views_at_test: ViewsAtTest = "one"
 
     @property
     @abstractmethod

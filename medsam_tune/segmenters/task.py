@@ -79,6 +79,7 @@ class TaskSegmenter(Segmenter):
     ) -> None:
         super().__init__()
         fusion = _only_fusion(parts)
+        self.views_at_test = parts.views_at_test
         if side < _LARGEST_STRIDE or side % _LARGEST_STRIDE:
             raise RecipeError(f"model.segmenter.side: expected a multiple of {_LARGEST_STRIDE}, got {side}.")
         _check_blending(fusion, raw_weight=raw_weight, augmented_weight=augmented_weight, inference=inference)
@@ -174,16 +175,18 @@ def _only_fusion(parts: SamParts) -> InputFusion | None:
     return parts.fusion
 
 
-def mean_probability_logits(raw: Tensor, augmented: Tensor) -> Tensor:
-    """Return the logit of the mean of two probabilities, from their logits; exact where both saturate.
+def mean_probability_logits(*logits: Tensor) -> Tensor:
+    """Return the logit of the mean of several probabilities, from their logits; exact where all saturate.
+
+    Args:
+        logits: Of one shape.
 
     Examples:
         >>> mean_probability_logits(torch.tensor([3.0, 200.0]), torch.tensor([-3.0, 200.0]))
         tensor([  0., 200.])
     """
-    inside = torch.logaddexp(F.logsigmoid(raw), F.logsigmoid(augmented))
-    outside = torch.logaddexp(F.logsigmoid(-raw), F.logsigmoid(-augmented))
-    return inside - outside
+    stacked = torch.stack(logits)
+    return F.logsigmoid(stacked).logsumexp(dim=0) - F.logsigmoid(-stacked).logsumexp(dim=0)
 
 
 def mean_entropy(logits: Tensor, region: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from medsam_tune.losses.base import MaskLoss
 from medsam_tune.losses.bce_dice import BceDiceLoss
 from medsam_tune.prompt_encoders.base import PromptEncoder
 from medsam_tune.prompts.base import PromptSampler
-from medsam_tune.segmenters.base import SamParts, Segmenter
+from medsam_tune.segmenters.base import SamParts, Segmenter, ViewsAtTest
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.side.base import SideNetwork
 from medsam_tune.tasks.base import Task
@@ -65,6 +65,8 @@ class TuningModule(pl.LightningModule):
         side: A trained branch that refines the image embedding.
         segmenter: What joins the parts above, with arguments of its own only; ``SamSegmenter`` by default.
         objects_per_decode: Objects decoded at once; 0 decodes all of a batch together.
+        views_at_test: ``mirror`` lets tests and predictions see each image as it lies and mirrored, ``flips`` also upside down
+            and both, and averages the probabilities; two or four encoder passes an image. Validation sees it once.
         task: What is learned; segmentation by default.
         loss: The training loss; BCE + Dice by default.
         optimizer: Called with the trainable parameters only.
@@ -88,6 +90,7 @@ class TuningModule(pl.LightningModule):
         side: SideNetwork | None = None,
         segmenter: Callable[[SamParts], Segmenter] = SamSegmenter,
         objects_per_decode: int = 0,
+        views_at_test: ViewsAtTest = "one",
         task: Task | None = None,
         loss: MaskLoss | None = None,
         optimizer: OptimizerCallable = default_optimizer,
@@ -98,8 +101,9 @@ class TuningModule(pl.LightningModule):
         super().__init__()
         if scheduler is not None and (schedule != "constant" or warmup_steps):
             raise RecipeError("model.scheduler: excludes model.schedule and model.warmup_steps; keep one of them.")
-        parts = SamParts(backbone, prompts, prompt_encoder, tuner, fusion, side, objects_per_decode)
+        parts = SamParts(backbone, prompts, prompt_encoder, tuner, fusion, side, objects_per_decode, views_at_test)
         self.segmenter: Segmenter = segmenter(parts)
+        _check_views(self.segmenter, views_at_test)
         self.task: Task = task or SegmentationTask()
         self.task.attach(self.segmenter)
         self.loss: MaskLoss = loss or BceDiceLoss()
@@ -221,7 +225,8 @@ class TuningModule(pl.LightningModule):
         self._validating = True
 
     def validation_step(self, batch: SegmentationBatch, batch_idx: int) -> dict[str, MaskPrediction]:
-        prediction = self.task.score(self.val_metric, self.segmenter, self._known(batch), self.loss)
+        once = replace(self._known(batch), one_view=True)
+        prediction = self.task.score(self.val_metric, self.segmenter, once, self.loss)
         return {} if prediction is None else {"prediction": prediction}
 
     def on_validation_epoch_end(self) -> None:
@@ -290,6 +295,22 @@ class TuningModule(pl.LightningModule):
         self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
         if reset:
             metric.reset()
+
+
+def _check_views(segmenter: Segmenter, views_at_test: ViewsAtTest) -> None:
+    """Refuse views for a network that is asked by a prompt, which lies where it was drawn, or that knows nothing of views."""
+    if views_at_test == "one":
+        return
+    if (prompt := segmenter.asks_user()) is not None:
+        raise RecipeError(
+            f"model.views_at_test: {views_at_test} flips images, but this model is asked by {prompt} on the image as it lies. "
+            "Leave it out; it is for models that need no prompt."
+        )
+    if segmenter.views_at_test != views_at_test:
+        raise RecipeError(
+            f"model.views_at_test: {type(segmenter).__name__} does not keep it. Set self.views_at_test = parts.views_at_test "
+            "there, or leave the key out."
+        )
 
 
 def _made(key: str, factory: Callable[[Any], Any], given: object) -> Any:  # noqa: ANN401 - an optimizer or a scheduler

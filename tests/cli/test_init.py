@@ -74,7 +74,11 @@ def test_few_colour_images_are_augmented_and_grey_ones_are_not(tmp_path):
     recipes = {}
     for name in ("grey", "colour"):
         assert init(tmp_path / name, f"{name}.yaml") == 0
-        recipes[name] = yaml.safe_load((tmp_path / f"here/{name}.yaml").read_text())["data"]
+        text = (tmp_path / f"here/{name}.yaml").read_text()
+        recipes[name] = yaml.safe_load(text)["data"]
+        # What training never flips is not flipped in the test.
+        assert yaml.safe_load(text)["model"].get("views_at_test") == {"grey": None, "colour": "flips"}[name]
+        assert ("mirrored" in text) == (name == "colour")
     assert "augmentation" not in recipes["grey"]
     assert recipes["colour"]["views"] == 8
     assert recipes["colour"]["augmentation"]["degrees"] == 180

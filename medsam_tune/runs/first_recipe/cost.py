@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from medsam_tune.inference.flipped_views import VIEWS
 from medsam_tune.runs.first_recipe.length import Length
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ def measure_cost(cli: MedsamCLI, length: Length) -> Cost:
     step = _timed(lambda: _step(cli, batch), device)
     model.zero_grad(set_to_none=True)
     cached = cli.datamodule.cache_embeddings
-    seen = length.images * length.views + length.evaluated
+    # Half of what is evaluated is tested, in every view but the first for itself.
+    views_at_test = len(VIEWS[model.segmenter.views_at_test])
+    seen = length.images * length.views + length.evaluated + length.evaluated / 2 * (views_at_test - 1)
     validations = max(1, length.epochs // length.validate_every)
     # Validation and test ask once, without a backward pass; the untuned network and the box of the whole image are scored too.
     asked = length.evaluated / 2 * (validations + 3)

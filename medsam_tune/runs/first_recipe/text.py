@@ -171,12 +171,17 @@ def _model(parts: RecipeParts) -> list[str]:
     lines = bundled_recipe(parts.method.recipe).read_text(encoding="utf-8").splitlines()
     begin = lines.index("model:")
     end = next(place for place in range(begin + 1, len(lines)) if lines[place] and not lines[place].startswith(" "))
-    section = []
+    section: list[str] = []
     for line in lines[begin:end]:
         if line.strip().startswith("warmup_steps:"):
             line = f"  warmup_steps: {parts.length.warmup_steps}"
         elif line.strip().startswith("classes:"):
             line = f"{line[: line.index('classes:')]}classes: {_flow(list(parts.found.rule.labels))}"
+        elif line.strip().startswith("views_at_test:") and parts.length.views == 1:
+            # What was never flipped in training is not flipped in a test; the comment above goes with its key.
+            while section[-1].strip().startswith("#"):
+                section.pop()
+            continue
         section.append(line)
     return section
 
