@@ -113,6 +113,7 @@ class EncoderInput:
         fuse: Maps the normalised images to what the encoder sees, of the same shape; None leaves them.
         chunk_index: (B,) int64, equal for the slices that always travel together; None where images stand alone. What looks at
             neighbours looks at these alone, or an answer would depend on the batch.
+        chunk_length: D, the slices that a chunk has where its volume has as many; 1 where images stand alone.
     """
 
     images: Tensor
@@ -121,6 +122,7 @@ class EncoderInput:
     slice_index: Tensor | None = None
     fuse: Callable[[Tensor], Tensor] | None = None
     chunk_index: Tensor | None = None
+    chunk_length: int = 1
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,10 @@ class ImageEmbeddings:
 
     main: Tensor
     fine: tuple[Tensor, ...] = ()
+
+    def rows(self, rows: Tensor) -> ImageEmbeddings:
+        """Return the embeddings of the images at ``rows``, (n,) int64."""
+        return ImageEmbeddings(self.main[rows], tuple(level[rows] for level in self.fine))
 
     def detach(self) -> ImageEmbeddings:
         """Return the embeddings cut off from the graph that made them."""
@@ -169,6 +175,9 @@ class SegmentationBatch:
         tiles: Where each of the B images was cut out of a larger one; empty where they are whole.
         at_once: Tiles that a network sees at once in evaluation, where a batch holds all of an image; 0 takes all.
         one_view: Whether each image is seen once, also by a network that averages views in a test: in a validation.
+        chunk_length: D, the slices that a chunk has where its volume has as many; 1 where images stand alone.
+        window_stride: Where a batch holds one volume to be answered in windows of D slices: slices from one window to the next.
+            0 where its chunks are answered as they stand.
     """
 
     images: Tensor
@@ -195,6 +204,8 @@ class SegmentationBatch:
     tiles: tuple[Tile, ...] = ()
     at_once: int = 0
     one_view: bool = False
+    chunk_length: int = 1
+    window_stride: int = 0
 
     def part(self, start: int, stop: int) -> SegmentationBatch:
         """Return the batch of the images from ``start`` on, before ``stop``, with what is asked about them."""
@@ -229,7 +240,7 @@ class SegmentationBatch:
     def encoder_input(self) -> EncoderInput:
         """Return what a network may see of the images."""
         places = (self.volume_index, self.slice_index)
-        return EncoderInput(self.images, self.frames, *places, chunk_index=self.chunk_index)
+        return EncoderInput(self.images, self.frames, *places, chunk_index=self.chunk_index, chunk_length=self.chunk_length)
 
     @property
     def known_truth(self) -> Truth:

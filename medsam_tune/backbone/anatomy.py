@@ -41,6 +41,10 @@ PART_NAMES = (
 """What a part is called in every family that has it, so that a recipe holds for all of them; a family may add its own."""
 
 
+ENCODER_PLACES = ("attention_adapter", "mlp_adapter", "input_adapter", "middle_adapter", "depth_adapter")
+"""Where an open encoder block may hold an adapter, see ``Block.places``."""
+
+
 class AdapterPlace(nn.Module):
     """Stand where an adapter may come, and change nothing.
 
@@ -76,7 +80,8 @@ class Block:
         stage: Stage of a hierarchical encoder, from 0.
         places: Attributes of an open block that hold an adapter or None: ``attention_adapter`` (maps the attention's output
             before the residual add) and ``mlp_adapter`` (given the stream before and after the MLP's norm, added beside the
-            MLP), in a decoder also ``token_adapter`` and ``image_adapter``; empty where none can come.
+            MLP), in an encoder also ``input_adapter``, ``middle_adapter`` and ``depth_adapter``, in a decoder ``token_adapter``
+            and ``image_adapter``; empty where none can come.
         opened: Makes a module with these places and the same parameters out of the block; None where the block has them itself.
     """
 
@@ -127,7 +132,7 @@ def attending_block(
         norms=tuple(block.get_submodule(norm) for norm in norms),
         window=window,
         stage=stage,
-        places=("attention_adapter", "mlp_adapter"),
+        places=ENCODER_PLACES,
         opened=opened,
     )
 
@@ -215,17 +220,18 @@ class Anatomy:
         return not any(name == path or name.startswith(f"{path}.") for path in self.decoder.idle[output])
 
 
-def open_block(network: nn.Module, block: Block) -> nn.Module:
+def open_block(network: nn.Module, block: Block, *wanted: str) -> nn.Module:
     """Give a block its places for adapters, in place, and return it; one that is open already stays.
 
     Args:
         network: Where the block lives.
         block: From the network's anatomy.
+        *wanted: Places that will be filled.
 
     Raises:
-        RecipeError: If the block has no places.
+        RecipeError: If the block has no places, or not those that are wanted.
     """
-    if not block.places:
+    if not block.places or not set(wanted) <= set(block.places):
         raise RecipeError(
             f"model.tuner: {type(network).__name__} has no places for adapters in {block.name}. "
             "Choose a tuner of layers such as LoRA, or another backbone."

@@ -34,6 +34,8 @@ from segment_anything.modeling.image_encoder import window_partition, window_unp
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from medsam_tune.backbone.whole_chunks import depth_attention
+
 # Scores held at a time: 4 MB in float32, which stays in a CPU's cache.
 _TILE_NUMBERS = 1 << 20
 # Fused kernels of CUDA want head dimensions that are a multiple of this in half precision, and at most the second number.
@@ -189,14 +191,36 @@ class SamAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map normed tokens (B, H, W, C), windows not yet made, to (B, H, W, C)."""
+        if self.window_size == 0 or works_per_token(self.qkv):
+            return self._in_plane(self.qkv(tokens))
+        windows, padded = window_partition(tokens, self.window_size)
+        return self._out_of_windows(self.qkv(windows), padded, tokens.shape[1:3])
+
+    def with_slices(self, tokens: Tensor, n_slices: int, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map normed tokens (B D, H, W, C) to what ``forward`` returns, and to the attention over the D slices at each place.
+
+        Both have the same weights. One projection to q, k and v serves both, where it maps each token by itself. Over slices
+        there are neither windows nor relative positions.
+
+        Args:
+            tokens: D slices of a chunk one behind the other.
+            n_slices: D.
+            bias: (heads, D, D), added to the scores over slices.
+        """
+        projected = self.qkv(tokens)
+        q, k, v = projected.flatten(1, 2).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        across = self.proj(depth_attention(q, k, v, n_slices, bias).view(tokens.shape))
+        shared = self.window_size == 0 or works_per_token(self.qkv)
+        return self._in_plane(projected) if shared else self(tokens), across
+
+    def _in_plane(self, projected: Tensor) -> Tensor:
+        """Attend within each slice by the projection (B, H, W, 3C) of its tokens."""
         if self.window_size == 0:
-            return cast(Tensor, self.proj(self._attend(self.qkv(tokens))))
-        size = tokens.shape[1:3]
-        if works_per_token(self.qkv):
-            windows, padded = self._fill(self.qkv(tokens))
-        else:
-            windows, padded = window_partition(tokens, self.window_size)
-            windows = self.qkv(windows)
+            return cast(Tensor, self.proj(self._attend(projected)))
+        windows, padded = self._fill(projected)
+        return self._out_of_windows(windows, padded, projected.shape[1:3])
+
+    def _out_of_windows(self, windows: Tensor, padded: tuple[int, int], size: torch.Size) -> Tensor:
         attended = self._attend(windows)
         if works_per_token(self.proj):
             return cast(Tensor, self.proj(window_unpartition(attended, self.window_size, padded, size)))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medsam_tune.backbone.anatomy import Anatomy
 from medsam_tune.backbone.candidates import PromptDecoder, plain_decoder
+from medsam_tune.backbone.whole_chunks import fill_chunks
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import InputRule
 from medsam_tune.types import EncoderInput, ImageEmbeddings, MaskPrediction, PromptEmbeddings
@@ -42,6 +43,8 @@ class Backbone(nn.Module, ABC):
         attached_tuner: Class name of the tuner that is inserted, or None.
         current_input: What ``encode`` is at work on, for inserted modules that look at neighbouring slices; None outside of it,
             also where a block is computed again in the backward pass (``checkpointing``).
+        mixes_slices: Whether what is inserted mixes the slices of a chunk; ``encode`` then fills chunks up.
+        slices_at_once: D of the latest images that were encoded, in chunks one behind the other; stays for the backward pass.
     """
 
     input_rule: InputRule
@@ -51,6 +54,8 @@ class Backbone(nn.Module, ABC):
     fine_shapes: tuple[tuple[int, int, int], ...] = ()
     attached_tuner: str | None = None
     current_input: EncoderInput | None = None
+    mixes_slices: bool = False
+    slices_at_once: int = 1
 
     @abstractmethod
     def parts(self) -> Mapping[str, nn.Module]:
@@ -71,15 +76,21 @@ class Backbone(nn.Module, ABC):
     def encode(self, inputs: EncoderInput) -> ImageEmbeddings:
         """Return the embeddings of B images, the main map (B, C, g, g).
 
+        Where something inserted mixes slices, the encoder sees chunks of exactly D slices: a shorter one is filled with copies
+        of its last slice, whose embeddings are dropped. So no answer depends on what else is in the batch.
+
         Raises:
             ValueError: If the images are not (B, 3, S, S), or there is not one frame an image.
         """
         self._check_input(inputs)
-        self.current_input = inputs
+        seen, kept = fill_chunks(inputs) if self.mixes_slices else (inputs, None)
+        self.slices_at_once = seen.chunk_length if self.mixes_slices else 1
+        self.current_input = seen
         try:
-            return self.run_encoder(inputs)
+            found = self.run_encoder(seen)
         finally:
             self.current_input = None
+        return found if kept is None else found.rows(kept)
 
     def encoder_engine(self) -> str | None:
         """Return name and version of what encodes images on a CPU, for the key of a cache; None for PyTorch."""

@@ -15,7 +15,8 @@ Differs from the authors' code:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -24,7 +25,9 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from medsam_tune.backbone.anatomy import Block, EncoderAnatomy, Projection, attending_block, take_over
+from medsam_tune.backbone.encoder_places import DepthPlace, SliceAttention, attend_adapted, close_places
 from medsam_tune.backbone.recomputing import RecomputingBlock
+from medsam_tune.backbone.whole_chunks import depth_attention
 
 _HOME = "image_encoder"
 
@@ -252,6 +255,9 @@ class OpenTinyVitBlock(AttentionBlock):
     Attributes:
         attention_adapter: Maps the attention's output (B, H, W, C) before it is added to the residual.
         mlp_adapter: Called with the stream before and after the MLP's norm, both (B, H, W, C); added beside the MLP.
+        input_adapter: Maps the block's input (B, H, W, C).
+        middle_adapter: Maps the stream (B, H, W, C) between the local convolution and the MLP.
+        depth_adapter: A ``DepthPlace``, which maps the attention over the slices of a chunk, to be added to the attention's.
 
     Args:
         block: The block whose children are taken over.
@@ -259,27 +265,52 @@ class OpenTinyVitBlock(AttentionBlock):
 
     attention_adapter: nn.Module | None
     mlp_adapter: nn.Module | None
+    input_adapter: nn.Module | None
+    middle_adapter: nn.Module | None
+    depth_adapter: DepthPlace | None
 
     def __init__(self, block: nn.Module) -> None:
         # Not AttentionBlock's own: it would build fresh children.
         nn.Module.__init__(self)
         take_over(self, block)
         self.window = cast(AttentionBlock, block).window
-        self.attention_adapter = None
-        self.mlp_adapter = None
+        close_places(self)
 
     def mix(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         tokens = x.permute(0, 2, 3, 1)
-        attended = self._attend(tokens)
-        if self.attention_adapter is not None:
-            attended = self.attention_adapter(attended)
-        mixed: Tensor = self.local_conv((tokens + attended).permute(0, 3, 1, 2))
+        if self.input_adapter is not None:
+            tokens = self.input_adapter(tokens)
+        tokens = tokens + attend_adapted(self, self._slice_attention(), tokens)
+        mixed: Tensor = self.local_conv(tokens.permute(0, 3, 1, 2))
         tokens = mixed.permute(0, 2, 3, 1)
+        if self.middle_adapter is not None:
+            tokens = self.middle_adapter(tokens)
         result: Tensor = tokens + self.mlp(tokens)
         if self.mlp_adapter is not None:
             result = result + self.mlp_adapter(tokens, self.mlp.norm(tokens))
         return result.permute(0, 3, 1, 2)
+
+    def _slice_attention(self) -> SliceAttention:
+        return _InPlaneAndDepth(self._attend, self.attn)
+
+
+@dataclass(frozen=True)
+class _InPlaneAndDepth:
+    """Attend within windows, and over slices with the same weights; each projects for itself, for windows come first here."""
+
+    in_plane: Callable[[Tensor], Tensor]
+    attention: WindowAttention
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        return self.in_plane(tokens)
+
+    def with_slices(self, tokens: Tensor, n_slices: int, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        attention = self.attention
+        projected = attention.qkv(attention.norm(tokens)).flatten(1, 2).unflatten(-1, (attention.num_heads, -1))
+        q, k, v = projected.chunk(3, dim=-1)
+        across = attention.proj(depth_attention(q, k, v, n_slices, bias).view(tokens.shape))
+        return self.in_plane(tokens), across
 
 
 def tiny_vit_anatomy(encoder: TinyViT) -> EncoderAnatomy:

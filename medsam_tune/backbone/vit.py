@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medsam_tune.backbone.anatomy import Block, EncoderAnatomy, Projection, attending_block, take_over
 from medsam_tune.backbone.attention import SamAttention
+from medsam_tune.backbone.encoder_places import DepthPlace, SliceAttention, attend_adapted, close_places
 from medsam_tune.backbone.recomputing import RecomputingBlock
 
 _HOME = "image_encoder"
@@ -45,6 +46,9 @@ class VitBlock(RecomputingBlock):
     Attributes:
         attention_adapter: Maps the attention's output (B, H, W, C), windows undone, before it is added to the residual.
         mlp_adapter: Called with the stream before and after the MLP's norm, both (B, H, W, C); added beside the MLP.
+        input_adapter: Maps the block's input (B, H, W, C).
+        middle_adapter: Maps the stream (B, H, W, C) between attention and MLP.
+        depth_adapter: A ``DepthPlace``, which maps the attention over the slices of a chunk, to be added to the attention's.
 
     Args:
         block: The block whose children are taken over; segment_anything's attention becomes ``SamAttention``.
@@ -56,21 +60,24 @@ class VitBlock(RecomputingBlock):
     mlp: nn.Module
     attention_adapter: nn.Module | None
     mlp_adapter: nn.Module | None
+    input_adapter: nn.Module | None
+    middle_adapter: nn.Module | None
+    depth_adapter: DepthPlace | None
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         take_over(self, block)
         self.window_size = cast(int, block.window_size)
         self.attn = SamAttention(self.attn, window=self.window_size)
-        self.attention_adapter = None
-        self.mlp_adapter = None
+        close_places(self)
 
     def mix(self, tokens: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
-        attended = self.attn(self.norm1(tokens))
-        if self.attention_adapter is not None:
-            attended = self.attention_adapter(attended)
-        tokens = tokens + attended
+        if self.input_adapter is not None:
+            tokens = self.input_adapter(tokens)
+        tokens = tokens + attend_adapted(self, cast(SliceAttention, self.attn), self.norm1(tokens))
+        if self.middle_adapter is not None:
+            tokens = self.middle_adapter(tokens)
         normed = self.norm2(tokens)
         mixed: Tensor = tokens + self.mlp(normed)
         return mixed if self.mlp_adapter is None else mixed + self.mlp_adapter(tokens, normed)

@@ -12,6 +12,9 @@ from medsam_tune.data.sampler import Draw
 from medsam_tune.errors import RecipeError
 from medsam_tune.types import SegmentationBatch
 
+# Images of one volume that a batch of evaluation may hold: three channels of float32.
+_VOLUME_BYTES, _PIXEL_BYTES = 2 * 1024**3, 12
+
 
 def make_chunks(places: Sequence[tuple[object, int]], length: int) -> list[tuple[int, ...]]:
     """Cut items into runs of at most ``length`` slices of one volume, in the order of their positions.
@@ -32,6 +35,22 @@ def make_chunks(places: Sequence[tuple[object, int]], length: int) -> list[tuple
         volumes.setdefault(volume, []).append(item)
     ordered = [sorted(items, key=lambda item: places[item][1]) for items in volumes.values()]
     return [tuple(items[start : start + length]) for items in ordered for start in range(0, len(items), length)]
+
+
+def slices_at_most(side: int, length: int) -> int:
+    """Return how many slices of a volume a batch of evaluation holds, at least those of a chunk.
+
+    Longer volumes are cut, and windows do not reach over a cut.
+
+    Args:
+        side: S, the side of the input frame in pixels.
+        length: Slices of a chunk.
+
+    Examples:
+        >>> slices_at_most(1024, 5), slices_at_most(256, 5)
+        (170, 2730)
+    """
+    return max(length, _VOLUME_BYTES // (_PIXEL_BYTES * side * side))
 
 
 def check_chunk(length: int, places: Sequence[tuple[str, int]]) -> None:

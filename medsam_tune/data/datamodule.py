@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from medsam_tune.data.base import SegmentationSource, VoxelSize
 from medsam_tune.data.checks import open_checked
-from medsam_tune.data.chunks import ChunkDataset, check_chunk, collate_chunks
+from medsam_tune.data.chunks import ChunkDataset, check_chunk, collate_chunks, slices_at_most
 from medsam_tune.data.dataset import (
     EmbeddingLookup,
     PreparedItem,
@@ -22,11 +22,12 @@ from medsam_tune.data.dataset import (
     SegmentationDataset,
 )
 from medsam_tune.data.loader import ResumableLoader
+from medsam_tune.data.neighbours import Channels, NeighbourSource
 from medsam_tune.data.parts import DatasetMaker, named_classes
 from medsam_tune.data.patients import patient_rule, patients_of, stated_rule
 from medsam_tune.data.sample import data_folder
 from medsam_tune.data.sampler import EpochSampler
-from medsam_tune.data.setting_checks import check_counts, check_tiles, check_views
+from medsam_tune.data.setting_checks import check_counts, check_stride, check_tiles, check_views
 from medsam_tune.data.shared_memory import WORKER_TIMEOUT_SECONDS
 from medsam_tune.data.split_choice import choose_splits
 from medsam_tune.data.splits import PARTS, Splits, SplitSettings
@@ -64,7 +65,12 @@ class SegmentationDataModule(LightningDataModule):
         patient: Which patient a case belongs to: a pattern whose first group is the patient, a ``.csv`` file, or ``header``.
             Every case is a patient of its own by default.
         ignore_label: The mask value of pixels that nobody annotated; loss and metrics leave them out.
-        chunk: Neighbouring slices of a volume that travel together and are augmented as one; batch sizes count chunks.
+        chunk: Neighbouring slices of a volume that travel together and are augmented as one; batch sizes count chunks. In
+            evaluation a batch is a volume, answered in windows of as many slices.
+        chunk_stride: Slices from one window of ``chunk`` slices to the next in evaluation; where windows overlap, the
+            probabilities of a slice are averaged. For networks that mix slices; others see each slice once.
+        channels: What the three channels of a slice show: what is ``stored``, or the slices below and above as red and blue
+            (``neighbours``), for any method.
         colours: Name to [red, green, blue] of masks drawn in colours; ``background`` and ``ignored`` are no labels.
         tiles: How large images are cut; training batches count tiles, and evaluation takes all tiles of an image together,
             ``eval_batch_size`` of them at a time through the network. Images stay whole by default.
@@ -96,10 +102,13 @@ class SegmentationDataModule(LightningDataModule):
         tiles: Tiles | Literal["auto"] | None = None,
         read_first: bool = True,
         inverted_masks: bool = False,
+        chunk_stride: int = 1,
+        channels: Channels = "stored",
     ) -> None:
         super().__init__()
         check_views(views, augmented=augmentation is not None, cached=cache_embeddings)
         check_counts(batch_size=batch_size, eval_batch_size=eval_batch_size, max_objects=max_objects, chunk=chunk)
+        check_stride(chunk_stride, chunk)
         if target == "per_class" and max_objects is not None:
             raise RecipeError("data.max_objects: target per_class has one row for each class. Leave max_objects out.")
         self.source, self.root, self.target = source, root, target
@@ -107,6 +116,7 @@ class SegmentationDataModule(LightningDataModule):
         self.split, self.augmentation, self.views, self.seed = split, augmentation, views, seed
         self.cache_embeddings, self.cache_folder, self.max_objects = cache_embeddings, cache_folder, max_objects
         self.priors, self.patient, self.chunk, self.read_first = priors, patient, chunk, read_first
+        self.chunk_stride, self.channels = chunk_stride, channels
         check_tiles(tiles is not None, chunk)
         self.tiles = Tiles() if tiles == "auto" else tiles
         source.ignore_label, source.target = ignore_label, target
@@ -169,7 +179,8 @@ class SegmentationDataModule(LightningDataModule):
         rule = patient_rule(named, self.patient) if split else None
         self._patients = patients_of(named, rule)
         self._classes = named_classes(self.source, self.target)
-        self._images = self.source if self.tiles is None else TiledSource(self.source, *self.tiles.in_pixels(input_rule.side))
+        shown = NeighbourSource(self.source) if self.channels == "neighbours" else self.source
+        self._images = shown if self.tiles is None else TiledSource(shown, *self.tiles.in_pixels(input_rule.side))
         self._maker = self._make_maker(input_rule)
         self._datasets = {"predict": self._maker.of_everything()}
         if split:
@@ -248,6 +259,8 @@ class SegmentationDataModule(LightningDataModule):
             "augmentation": asdict(self.augmentation) if self.augmentation else None,
             "views": self.views,
             "max_objects": self.max_objects,
+            **({"chunk": self.chunk, "chunk_stride": self.chunk_stride} if self.chunk > 1 else {}),
+            **({"slice_spacing_mm": spacing} if (spacing := self._slice_spacing()) else {}),
             "priors": asdict(self.priors) if self.priors else None,
             "seed": self.seed,
         }
@@ -265,18 +278,21 @@ class SegmentationDataModule(LightningDataModule):
     def chunks(self, stage: Stage) -> list[tuple[int, ...]]:
         """Return the positions in a stage's dataset that travel together, in reading order.
 
-        Slices do so by ``data.chunk``; tiles train alone, and are scored and predicted with all of their image.
+        Slices do so by ``data.chunk``, and are scored and predicted with all of their volume, or as much of it as memory takes;
+        tiles train alone, and are scored and predicted with all of their image.
         """
         indices = self.dataset(stage).indices
         if isinstance(self._images, TiledSource) and stage != "train":
             return self._images.groups(indices)
-        return self._maker.chunks(indices)
+        whole = self.chunk > 1 and stage != "train"
+        rule = self.dataset(stage).settings.input_rule
+        return self._maker.chunks(indices, slices_at_most(rule.side, self.chunk) if whole else self.chunk)
 
     def chunks_per_batch(self, stage: Stage) -> int:
-        """Return how many chunks make a batch: of tiles that are scored or predicted those of one image."""
+        """Return how many chunks make a batch: of what is scored or predicted whole, an image's tiles or a volume, one."""
         if stage == "train":
             return self.batch_size
-        return self.eval_batch_size if self.tiles is None else 1
+        return self.eval_batch_size if self.tiles is None and self.chunk == 1 else 1
 
     def positions(self, stage: Stage, image: int) -> tuple[int, ...]:
         """Return the positions in a stage's dataset that show an image of the source: itself, or its tiles."""
@@ -362,9 +378,20 @@ class SegmentationDataModule(LightningDataModule):
             views=self.views,
             max_objects=self.max_objects,
             chunk=self.chunk,
+            window_stride=self.chunk_stride,
             at_once=0 if self.tiles is None else self.eval_batch_size,
             seed=self.seed,
         )
+
+    def _slice_spacing(self) -> dict[str, float]:
+        """Return the distances of slices, and how many times a pixel's side the largest is; nothing where none is stated."""
+        first = {case: index for index, case in reversed(list(enumerate(self.source.case_ids())))}
+        sizes = [size for index in first.values() if (size := self.source.voxel_size(index)) and size.slice_mm]
+        if not sizes:
+            return {}
+        between = [size.slice_mm or 0.0 for size in sizes]
+        ratios = [(size.slice_mm or 0.0) / min(size.row_mm, size.column_mm) for size in sizes]
+        return {"least": round(min(between), 4), "most": round(max(between), 4), "most_in_pixels": round(max(ratios), 2)}
 
     def _stated_names(self) -> dict[int, str]:
         if self.target == "per_class":

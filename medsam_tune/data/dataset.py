@@ -87,6 +87,8 @@ class PreparedItem:
         slice_index: Position of the slice in its volume.
         chunk_index: Number of the chunk that it travels in; None where it travels alone.
         at_once: Tiles that the network sees at once in evaluation; 0 takes all of a batch.
+        chunk_length: Slices of a chunk.
+        window_stride: As in ``SegmentationBatch``.
     """
 
     sample: Sample
@@ -105,6 +107,8 @@ class PreparedItem:
     names: tuple[str, ...] = ()
     chunk_index: int | None = None
     at_once: int = 0
+    chunk_length: int = 1
+    window_stride: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,8 @@ class DatasetSettings:
         places: Number of the volume and position in it, for each item of the source; without it each item is a volume.
         label_names: Names of the labels, as far as the source has any.
         at_once: Tiles that the network sees at once in evaluation; 0 takes all of a batch.
+        chunk_length: Slices of a chunk.
+        window_stride: As in ``SegmentationBatch``; 0 in training.
     """
 
     input_rule: InputRule
@@ -136,6 +142,8 @@ class DatasetSettings:
     places: Sequence[tuple[int, int]] = ()
     label_names: Mapping[int, str] = field(default_factory=dict)
     at_once: int = 0
+    chunk_length: int = 1
+    window_stride: int = 0
 
 
 class SegmentationDataset(Dataset[PreparedItem]):
@@ -182,6 +190,8 @@ class SegmentationDataset(Dataset[PreparedItem]):
             seed=self.views.seed,
             names=tuple(settings.label_names.get(label, str(label)) for label in sample.labels.tolist()),
             at_once=settings.at_once,
+            chunk_length=settings.chunk_length,
+            window_stride=settings.window_stride,
         )
 
     def view_of(self, epoch: int) -> int:
@@ -232,6 +242,8 @@ def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
         object_ids=_object_ids(samples),
         tiles=tuple(sample.tile for sample in samples if sample.tile is not None),
         at_once=items[0].at_once,
+        chunk_length=items[0].chunk_length,
+        window_stride=items[0].window_stride,
         **_ignored(items),
     )
 

@@ -34,6 +34,7 @@ class DatasetMaker:
         views: Fixed augmented views of each training image; 1 makes a fresh one each epoch.
         max_objects: Objects drawn from each training image.
         chunk: Neighbouring slices that travel together.
+        window_stride: Slices from one window of ``chunk`` slices to the next in evaluation.
         at_once: Tiles that the network sees at once in evaluation; 0 takes all.
         seed: Of every draw.
     """
@@ -49,6 +50,7 @@ class DatasetMaker:
     views: int
     max_objects: int | None
     chunk: int
+    window_stride: int
     at_once: int
     seed: int
 
@@ -79,11 +81,16 @@ class DatasetMaker:
             datasets[part] = self._make(self.images.select(indices[part], "evaluate"), training=False)
         return datasets
 
-    def chunks(self, indices: Sequence[int]) -> list[tuple[int, ...]]:
-        """Return the positions in ``indices`` that travel together: neighbouring slices; tiles travel alone."""
+    def chunks(self, indices: Sequence[int], length: int | None = None) -> list[tuple[int, ...]]:
+        """Return the positions in ``indices`` that travel together: neighbouring slices; tiles travel alone.
+
+        Args:
+            indices: Items of the source.
+            length: How many at most; those of a chunk by default.
+        """
         tiled = isinstance(self.images, TiledSource)
         places = [(str(index), 0) for index in range(len(self.images))] if tiled else self.images.places()
-        return make_chunks([places[index] for index in indices], self.chunk)
+        return make_chunks([places[index] for index in indices], length or self.chunk)
 
     def counts(self, cases: Sequence[str], dataset: SegmentationDataset) -> dict[str, int]:
         """Return how many patients, cases, images and tiles a part holds."""
@@ -102,6 +109,8 @@ class DatasetMaker:
             places=numbered_places(self.images.places()),
             label_names=self.label_names,
             at_once=self.at_once,
+            chunk_length=self.chunk,
+            window_stride=self.window_stride if self.chunk > 1 and not training else 0,
         )
         if training:
             # One view without a cache: a fresh draw each epoch.

@@ -41,3 +41,16 @@ def check_tiles(tiled: bool, chunk: int) -> None:
     """
     if tiled and chunk > 1:
         raise RecipeError(f"data.tiles: tiles travel alone, but data.chunk joins {chunk} slices. Keep one of the two keys.")
+
+
+def check_stride(stride: int, chunk: int) -> None:
+    """Refuse windows that do not touch, which would leave slices without an answer.
+
+    Raises:
+        RecipeError: Naming the key.
+    """
+    if not 1 <= stride <= chunk:
+        raise RecipeError(
+            f"data.chunk_stride: expected 1 to {chunk}, the slices of a chunk (data.chunk), got {stride}. Lower it, or raise "
+            "data.chunk."
+        )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medsam_tune.geometry import Frame, to_original
 from medsam_tune.inference.flipped_views import seen_in_views
+from medsam_tune.inference.windows import answer_windows, joined, slice_parts
 from medsam_tune.masks import ObjectMasks
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.semantic import class_rows, class_winners
@@ -52,22 +53,25 @@ class AskedImage:
 
 
 def answer(segmenter: Segmenter, batch: SegmentationBatch) -> MaskPrediction:
-    """Return what a segmenter predicts for a batch, over all its ``views_at_test``; of tiles it sees ``at_once`` at a time."""
+    """Return what a segmenter predicts for a batch, over all its ``views_at_test``.
+
+    Of an image's tiles it sees ``at_once`` at a time, of a volume ``chunk_length`` slices (``windows.answer_windows``).
+    """
+    if batch.window_stride:
+        return answer_windows(segmenter, batch)
     if not batch.at_once or batch.n_images <= batch.at_once:
         return seen_in_views(segmenter, batch)
-    parts = [seen_in_views(segmenter, part) for part in _parts(batch)]
-    ious = [part.iou_predictions for part in parts if part.iou_predictions is not None]
-    classes = [part.class_logits for part in parts if part.class_logits is not None]
-    return MaskPrediction(
-        torch.cat([part.low_res_masks for part in parts]),
-        torch.cat(ious) if ious else None,
-        torch.cat(classes) if classes else None,
-    )
+    return joined([seen_in_views(segmenter, part) for part in _parts(batch)])
 
 
 def embedded(segmenter: Segmenter, batch: SegmentationBatch) -> SegmentationBatch:
-    """Return the batch with the embeddings of its images, made as ``answer`` asks."""
-    if not batch.at_once or batch.n_images <= batch.at_once:
+    """Return the batch with the embeddings of its images, made as ``answer`` asks.
+
+    Of a volume whose slices the network mixes there is not one embedding a slice: the batch stays as it is.
+    """
+    if batch.window_stride and segmenter.mixes_slices():
+        return batch
+    if not batch.window_stride and (not batch.at_once or batch.n_images <= batch.at_once):
         return segmenter.embedded(batch)
     made = [segmenter.embedded(part).image_embeddings for part in _parts(batch)]
     embeddings = [part for part in made if part is not None]
@@ -149,6 +153,9 @@ def stitched(maps: Tensor, frames: list[Frame], areas: list[tuple[slice, slice]]
 
 
 def _parts(batch: SegmentationBatch) -> Iterator[SegmentationBatch]:
+    if batch.window_stride:
+        yield from slice_parts(batch)
+        return
     for start in range(0, batch.n_images, batch.at_once):
         yield batch.part(start, start + batch.at_once)
 

@@ -112,6 +112,10 @@ class Segmenter(nn.Module, ABC):
         """Tell whether it needs the batch's prior maps. False by default."""
         return False
 
+    def mixes_slices(self) -> bool:
+        """Tell whether the answer about a slice rests on the other slices of its chunk. False by default."""
+        return False
+
     def given(self, batch: SegmentationBatch) -> Queries:
         """Return the batch's queries with every prompt that the answer of ``forward`` rests on; as they are by default."""
         return batch.queries

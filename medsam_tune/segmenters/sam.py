@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -95,6 +96,10 @@ class SamSegmenter(Segmenter):
         """Return True where the fusion does."""
         return self.fusion is not None and self.fusion.reads_priors
 
+    def mixes_slices(self) -> bool:
+        """Return True where the tuner does."""
+        return self.tuner.mixes_slices
+
     def not_precomputable(self) -> str | None:
         """Return None when the encoder and its input are static, else the key that makes them dynamic."""
         if any(p.requires_grad for p in self.backbone.parts()["image_encoder"].parameters()):
@@ -118,11 +123,16 @@ class SamSegmenter(Segmenter):
         return None
 
     def check_data(self, data: SegmentationDataModule) -> None:
-        """Refuse several objects an image where the prompt encoder answers one.
+        """Refuse several objects an image where the prompt encoder answers one; say where a tuner has no slices to mix.
 
         Raises:
             RecipeError: If ``data.target`` is not ``binary`` there.
         """
+        if self.mixes_slices() and data.chunk == 1:
+            warnings.warn(
+                f"data.chunk: is 1, so {type(self.tuner).__name__} sees each slice alone. Set data.chunk=5 for its neighbours.",
+                stacklevel=2,
+            )
         if self.prompt_encoder.one_per_image:
             check_one_per_image_target(data.target, type(self.prompt_encoder).__name__)
 

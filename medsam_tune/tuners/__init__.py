@@ -10,15 +10,18 @@ if TYPE_CHECKING:
     from medsam_tune.tuners.base import NoTuner, Tuner
     from medsam_tune.tuners.bias import BiasTuning
     from medsam_tune.tuners.conv_lora import ConvLoraTuner
+    from medsam_tune.tuners.depthwise_adapter import DepthwiseAdapter
     from medsam_tune.tuners.fact import FactorTuning
     from medsam_tune.tuners.full import DecoderTuning, FullTuning, PartTuning
     from medsam_tune.tuners.msa.bottleneck_adapter import BottleneckAdapter
+    from medsam_tune.tuners.msa.space_depth import SpaceDepthAdapter
     from medsam_tune.tuners.norm import NormTuning
     from medsam_tune.tuners.peft_tuner import PeftTuner
     from medsam_tune.tuners.sam_adapter import SamAdapter
     from medsam_tune.tuners.sam_med2d import SamMed2DAdapter
     from medsam_tune.tuners.samed import SamedTuner
     from medsam_tune.tuners.ssf import ScaleShiftTuning
+    from medsam_tune.tuners.volume_adapter import MaSamTuner, VolumeAdapter
 
 __all__ = [
     "AdaptFormer",
@@ -26,8 +29,10 @@ __all__ = [
     "BottleneckAdapter",
     "ConvLoraTuner",
     "DecoderTuning",
+    "DepthwiseAdapter",
     "FactorTuning",
     "FullTuning",
+    "MaSamTuner",
     "NoTuner",
     "NormTuning",
     "PartTuning",
@@ -36,7 +41,9 @@ __all__ = [
     "SamMed2DAdapter",
     "SamedTuner",
     "ScaleShiftTuning",
+    "SpaceDepthAdapter",
     "Tuner",
+    "VolumeAdapter",
 ]
 
 _HOMES = {
@@ -45,8 +52,10 @@ _HOMES = {
     "BottleneckAdapter": "msa.bottleneck_adapter",
     "ConvLoraTuner": "conv_lora",
     "DecoderTuning": "full",
+    "DepthwiseAdapter": "depthwise_adapter",
     "FactorTuning": "fact",
     "FullTuning": "full",
+    "MaSamTuner": "volume_adapter",
     "NoTuner": "base",
     "NormTuning": "norm",
     "PartTuning": "full",
@@ -55,7 +64,9 @@ _HOMES = {
     "SamMed2DAdapter": "sam_med2d",
     "SamedTuner": "samed",
     "ScaleShiftTuning": "ssf",
+    "SpaceDepthAdapter": "msa.space_depth",
     "Tuner": "base",
+    "VolumeAdapter": "volume_adapter",
 }
 
 

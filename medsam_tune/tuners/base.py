@@ -21,10 +21,13 @@ class Tuner(ABC):
         declares_identity: Whether the output is that of the untouched backbone before training. A tuner that is none by design,
             or by its settings, sets it to False and says why in ``identity_note``.
         identity_note: Why the output moves already before training; empty for an identity.
+        mixes_slices: Whether the slices of a chunk see each other. The encoder is then given whole chunks only, see
+            ``Backbone.encode``.
     """
 
     declares_identity: bool = True
     identity_note: str = ""
+    mixes_slices: bool = False
 
     @abstractmethod
     def attach(self, backbone: Backbone) -> None:
@@ -106,6 +109,7 @@ class InsertingTuner(Tuner):
         set_trainable(backbone, names)
         self._owned = frozenset(names)
         backbone.attached_tuner = type(self).__name__
+        backbone.mixes_slices = self.mixes_slices
         backbone.train(backbone.training)
 
     def is_tuned(self, parameter_name: str) -> bool:

@@ -9,16 +9,29 @@ from dataclasses import dataclass
 import medsam_tune.tuners
 from medsam_tune.tuners.base import NoTuner, Tuner
 from medsam_tune.tuners.bias import BiasTuning
+from medsam_tune.tuners.depthwise_adapter import DepthwiseAdapter
 from medsam_tune.tuners.fact import FactorTuning
 from medsam_tune.tuners.msa.bottleneck_adapter import BottleneckAdapter
+from medsam_tune.tuners.msa.space_depth import SpaceDepthAdapter
 from medsam_tune.tuners.norm import NormTuning
 from medsam_tune.tuners.sam_adapter import SamAdapter
 from medsam_tune.tuners.sam_med2d import SamMed2DAdapter
 from medsam_tune.tuners.ssf import ScaleShiftTuning
+from medsam_tune.tuners.volume_adapter import VolumeAdapter
 from tests.conformance.discovery import concrete
 from tests.conformance.peft_cases import PEFT_CASES
 
-BETWEEN_LAYERS = {"AdaptFormer", "BottleneckAdapter", "ConvLoraTuner", "SamAdapter", "SamMed2DAdapter"}
+BETWEEN_LAYERS = {
+    "AdaptFormer",
+    "BottleneckAdapter",
+    "ConvLoraTuner",
+    "DepthwiseAdapter",
+    "MaSamTuner",
+    "SamAdapter",
+    "SamMed2DAdapter",
+    "SpaceDepthAdapter",
+    "VolumeAdapter",
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,10 @@ SETTINGS: dict[str, Case] = {
     "SamMed2DAdapter": Case(lambda: SamMed2DAdapter(ratio=2.0)),
     "SamMed2DAdapter-repo": Case(lambda: SamMed2DAdapter(ratio=2.0, init="repo")),
     "SamAdapter-repo": Case(lambda: SamAdapter(init="repo"), ("vit",)),
+    "VolumeAdapter-repo": Case(lambda: VolumeAdapter(8, init="repo")),
+    "SpaceDepthAdapter-repo": Case(lambda: SpaceDepthAdapter(rank=8, init="repo", activation="gelu", decoder="none")),
+    "DepthwiseAdapter": Case(lambda: DepthwiseAdapter(rank=16)),
+    "DepthwiseAdapter-repo": Case(lambda: DepthwiseAdapter(rank=16, init="repo")),
     "BottleneckAdapter-decoder-alone": Case(lambda: BottleneckAdapter(placement=(), decoder="adapters")),
 }
 # Tuners that work on one encoder family only, and say so in a RecipeError on the other.
