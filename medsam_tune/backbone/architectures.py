@@ -150,6 +150,54 @@ def give_class_masks(mask_decoder: nn.Module, n_classes: int) -> None:
     decoder.num_multimask_outputs, decoder.num_mask_tokens = n_classes, 1 + n_classes
 
 
+def upscale_further(mask_decoder: nn.Module, stages: int) -> list[str]:
+    """Let a mask decoder, in place, double its grid four times in place of two: MA-SAM's, whose masks have the input's side.
+
+    Channels go C to C/4, C/8, C/16, C/32; a norm and GELU follow each but the last, which has GELU alone. The hypernetworks
+    end in C/32 numbers. What SAM has no weights for starts at random and learns.
+
+    Args:
+        mask_decoder: SAM's, with its weights and class masks.
+        stages: 2 changes nothing.
+
+    Returns:
+        Names of the fresh modules in the decoder.
+
+    Raises:
+        RecipeError: If ``stages`` is neither 2 nor 4.
+
+    Source: cchen-cc/MA-SAM @ 0c3cd90, ``mask_decoder_224.py`` and ``mask_decoder_512.py`` in segment_anything/modeling.
+    """
+    if stages == 2:
+        return []
+    if stages != 4:
+        raise RecipeError(f"model.segmenter.upscale_stages: expected 2 (as SAM) or 4 (as MA-SAM), got {stages}.")
+    decoder: Any = mask_decoder
+    first, norm, act, second, last_act = decoder.output_upscaling
+    channels = int(first.in_channels)
+    fresh = {
+        4: norm_of(channels // 8),
+        6: nn.ConvTranspose2d(channels // 8, channels // 16, kernel_size=2, stride=2),
+        7: norm_of(channels // 16),
+        9: nn.ConvTranspose2d(channels // 16, channels // 32, kernel_size=2, stride=2),
+    }
+    layers = [first, norm, act, second, fresh[4], last_act, fresh[6], fresh[7], nn.GELU(), fresh[9], nn.GELU()]
+    decoder.output_upscaling = nn.Sequential(*layers)
+    names = [f"output_upscaling.{place}" for place in fresh]
+    for i, network in enumerate(decoder.output_hypernetworks_mlps):
+        network.layers[-1] = nn.Linear(network.layers[-1].in_features, channels // 32)
+        names.append(f"output_hypernetworks_mlps.{i}.layers.{len(network.layers) - 1}")
+    return names
+
+
+def norm_of(channels: int) -> nn.Module:
+    """Return SAM's norm over the channels of a map."""
+    from segment_anything.modeling.common import LayerNorm2d
+
+    made: nn.Module = LayerNorm2d(channels)
+    return made
+
+
 def fill_zero_tables(image_encoder: nn.Module, generator: torch.Generator) -> None:
     """Draw the position tables that start at zero, so that random weights hide no fault in how they are used.
 

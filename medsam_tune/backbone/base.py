@@ -43,6 +43,7 @@ class Backbone(nn.Module, ABC):
         attached_tuner: Class name of the tuner that is inserted, or None.
         current_input: What ``encode`` is at work on, for inserted modules that look at neighbouring slices; None outside of it,
             also where a block is computed again in the backward pass (``checkpointing``).
+        fresh_parts: Dotted names of modules of the network's own that no file holds, so they start at random.
         mixes_slices: Whether what is inserted mixes the slices of a chunk; ``encode`` then fills chunks up.
         slices_at_once: D of the latest images that were encoded, in chunks one behind the other; stays for the backward pass.
     """
@@ -54,6 +55,7 @@ class Backbone(nn.Module, ABC):
     fine_shapes: tuple[tuple[int, int, int], ...] = ()
     attached_tuner: str | None = None
     current_input: EncoderInput | None = None
+    fresh_parts: tuple[str, ...] = ()
     mixes_slices: bool = False
     slices_at_once: int = 1
 
@@ -171,22 +173,29 @@ class Backbone(nn.Module, ABC):
             Logits (N, M, 4g, 4g) and predicted IoU (N, M).
         """
 
-    def emit_classes(self, n_classes: int) -> None:
+    def emit_classes(self, n_classes: int, *, upscale_stages: int = 2) -> None:
         """Turn the decoder, in place, into one that emits a mask for the background and one for each of K classes.
 
         The mask tokens and hypernetworks then learn; a network without such a decoder refuses.
 
+        Args:
+            n_classes: K.
+            upscale_stages: How many times the grid is doubled: 2 as in SAM, 4 as in MA-SAM.
+
         Raises:
-            RecipeError: If ``n_classes`` is not positive, or the network cannot emit classes.
+            RecipeError: If a number cannot be, or the network cannot emit classes.
         """
         raise RecipeError(f"model.segmenter: {type(self).__name__} cannot emit one mask a class. Take SamBackbone.")
 
     def decode_classes(self, embeddings: ImageEmbeddings, prompts: PromptEmbeddings) -> Tensor:
-        """Return scores (B, 1 + K, 4g, 4g) before the softmax, background first, after ``emit_classes``.
+        """Return scores (B, 1 + K, h, w) before the softmax, background first, after ``emit_classes``.
 
         Args:
             embeddings: Of B images.
             prompts: One row an image.
+
+        Returns:
+            h = w = 4g; 16g after four stages of up-scaling.
         """
         raise RecipeError(f"model.segmenter: {type(self).__name__} cannot emit one mask a class. Take SamBackbone.")
 

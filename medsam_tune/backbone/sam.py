@@ -31,6 +31,7 @@ from medsam_tune.backbone.architectures import (
     fill_zero_tables,
     give_class_masks,
     resize_position_tables,
+    upscale_further,
 )
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
 from medsam_tune.backbone.candidates import PromptDecoder
@@ -210,24 +211,34 @@ class SamBackbone(Backbone):
         source = embeddings.main + self.no_mask_embedding()
         return SharedDecoder(self.mask_decoder, source, self.image_pe(), multimask_output=multimask_output)
 
-    def emit_classes(self, n_classes: int) -> None:
+    def emit_classes(self, n_classes: int, *, upscale_stages: int = 2) -> None:
         """Turn the decoder, in place, into one that emits a mask for the background and one for each of K classes.
 
         The tokens and hypernetworks start from SAM's and learn, whatever the recipe's ``trainable`` says; the IoU head stays
-        SAM's and is not run.
+        SAM's and is not run. With four stages of up-scaling the first two are SAM's; the others, the norm between and the last
+        layer of each hypernetwork are fresh, named in ``fresh_parts``, and learn too.
+
+        Args:
+            n_classes: K.
+            upscale_stages: 2, or 4 for masks of the input's side.
 
         Raises:
-            RecipeError: If ``n_classes`` is not positive.
+            RecipeError: If ``n_classes`` is not positive or ``upscale_stages`` another number.
         """
         give_class_masks(self.mask_decoder, n_classes)
+        fresh = upscale_further(self.mask_decoder, upscale_stages)
+        self.fresh_parts = tuple(f"mask_decoder.{name}" for name in fresh)
         self.train(self.training)
 
     def decode_classes(self, embeddings: ImageEmbeddings, prompts: PromptEmbeddings) -> Tensor:
-        """Return scores (B, 1 + K, 4g, 4g) before the softmax, background first, after ``emit_classes``.
+        """Return scores (B, 1 + K, h, w) before the softmax, background first, after ``emit_classes``.
 
         Args:
             embeddings: Of B images.
             prompts: One row an image.
+
+        Returns:
+            h = w = 4g; 16g after four stages of up-scaling.
 
         Raises:
             ValueError: If the prompts are not one row an image.

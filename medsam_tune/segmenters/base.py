@@ -116,6 +116,10 @@ class Segmenter(nn.Module, ABC):
         """Tell whether the answer about a slice rests on the other slices of its chunk. False by default."""
         return False
 
+    def fresh_parts(self) -> tuple[str, ...]:
+        """Return the names of the network's own modules for which its weights have no values; none by default."""
+        return ()
+
     def given(self, batch: SegmentationBatch) -> Queries:
         """Return the batch's queries with every prompt that the answer of ``forward`` rests on; as they are by default."""
         return batch.queries

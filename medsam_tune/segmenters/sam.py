@@ -100,6 +100,10 @@ class SamSegmenter(Segmenter):
         """Return True where the tuner does."""
         return self.tuner.mixes_slices
 
+    def fresh_parts(self) -> tuple[str, ...]:
+        """Return what the backbone says."""
+        return self.backbone.fresh_parts
+
     def not_precomputable(self) -> str | None:
         """Return None when the encoder and its input are static, else the key that makes them dynamic."""
         if any(p.requires_grad for p in self.backbone.parts()["image_encoder"].parameters()):

@@ -12,6 +12,9 @@ Differs from the authors' code:
   start at random, but for three classes at 1024 px, where every shape fits (``build_sam.py``, ``load_from``).
 - The IoU head is not run and stays SAM's; theirs has 1 + K random outputs that no loss reaches.
 - A prompt is possible, one an image; the default is theirs, none.
+
+``upscale_stages: 4`` is the decoder of MA-SAM (Chen et al. 2024, arXiv 2309.08842; cchen-cc/MA-SAM @ 0c3cd90), with two more
+stages of up-scaling. Its first two start as SAM's, and the IoU head, which no loss reaches, stays SAM's and frozen.
 """
 
 from __future__ import annotations
@@ -45,6 +48,8 @@ class SemanticSegmenter(SamSegmenter):
         parts: As in ``SamSegmenter``; the backbone's decoder is turned into one that emits classes, and ``parts.prompts`` asks
             each image once, for all its classes together.
         classes: Names of the K classes in the order of the data's label map.
+        upscale_stages: How many times the decoder doubles the embedding's grid: 2 as in SAM, 4 as in MA-SAM, whose masks have
+            the side of the input. Two more stages start at random.
 
     Raises:
         RecipeError: If no class or one class twice is named, or the parts do not fit each other.
@@ -56,11 +61,11 @@ class SemanticSegmenter(SamSegmenter):
         3
     """
 
-    def __init__(self, parts: SamParts, classes: Sequence[str]) -> None:
+    def __init__(self, parts: SamParts, classes: Sequence[str], *, upscale_stages: int = 2) -> None:
         if len(set(classes)) != len(classes):
             raise RecipeError(f"model.segmenter.classes: a name stands twice in {list(classes)}. Name each class once.")
         if parts.backbone is not None:
-            parts.backbone.emit_classes(len(classes))
+            parts.backbone.emit_classes(len(classes), upscale_stages=upscale_stages)
         super().__init__(parts)
         self._classes = tuple(classes)
 
@@ -83,8 +88,8 @@ class SemanticSegmenter(SamSegmenter):
         """Return the label map as one row for each class of each image.
 
         Returns:
-            Logits (B K, 1, 4g, 4g), above 0 where the class has the largest score, and the scores themselves in
-            ``class_logits`` (B, 1 + K, 4g, 4g).
+            Logits (B K, 1, h, w), above 0 where the class has the largest score, and the scores themselves in
+            ``class_logits`` (B, 1 + K, h, w); h = w = 4g, or 16g with four stages of up-scaling.
 
         Raises:
             RecipeError: If the batch has not one row for each class on each image.

@@ -43,6 +43,7 @@ class Opening(Callback):
             "Split": split_line(data.describe()["splits"]),  # type: ignore[arg-type] # a mapping of JSON values
             "Device": device_line(trainer),
             "Weights": weights_line(module),
+            **({"Fresh": f"start at random: {', '.join(fresh)}"} if (fresh := module.segmenter.fresh_parts()) else {}),
             "Trained": trained_line([trainable_report(module.segmenter), trainable_report(module.task)]),
             "Plan": plan_line(trainer, module, data),
             "Run folder": str(self.cli.run_folder.path),
