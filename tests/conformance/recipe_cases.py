@@ -69,13 +69,19 @@ def _small(value: Any) -> Any:
 
 def batch_of(recipe: str, *, seed: int) -> SegmentationBatch:
     """Two images with the objects that the recipe's target makes."""
-    data = yaml.safe_load((FOLDER / recipe).read_text(encoding="utf-8"))["data"]
+    content = yaml.safe_load((FOLDER / recipe).read_text(encoding="utf-8"))
+    data = content["data"]
     target = data.get("target", "binary")
+    chunk: dict[str, Any] = {}
+    if length := data.get("chunk"):
+        # Both images are slices of one chunk, which is filled up.
+        chunk = {"slice_index": torch.arange(2), "chunk_index": torch.zeros(2).long(), "chunk_length": min(length, 3)}
     if target == "per_class":
-        return replace(make_class_batch(2, seed=seed), training=True)
+        classes = content["model"]["segmenter"]["init_args"]["classes"]
+        return replace(make_class_batch(len(classes), seed=seed), training=True, **chunk)
     batch = make_batch(seed=seed, objects=(1, 1) if target == "binary" else (2, 1))
     priors = torch.rand(2, 2, 64, 64, generator=torch.Generator().manual_seed(seed)) if "priors" in data else None
-    return replace(batch, training=True, priors=priors)
+    return replace(batch, training=True, priors=priors, **chunk)
 
 
 class _Step(nn.Module):
