@@ -289,7 +289,7 @@ def _moved(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.to(device, non_blocking=not str(device).startswith("cpu"))
 
 
-def _tensors(holder: SegmentationBatch | Queries) -> dict[str, Any]:
+def _tensors(holder: SegmentationBatch | Queries | MaskPrediction) -> dict[str, Any]:
     import torch
 
     return {f.name: value for f in fields(holder) if isinstance(value := getattr(holder, f.name), torch.Tensor)}
@@ -321,16 +321,19 @@ class MaskPrediction:
         iou_predictions: (N, M) predicted IoU, or None where the network has no such head.
         class_logits: (B, 1 + K, h, w) scores before the softmax, background first, where the network labels every pixel with
             one of K classes; the N = B K rows above then follow from them. None elsewhere.
+        smallest_part: Share of a mask's largest island below which its islands and holes are specks when masks are made; 0 for
+            none.
     """
 
     low_res_masks: Tensor
     iou_predictions: Tensor | None = None
     class_logits: Tensor | None = None
+    smallest_part: float = 0.0
 
     def to(self, device: torch.device | str) -> MaskPrediction:
         """Return the prediction on ``device``."""
-        optional = (self.iou_predictions, self.class_logits)
-        return MaskPrediction(self.low_res_masks.to(device), *(None if t is None else t.to(device) for t in optional))
+        moved: dict[str, Any] = {name: _moved(value, device) for name, value in _tensors(self).items()}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from medsam_tune.inference.current_images import CurrentImages
 from medsam_tune.inference.new_images import GreyLevels, image_tensor, new_batch, with_priors
 from medsam_tune.inference.propagation import Propagated, PropagationRules, Step, check_propagation, check_range, propagate
 from medsam_tune.inference.slice_prompts import SliceAnswer, SlicePrompts
+from medsam_tune.inference.small_parts import thresholded
 from medsam_tune.inference.stitching import answer, embedded
 from medsam_tune.inference.tiled_prediction import answer_tiles, tiled_batch, with_prompts
 from medsam_tune.inference.user_prompts import user_queries
@@ -321,7 +322,7 @@ class Predictor:
         with self._images.lock, torch.no_grad():
             prediction = self.segmenter.candidates(batch) if multimask_output else answer(self.segmenter, batch)
         logits, ious = self._original(prediction, batch), prediction.iou_predictions
-        masks = logits if return_logits else logits > 0
+        masks = logits if return_logits else thresholded(logits, prediction.smallest_part)
         scores = None if ious is None else ious.float().cpu().numpy()
         return masks.cpu().numpy(), scores, prediction.low_res_masks.float().cpu().numpy()
 
@@ -339,7 +340,7 @@ class Predictor:
         asked = with_prompts(batch, n_prompted, prompts) if n_prompted else batch
         with self._images.lock:
             logits, ious = answer_tiles(self.segmenter, asked)
-        masks = logits if return_logits else logits > 0
+        masks = logits if return_logits else thresholded(logits, self.segmenter.smallest_part)
         return masks.cpu().numpy(), None if ious is None else ious.float().cpu().numpy(), logits.cpu().numpy()
 
     def _original(self, prediction: MaskPrediction, batch: SegmentationBatch) -> Tensor:
@@ -352,9 +353,9 @@ class Predictor:
     def _masks(self, batch: SegmentationBatch) -> list[NDArray[np.bool_]]:
         with self._images.lock, torch.no_grad():
             low_res_masks = answer(self.segmenter, batch).low_res_masks[:, :1].float()
-        side = self.segmenter.input_rule.side
+        side, smallest = self.segmenter.input_rule.side, self.segmenter.smallest_part
         return [
-            (to_original(low_res_masks[row : row + 1], frame, side)[0, 0] > 0).cpu().numpy()
+            thresholded(to_original(low_res_masks[row : row + 1], frame, side)[0, 0], smallest).cpu().numpy()
             for row, frame in enumerate(batch.frames)
         ]
 

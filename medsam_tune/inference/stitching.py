@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medsam_tune.geometry import Frame, to_original
 from medsam_tune.inference.flipped_views import seen_in_views
+from medsam_tune.inference.small_parts import thresholded
 from medsam_tune.inference.windows import answer_windows, joined, slice_parts
 from medsam_tune.masks import ObjectMasks
 from medsam_tune.segmenters.base import Segmenter
@@ -58,10 +59,12 @@ def answer(segmenter: Segmenter, batch: SegmentationBatch) -> MaskPrediction:
     Of an image's tiles it sees ``at_once`` at a time, of a volume ``chunk_length`` slices (``windows.answer_windows``).
     """
     if batch.window_stride:
-        return answer_windows(segmenter, batch)
-    if not batch.at_once or batch.n_images <= batch.at_once:
-        return seen_in_views(segmenter, batch)
-    return joined([seen_in_views(segmenter, part) for part in _parts(batch)])
+        said = answer_windows(segmenter, batch)
+    elif not batch.at_once or batch.n_images <= batch.at_once:
+        said = seen_in_views(segmenter, batch)
+    else:
+        said = joined([seen_in_views(segmenter, part) for part in _parts(batch)])
+    return replace(said, smallest_part=segmenter.smallest_part)
 
 
 def embedded(segmenter: Segmenter, batch: SegmentationBatch) -> SegmentationBatch:
@@ -119,6 +122,7 @@ def known_pixels(batch: SegmentationBatch, image: AskedImage) -> Tensor | None:
 def mask_chunks(prediction: MaskPrediction, batch: SegmentationBatch, image: AskedImage, side: int) -> Iterator[Tensor]:
     """Yield an image's predicted masks at its own size, a few objects at a time: (c, H, W) bool, at least one tensor.
 
+    Specks below the prediction's ``smallest_part`` are not in them.
     Where the network labels pixels, the scores of the classes are brought there and compared there.
 
     Args:
@@ -132,7 +136,8 @@ def mask_chunks(prediction: MaskPrediction, batch: SegmentationBatch, image: Ask
         return
     step = max(1, _PIXELS_AT_ONCE // max(image.size[0] * image.size[1], side * side))
     for start in range(0, max(1, len(image.objects)), step):
-        yield _masks(prediction.low_res_masks[:, :1], batch, image, slice(start, start + step), side)
+        logits = _logits(prediction.low_res_masks[:, :1], batch, image, slice(start, start + step), side)
+        yield thresholded(logits, prediction.smallest_part)
 
 
 def stitched(maps: Tensor, frames: list[Frame], areas: list[tuple[slice, slice]], size: tuple[int, int], side: int) -> Tensor:
@@ -192,17 +197,17 @@ def _first_objects(batch: SegmentationBatch) -> list[int]:
     return [sum(counts[:row]) for row in range(len(counts))]
 
 
-def _masks(low_res: Tensor, batch: SegmentationBatch, image: AskedImage, chosen: slice, side: int) -> Tensor:
+def _logits(low_res: Tensor, batch: SegmentationBatch, image: AskedImage, chosen: slice, side: int) -> Tensor:
     objects = image.objects[chosen]
     if not objects:
-        return low_res.new_zeros((0, *image.size), dtype=torch.bool)
+        return low_res.new_zeros((0, *image.size))
     if not batch.tiles:
         numbers = [found[0][0] for found in objects]
-        return to_original(low_res[numbers].float(), batch.frames[image.rows[0]], side)[:, 0] > 0
+        return to_original(low_res[numbers].float(), batch.frames[image.rows[0]], side)[:, 0]
     rows = [[row for _, row in found] for found in objects]
     return torch.stack(
         [
-            stitched(low_res[[n for n, _ in found], 0], *_places(batch, where), image.size, side) > 0
+            stitched(low_res[[n for n, _ in found], 0], *_places(batch, where), image.size, side)
             for found, where in zip(objects, rows, strict=True)
         ]
     )

@@ -28,6 +28,7 @@ _TRAINING = (
     "model.schedule",
     "model.warmup_steps",
     "model.views_at_test",
+    "model.smallest_part",
     "trainer.",
     "data.batch_size",
     "data.views",

@@ -44,6 +44,8 @@ class SamParts:
             140 MB during a training step at g = 64.
         views_at_test: In tests and predictions ``mirror`` averages the probabilities of two views of an image, ``flips`` of
             four, each an encoder pass; for networks that need no prompt.
+        smallest_part: Islands of a mask below this share of its largest island are dropped, and holes below it filled; 0 keeps
+            all.
     """
 
     backbone: Backbone | None = None
@@ -54,6 +56,7 @@ class SamParts:
     side: SideNetwork | None = None
     objects_per_decode: int = 0
     views_at_test: ViewsAtTest = "one"
+    smallest_part: float = 0.0
 
 
 class Segmenter(nn.Module, ABC):
@@ -61,9 +64,11 @@ class Segmenter(nn.Module, ABC):
 
     Attributes:
         views_at_test: Which views of an image ``inference.stitching.answer`` averages; ``forward`` itself sees one.
+        smallest_part: What its masks drop and fill, as ``SamParts`` says; logits know nothing of it.
     """
 
     views_at_test: ViewsAtTest = "one"
+    smallest_part: float = 0.0
 
     @property
     @abstractmethod

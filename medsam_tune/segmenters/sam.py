@@ -53,7 +53,7 @@ class SamSegmenter(Segmenter):
         self.fusion = parts.fusion
         self.side = parts.side
         self.objects_per_decode = parts.objects_per_decode
-        self.views_at_test = parts.views_at_test
+        self.views_at_test, self.smallest_part = parts.views_at_test, parts.smallest_part
         _check_asking(parts.prompts is not None, self.prompt_encoder)
         self._attach()
 

@@ -79,7 +79,7 @@ class TaskSegmenter(Segmenter):
     ) -> None:
         super().__init__()
         fusion = _only_fusion(parts)
-        self.views_at_test = parts.views_at_test
+        self.views_at_test, self.smallest_part = parts.views_at_test, parts.smallest_part
         if side < _LARGEST_STRIDE or side % _LARGEST_STRIDE:
             raise RecipeError(f"model.segmenter.side: expected a multiple of {_LARGEST_STRIDE}, got {side}.")
         _check_blending(fusion, raw_weight=raw_weight, augmented_weight=augmented_weight, inference=inference)

@@ -40,6 +40,7 @@ LIMITS = (
     Limit(r"trainer\.(min_epochs|min_steps|log_every_n_steps)", 0),
     Limit(r"trainer\.(max_epochs|max_steps|num_sanity_val_steps)", -1),
     Limit(r"data\.num_workers|trainer\.gradient_clip_val|model\.(warmup_steps|objects_per_decode)", 0),
+    Limit(r"model\.smallest_part", 0.0, 1.0),
     Limit(r"model\..+\.(width|rank|hidden_dim|bottleneck_dim)", 1, 2**16, own=True),
 )
 

@@ -67,6 +67,8 @@ class TuningModule(pl.LightningModule):
         objects_per_decode: Objects decoded at once; 0 decodes all of a batch together.
         views_at_test: ``mirror`` lets tests and predictions see each image as it lies and mirrored, ``flips`` also upside down
             and both, and averages the probabilities; two or four encoder passes an image. Validation sees it once.
+        smallest_part: Islands of a mask below this share of its largest island are dropped, and holes below it filled, wherever
+            masks are made: in validation, test and prediction. 0 keeps all.
         task: What is learned; segmentation by default.
         loss: The training loss; BCE + Dice by default.
         optimizer: Called with the trainable parameters only.
@@ -91,6 +93,7 @@ class TuningModule(pl.LightningModule):
         segmenter: Callable[[SamParts], Segmenter] = SamSegmenter,
         objects_per_decode: int = 0,
         views_at_test: ViewsAtTest = "one",
+        smallest_part: float = 0.0,
         task: Task | None = None,
         loss: MaskLoss | None = None,
         optimizer: OptimizerCallable = default_optimizer,
@@ -101,9 +104,11 @@ class TuningModule(pl.LightningModule):
         super().__init__()
         if scheduler is not None and (schedule != "constant" or warmup_steps):
             raise RecipeError("model.scheduler: excludes model.schedule and model.warmup_steps; keep one of them.")
-        parts = SamParts(backbone, prompts, prompt_encoder, tuner, fusion, side, objects_per_decode, views_at_test)
+        parts = SamParts(
+            backbone, prompts, prompt_encoder, tuner, fusion, side, objects_per_decode, views_at_test, smallest_part
+        )
         self.segmenter: Segmenter = segmenter(parts)
-        _check_views(self.segmenter, views_at_test)
+        _check_tests(self.segmenter, parts)
         self.task: Task = task or SegmentationTask()
         self.task.attach(self.segmenter)
         self.loss: MaskLoss = loss or BceDiceLoss()
@@ -297,20 +302,24 @@ class TuningModule(pl.LightningModule):
             metric.reset()
 
 
-def _check_views(segmenter: Segmenter, views_at_test: ViewsAtTest) -> None:
-    """Refuse views for a network that is asked by a prompt, which lies where it was drawn, or that knows nothing of views."""
-    if views_at_test == "one":
-        return
-    if (prompt := segmenter.asks_user()) is not None:
+def _check_tests(segmenter: Segmenter, parts: SamParts) -> None:
+    """Refuse views for a network whose prompt lies where it was drawn, and what its masks cannot or do not keep."""
+    if parts.views_at_test != "one" and (prompt := segmenter.asks_user()) is not None:
         raise RecipeError(
-            f"model.views_at_test: {views_at_test} flips images, but this model is asked by {prompt} on the image as it lies. "
-            "Leave it out; it is for models that need no prompt."
+            f"model.views_at_test: {parts.views_at_test} flips images, but this model is asked by {prompt} on the image as it "
+            "lies. Leave it out; it is for models that need no prompt."
         )
-    if segmenter.views_at_test != views_at_test:
+    if parts.smallest_part and segmenter.classes():
         raise RecipeError(
-            f"model.views_at_test: {type(segmenter).__name__} does not keep it. Set self.views_at_test = parts.views_at_test "
-            "there, or leave the key out."
+            "model.smallest_part: a hole in one class is another class or background, so nothing is filled where every pixel "
+            "has one class. Leave it out."
         )
+    for key in ("views_at_test", "smallest_part"):
+        if getattr(segmenter, key) != getattr(parts, key):
+            raise RecipeError(
+                f"model.{key}: {type(segmenter).__name__} does not keep it. Set self.{key} = parts.{key} there, or leave the "
+                "key out."
+            )
 
 
 def _made(key: str, factory: Callable[[Any], Any], given: object) -> Any:  # noqa: ANN401 - an optimizer or a scheduler

@@ -78,7 +78,8 @@ def test_few_colour_images_are_augmented_and_grey_ones_are_not(tmp_path):
         recipes[name] = yaml.safe_load(text)["data"]
         # What training never flips is not flipped in the test.
         assert yaml.safe_load(text)["model"].get("views_at_test") == {"grey": None, "colour": "flips"}[name]
-        assert ("mirrored" in text) == (name == "colour")
+        assert yaml.safe_load(text)["model"].get("smallest_part") == {"grey": None, "colour": 0.01}[name]
+        assert ("mirrored" in text) == ("Islands" in text) == (name == "colour")
     assert "augmentation" not in recipes["grey"]
     assert recipes["colour"]["views"] == 8
     assert recipes["colour"]["augmentation"]["degrees"] == 180

@@ -1,4 +1,4 @@
-"""A run whose test averages flipped views: the training is the same, the test is not, and the export knows it."""
+"""A run whose test averages flipped views or drops specks: the training is the same, the test is not, the export knows it."""
 
 import json
 
@@ -25,3 +25,19 @@ def test_flips_change_what_is_tested_and_not_what_is_trained(workplace):
     assert json.loads(again.read_text())["test"] == tested[1]
     assert load_export(flips.export).segmenter.views_at_test == "flips"
     assert load_export(one.export).segmenter.views_at_test == "one"
+
+
+def test_specks_go_from_what_is_tested(workplace):
+    assert run(*ONCE, "--trainer.max_epochs=1", "--model.smallest_part=0.01") == 0
+    folder = only_run()
+    assert load_export(folder.export).segmenter.smallest_part == 0.01
+    # Nothing but the largest island of each slice.
+    assert main(["test", str(folder.path), "--model.smallest_part=1", *ONCE]) == 0
+    (again,) = folder.path.glob("tests/*/summary.json")
+    one, other = (json.loads(path.read_text())["test"]["dice"]["mean"] for path in (again, folder.summary))
+    assert one != other
+
+
+def test_a_share_that_is_none_is_refused(workplace, capsys):
+    assert run("--model.smallest_part=1.5") == 2
+    assert "model.smallest_part" in capsys.readouterr().err

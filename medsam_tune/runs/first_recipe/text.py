@@ -177,8 +177,8 @@ def _model(parts: RecipeParts) -> list[str]:
             line = f"  warmup_steps: {parts.length.warmup_steps}"
         elif line.strip().startswith("classes:"):
             line = f"{line[: line.index('classes:')]}classes: {_flow(list(parts.found.rule.labels))}"
-        elif line.strip().startswith("views_at_test:") and parts.length.views == 1:
-            # What was never flipped in training is not flipped in a test; the comment above goes with its key.
+        elif line.strip().startswith(("views_at_test:", "smallest_part:")) and parts.length.views == 1:
+            # What training never flips no test flips, and a scan's specks may be its lesions; a comment goes with its key.
             while section[-1].strip().startswith("#"):
                 section.pop()
             continue
