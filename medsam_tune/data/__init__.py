@@ -19,6 +19,7 @@ from medsam_tune.data.splits import Splits, SplitSettings, make_splits
 from medsam_tune.data.targets import apply_target
 from medsam_tune.data.tiles import TiledSource, Tiles
 from medsam_tune.data.transforms import Augmentation, augment, view_seed
+from medsam_tune.data.unlabelled import UnlabelledFolder
 from medsam_tune.data.volumes import VolumeSource
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ __all__ = [
     "Splits",
     "TiledSource",
     "Tiles",
+    "UnlabelledFolder",
     "Views",
     "VolumeSource",
     "apply_target",

@@ -28,6 +28,7 @@ from medsam_tune.runs.report_facts import (
     run_files,
     training_settings,
 )
+from medsam_tune.training.pretrained import write_pretrained
 from medsam_tune.training.recipe_paths import shareable
 
 if TYPE_CHECKING:
@@ -41,12 +42,13 @@ _SURVEYED, _SAMPLES = 300, 6
 
 
 def export_stage(cli: MedsamCLI) -> Path:
-    """Write what was trained, reloadable in one line."""
+    """Write what was trained, reloadable in one line; of a pretraining also the weights that others start from."""
     folder, segmenter, config = cli.run_folder.export, cli.model.segmenter, model_config(cli)
     metrics, data = cli.results.summary.get("test", {}), cli.datamodule.describe()
     if (images := stored_images(cli.datamodule.source, cli.datamodule.splits.train)) is not None:
         data["stored_images"] = images.as_json()
     save_export(folder, segmenter=segmenter, model_config=config, metrics=metrics, data_description=data)
+    write_pretrained(cli)
     return folder
 
 

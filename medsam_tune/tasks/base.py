@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -63,6 +64,14 @@ class Task(nn.Module, ABC):
         """
         terms = self.training_losses(segmenter, batch, loss)
         metric.update(torch.stack(list(terms.values())).sum(), batch.n_images)
+        return None
+
+    def verdict(self, figures: Mapping[str, float]) -> dict[str, str] | None:
+        """Return what nobody must overlook, as ``verdict`` and ``text``; None, as by default, where there is nothing.
+
+        Args:
+            figures: Those of the best validation, by name.
+        """
         return None
 
     def figures(self, metric: Metric) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ from medsam_tune.training.origin import (
 from medsam_tune.training.own_folder import own_folder_words
 from medsam_tune.training.places import with_local
 from medsam_tune.training.precompute_stage import check_cacheable
+from medsam_tune.training.pretrained import check_pretraining, check_unseen, keep_record, pretrained_words
 from medsam_tune.training.recipe_paths import resolve_paths
 from medsam_tune.training.record import continue_wandb
 from medsam_tune.training.run_folder import (
@@ -135,7 +136,7 @@ class MedsamCLI(LightningCLI):
             words = expand_short_keys(
                 expand_class_names(args or []), whole=sections | _OPTIONS, keys_of=lambda words: self._keys(parser, words)
             )
-            self.words = self._without_sample_settings(words)
+            self.words = self._without_sample_settings(pretrained_words(words))
             self.config = parser.parse_args(self.words)
             resolve_paths(self.config)
         except ArgumentError as error:
@@ -209,6 +210,8 @@ class MedsamCLI(LightningCLI):
             say(f"Another cohort than the run's: all of its {cases} are tested, none of which trained it or chose its weights.")
         if self.checkpoint is not None and self.subcommand in _SCORED:
             warn_of_trained_cases(self.checkpoint, getattr(self.datamodule.splits, _SCORED[self.subcommand]))
+        if split:
+            self.results.pretraining = check_unseen(self)
         check_cacheable(self.model.segmenter, self.datamodule)
         self.model.segmenter.check_data(self.datamodule)
         recipe = self._get(self.config_init, "trainer")
@@ -217,6 +220,7 @@ class MedsamCLI(LightningCLI):
         continued = self.folder is not None
         if self.folder is None:
             self.folder = RunFolder(make_run_folder(Path(section.run.folder), self.place))
+            keep_record(self)
         config = trainer_config(self, recipe, continued=continued)
         try:
             trainer = pl.Trainer(**config)
@@ -233,6 +237,7 @@ class MedsamCLI(LightningCLI):
         if self.subcommand in (None, "fit"):
             self.model.trainable_parameters()
             self.model.check_optimizer()
+            check_pretraining(self.model, self.datamodule)
             if self.model.task.needs_masks and recipe["limit_val_batches"] != 0:
                 check_validation(self.datamodule)
         check_trainer_parts(vars(recipe), figures=self.model.validation_figures())

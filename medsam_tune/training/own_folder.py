@@ -42,6 +42,8 @@ def own_folder_words(recipe: Path, words: Sequence[str]) -> tuple[list[str], str
     if not isinstance(data, Mapping) or root is None or root == data.get("root"):
         return [], ""
     stated = str(data.get("root") or SAMPLE_PREFIX)
+    if str((data.get("source") or {}).get("class_path")).endswith("UnlabelledFolder"):
+        return [], ""  # it reads whatever there is
     says_how = any(given_value(words, key) is not None for key in _READING)
     # Another sample than the recipe's own is laid out otherwise too; one that is none is refused by the data module.
     folder = sample_folder(root.removeprefix(SAMPLE_PREFIX)) if root.startswith(SAMPLE_PREFIX) else expand(root, ROOT)

@@ -27,7 +27,7 @@ SYNONYMS = {"rank": ("rank", "r")}
 DEFAULT_OPTIMIZER = ("--model.optimizer=torch.optim.AdamW", "--model.optimizer.init_args.weight_decay=0.0001")
 """What a recipe that names no optimizer has, written out: ``training.module.default_optimizer``."""
 
-ROOMS = ("backbone", "data", "fusion", "losses", "prompt_encoders", "prompts", "segmenters", "side", "tuners")
+ROOMS = ("backbone", "data", "fusion", "losses", "prompt_encoders", "prompts", "segmenters", "side", "tasks", "tuners")
 """Rooms whose classes a word may name without their path."""
 
 _CLASS = re.compile(r"--([\w.]+\+?)=([A-Z]\w*)")

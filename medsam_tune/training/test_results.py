@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
 import platform
 import resource
@@ -42,6 +43,7 @@ class TestResults(Callback):
         summary: What ``summary.json`` holds.
         found: What a callback found for keys of the recipe, such as ``data.batch_size``.
         nsd_tolerance: ``run.nsd_tolerance_mm``.
+        pretraining: On what the weights were pretrained, where they were.
     """
 
     __test__ = False  # pytest would collect a class of this name
@@ -55,6 +57,7 @@ class TestResults(Callback):
         self.summary: dict[str, Any] = {}
         self.found: dict[str, int] = {}
         self.nsd_tolerance = NSD_TOLERANCE
+        self.pretraining: dict[str, Any] | None = None
         self._tested_step: int | None = None
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -97,9 +100,12 @@ class TestResults(Callback):
         module.load_state_dict(checkpoint["state_dict"])
         score = best_score(trainer)
         figures = {} if score is None else {module.task.monitor: score}
+        if self.folder is not None and score is not None:
+            figures |= validation_of(self.folder.metrics_csv, module.task.monitor, score)
         self.summary = {"validation": figures, **self._facts(trainer, module)}
+        verdict = module.task.verdict({name.removeprefix("val/"): value for name, value in figures.items()})
         if trainer.is_global_zero:
-            self.write()
+            self.write(**({} if verdict is None else {"verdict": verdict}))
 
     def _facts(self, trainer: pl.Trainer, module: TuningModule) -> dict[str, Any]:
         weights = module.segmenter.base_weights()
@@ -111,6 +117,7 @@ class TestResults(Callback):
             "epochs": trainer.current_epoch,
             "versions": versions(),
             **({"found": self.found} if self.found else {}),
+            **({"pretraining": self.pretraining} if self.pretraining else {}),
         }
 
     def write(self, **more: Any) -> None:  # noqa: ANN401 - JSON values
@@ -123,6 +130,24 @@ class TestResults(Callback):
         self.summary["seconds"] = dict(self.clock.seconds) if self.clock else {}
         self.summary["peak_memory_gb"] = peak_memory_gb()
         write_json(self.folder.summary, self.summary)
+
+
+def validation_of(table: Path, monitor: str, score: float) -> dict[str, float]:
+    """Return all figures of the validation that gave the best score, by name; empty where no table tells them.
+
+    Args:
+        table: ``metrics.csv``.
+        monitor: The figure that chose.
+        score: Its value.
+    """
+    if not table.is_file():
+        return {}
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get(monitor)]
+    if not rows:
+        return {}
+    best = min(rows, key=lambda row: abs(float(row[monitor]) - score))
+    return {name: float(value) for name, value in best.items() if name.startswith("val/") and value}
 
 
 def parameter_counts(module: TuningModule) -> dict[str, int]:

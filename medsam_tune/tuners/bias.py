@@ -11,8 +11,11 @@ Differs from the authors' code:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from medsam_tune.backbone.base import Backbone
-from medsam_tune.tuners.scoped import ScopedTuner
+from medsam_tune.tuners.parts import BlockRange
+from medsam_tune.tuners.scoped import Scope, ScopedTuner
 
 
 class BiasTuning(ScopedTuner):
@@ -21,11 +24,20 @@ class BiasTuning(ScopedTuner):
     Args:
         scope: ``image_encoder``, ``mask_decoder`` or both.
         blocks: First and last encoder block, both included; null is the whole encoder, patch embedding and neck included.
+        norms: Train the scales of layer norms too.
 
     Raises:
         RecipeError: If ``scope`` is empty, or ``blocks`` is given without the encoder.
     """
 
+    def __init__(
+        self, scope: Sequence[Scope] = ("image_encoder",), *, blocks: BlockRange | None = None, norms: bool = False
+    ) -> None:
+        super().__init__(scope, blocks=blocks)
+        self.norms = norms
+
     def chosen(self, backbone: Backbone, name: str) -> bool:
-        """Choose biases, but for those that change no output."""
+        """Choose biases, but for those that change no output, and layer norms where they are wanted."""
+        if self.norms and isinstance(backbone.get_submodule(name.rpartition(".")[0]), backbone.anatomy().norm_kinds):
+            return True
         return name.endswith(".bias") and name not in backbone.anatomy().decoder.without_effect
