@@ -26,6 +26,7 @@ OWN_COMMANDS = {
     "priors": "find the automatic masks that SAMAug adds to the images of a recipe",
     "sweep": "run a recipe over many values: a W&B sweep file, on W&B or here",
     "resume": "continue the training of a run in its folder",
+    "evaluate": "ask models about labelled data as published studies do: points, boxes, clicks, bad prompts",
     "compare": "hold tested runs against each other, case by case",
     "runs": "list the runs that there are, show one, remove those that came to nothing",
     "export": "write what a run trained in a reloadable form, or merge it into one plain SAM checkpoint",

@@ -160,6 +160,10 @@ class PartReader:
             return (Part(kind, self.arguments(kind, value, key)),)
         if origin in (Sequence, list, tuple) and isinstance(value, list | tuple):
             return self._sequence(value, kind, key)
+        if origin in (Mapping, dict) and isinstance(value, Mapping):
+            named, hint = inner
+            items = {name: self._value(item, hint, f"{key}.{name}") for name, item in value.items()}
+            return (items,) if all(self._plain(name, named, key) is not None for name in items) else None
         return None
 
     def _sequence(self, value: Sequence[object], kind: Any, key: str) -> tuple[object] | None:  # noqa: ANN401
@@ -188,6 +192,8 @@ def _built(value: object) -> object:
         return value.build()
     if isinstance(value, list | tuple):
         return type(value)(_built(item) for item in value)
+    if isinstance(value, dict):
+        return {name: _built(item) for name, item in value.items()}
     return value
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsam_tune.backbone.weights import WEIGHTS
+from medsam_tune.backbone.weights import WEIGHTS, architecture_of, load_state_dict_file
 from medsam_tune.data.formats import FORMATS, ChannelFiles, Format
 from medsam_tune.data.formats.channels import channels_of
-from medsam_tune.errors import RecipeError
+from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.export.description import DESCRIPTION_FILE, read_description
 from medsam_tune.export.load import load_export
 from medsam_tune.export.parts import PartReader
@@ -86,8 +86,10 @@ def open_model(name: str, *, checkpoint: str | None = None, trusted: bool = Fals
         refuse_older_export(folder)
         predictor = run.predictor(checkpoint=checkpoint, trusted=trusted)
         return _tuned(name, predictor, folder / "export", _own_formats(run.config, trusted=trusted))
-    if not folder.exists() and (name in WEIGHTS or name.startswith(_RANDOM)):
+    if not folder.exists() and "=" not in name and (name in WEIGHTS or name.startswith(_RANDOM)):
         return _untuned(name, checkpoint)
+    if (found := plain_checkpoint(name)) is not None:
+        return replace(_untuned(*found), name=name)
     raise RecipeError(_no_model(name, folder))
 
 
@@ -108,6 +110,34 @@ def _untuned(name: str, checkpoint: str | None) -> AskedModel:
 
     backbone = SamBackbone(name, checkpoint=checkpoint)
     return AskedModel(name, Predictor(backbone), TrainedData(), backbone.weights.sha256, is_untuned=True)
+
+
+def plain_checkpoint(name: str) -> tuple[str, str] | None:
+    """Return the weights whose input rule a plain SAM checkpoint follows, and its file; None for what is no file of weights.
+
+    Args:
+        name: ``FILE``, where the architecture in it is that of one name of ``weights list`` alone, or ``NAME=FILE``.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or is of no known architecture, or of one that several names share.
+
+    Examples:
+        >>> plain_checkpoint("sam_vit_b=mine.pth"), plain_checkpoint("runs/lora")
+        (('sam_vit_b', 'mine.pth'), None)
+    """
+    weights, equals, file = name.partition("=")
+    if equals and (weights in WEIGHTS or weights.startswith(_RANDOM)):
+        return weights, file
+    path = expand(name, "MODEL")
+    if not path.is_file():
+        return None
+    architecture = architecture_of(load_state_dict_file(path))
+    fitting = [entry.name for entry in WEIGHTS.values() if entry.architecture == architecture]
+    if len(fitting) == 1:
+        return fitting[0], str(path)
+    meant = " or ".join(f"{each}={name}" for each in fitting)
+    hint = f"Say whose input rule it follows: {meant}." if fitting else f"Known are {', '.join(WEIGHTS)}."
+    raise CheckpointError(f"{path}: holds {architecture or 'no architecture that is known here'}. {hint}")
 
 
 def refuse_older_export(folder: Path) -> None:

@@ -1,0 +1,83 @@
+"""Curves of several models side by side: panels that share their legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+from medsam_tune.evaluation.figure_style import FIRST_COLOUR, GREY, SECOND_COLOUR, style
+
+COLOURS = (FIRST_COLOUR, SECOND_COLOUR, "#2CA089", "#9467BD", "#C44E52", GREY)
+_LINES = ("-", ":", "--")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Hold one curve.
+
+    Attributes:
+        name: In the legend; curves of one name look alike in all panels.
+        colour: Number of its colour.
+        line: 0 whole, 1 dotted, 2 dashed.
+        x: Places: numbers, or names that stand side by side.
+        y: Values.
+        low: Lower ends of the intervals; NaN where there is none.
+        high: Upper ends.
+    """
+
+    name: str
+    colour: int
+    line: int
+    x: Sequence[float | str]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Hold the curves of one panel with its title and the names of its axes."""
+
+    title: str
+    x_label: str
+    y_label: str
+    curves: Sequence[Curve]
+
+
+def draw_panels(panels: Sequence[Panel]) -> bytes:
+    """Draw panels side by side as PNG, readable on a white and on a dark page; whole curves have their interval shaded.
+
+    Raises:
+        ValueError: If there is no panel.
+    """
+    if not panels:
+        raise ValueError("panels must hold at least one, got none")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4 * len(panels), 3.8), dpi=120, layout="constrained")
+    handles: dict[str, Any] = {}
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        style(axes, panel.title, panel.x_label)
+        axes.set_ylabel(panel.y_label, fontsize=8.5, color=GREY)
+        names = list(dict.fromkeys(place for curve in panel.curves for place in curve.x if isinstance(place, str)))
+        for curve in panel.curves:
+            places = [names.index(place) if isinstance(place, str) else place for place in curve.x]
+            colour, line = COLOURS[curve.colour % len(COLOURS)], _LINES[curve.line % len(_LINES)]
+            (drawn,) = axes.plot(places, curve.y, marker="o", markersize=3.5, linewidth=1.4, linestyle=line, color=colour)
+            if curve.line == 0:
+                axes.fill_between(places, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+            handles.setdefault(curve.name, drawn)
+        if names:
+            axes.set_xticks(range(len(names)), names)
+            axes.tick_params(axis="x", labelrotation=20 if max(map(len, names)) > 6 else 0)
+        axes.set_ylim(0, 1)
+    place: Any = "outside lower center"
+    legend = figure.legend(handles.values(), handles, loc=place, ncols=3, frameon=False, fontsize=8, labelcolor=GREY)
+    for text in legend.get_texts():
+        # The names of files may hold the signs that begin a formula.
+        text.set_parse_math(False)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", transparent=True)
+    return buffer.getvalue()

@@ -1,0 +1,166 @@
+"""From rows to figures: means over cases with intervals by patient, beside those over objects and over targets."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from medsam_tune.evaluation.summary import figures
+from medsam_tune.protocols.base import CLICKS, Protocol, Row
+from medsam_tune.protocols.correlation import partial_spearman
+from medsam_tune.protocols.mazurowski import NOC_THRESHOLDS, clicks_needed
+from medsam_tune.protocols.selection import RULES
+
+METRICS = ("dice", "iou")
+ATTRIBUTES = ("area", "aspect", "contrast", "fourier_order")
+FEWEST_CORRELATED = 10
+_Object = tuple[str, str, str]
+
+
+def summarise_rows(rows: Sequence[Row], protocol: Protocol) -> dict[str, Any]:
+    """Summarise the rows of an evaluation as JSON values.
+
+    Returns:
+        ``entries``: for each model, rule of selection and place on the protocol's axes ``dice`` and ``iou`` over cases
+        (``mean``, ``std``, ``ci95`` with the patient as the unit, ``ci95_method``), the plain means ``by_object`` and the
+        balanced ones ``by_target`` (each label weighs the same), ``per_label``, ``n_objects``, ``n_cases``, ``n_patients``, and
+        ``oracle``, true where the truth chose. Draws of an object are averaged first. Of the Mazurowski protocol also
+        ``clicks_needed``, of the Huang protocol ``correlations``.
+    """
+    keys = ("model", *protocol.axes, *(["selection"] if "selection" in protocol.columns else []))
+    grouped: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        grouped[tuple(row[name] for name in keys)].append(row)
+    entries = [{**dict(zip(keys, key, strict=True)), **_figures(found)} for key, found in grouped.items()]
+    for entry in entries:
+        entry["oracle"] = entry.get("selection") == "oracle"
+    summary: dict[str, Any] = {"entries": entries}
+    if CLICKS in protocol.axes:
+        summary["clicks_needed"] = _clicks_needed(rows)
+    if "fourier_order" in protocol.columns:
+        summary["correlations"] = _correlations(grouped, keys)
+    return summary
+
+
+def describe_rules() -> dict[str, str]:
+    """Return what each rule of selection takes, for a legend."""
+    return {str(rule): meaning for rule, meaning in RULES.items()}
+
+
+def _figures(rows: Sequence[Row]) -> dict[str, Any]:
+    objects = _object_means([row for row in rows if row["dice"] is not None])
+    labels = sorted({row["label"] for row in rows})
+    per_label = {label: {**_over_cases([each for each in objects if each["label"] == label])} for label in labels}
+    balanced = {
+        metric: _mean(found[metric]["mean"] for found in per_label.values() if found[metric]["mean"] is not None)
+        for metric in METRICS
+    }
+    return {
+        **_over_cases(objects),
+        "by_object": {metric: _mean(each[metric] for each in objects) for metric in METRICS},
+        "by_target": balanced,
+        "per_label": per_label,
+        **({"n_excluded": sum(row["excluded"] for row in rows), **_distances(rows)} if "hd95" in rows[0] else {}),
+    }
+
+
+def _object_means(rows: Iterable[Row]) -> list[Row]:
+    """Return each object with the mean over its draws."""
+    found: dict[_Object, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[_object(row)].append(row)
+    return [
+        {**drawn[0], **{metric: statistics.fmean(each[metric] for each in drawn) for metric in METRICS}}
+        for drawn in found.values()
+    ]
+
+
+def _object(row: Row) -> _Object:
+    return str(row["case"]), str(row.get("image", "")), str(row.get("object", row["label"]))
+
+
+def _over_cases(objects: Sequence[Row]) -> dict[str, Any]:
+    """Return the figures over cases, each with the mean over its objects."""
+    cases: dict[str, list[Row]] = defaultdict(list)
+    for each in objects:
+        cases[each["case"]].append(each)
+    patients = [found[0]["patient"] for found in cases.values()]
+    means = {
+        metric: np.array([statistics.fmean(each[metric] for each in found) for found in cases.values()], np.float64)
+        for metric in METRICS
+    }
+    return {
+        **{metric: figures(values, patients) for metric, values in means.items()},
+        "n_objects": len(objects),
+        "n_cases": len(cases),
+        "n_patients": len(set(patients)),
+    }
+
+
+def _distances(rows: Sequence[Row]) -> dict[str, Any]:
+    kept = [row for row in rows if not row["excluded"]]
+    units = {row["hd95_unit"] for row in kept}
+    finite = [row["hd95"] for row in kept if math.isfinite(row["hd95"])]
+    one = len(units) == 1
+    return {
+        "hd95": {
+            "mean": _mean(finite) if one else None,
+            "n": len(finite),
+            "n_infinite": len(kept) - len(finite),
+            "unit": units.pop() if one else None,
+        }
+    }
+
+
+def _clicks_needed(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return how many clicks it takes to reach an IoU, over cases; an object that never does counts with all its clicks."""
+    ways: dict[tuple[str, str, str], dict[_Object, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["strategy"] == CLICKS:
+            ways[row["model"], row["error_map"], row["selection"]][_object(row)].append(row)
+    found = []
+    for (model, error_map, selection), objects in ways.items():
+        for threshold in NOC_THRESHOLDS:
+            counts = []
+            for steps in objects.values():
+                ordered = sorted(steps, key=lambda row: int(row["clicks"]))
+                needed, reached = clicks_needed([row["iou"] for row in ordered], threshold)
+                counts.append((steps[0]["case"], steps[0]["patient"], needed, reached))
+            found.append(
+                {
+                    **{"model": model, "error_map": error_map, "selection": selection, "iou": threshold},
+                    "clicks": statistics.fmean(needed for *_, needed, _ in counts),
+                    "reached": statistics.fmean(reached for *_, reached in counts),
+                    "most": max(needed for *_, needed, _ in counts),
+                    "n_objects": len(counts),
+                    "oracle": selection == "oracle",
+                }
+            )
+    return found
+
+
+def _correlations(grouped: Mapping[tuple[Any, ...], Sequence[Row]], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Return how Dice goes with each attribute, the others held still, where prompts were not moved and objects suffice."""
+    found = []
+    for key, rows in grouped.items():
+        named = dict(zip(keys, key, strict=True))
+        objects = [each for each in _object_means(rows) if all(each[name] is not None for name in ATTRIBUTES)]
+        if named["displacement"] or len(objects) < FEWEST_CORRELATED:
+            continue
+        values = {name: [each[name] for each in objects] for name in (*ATTRIBUTES, "dice")}
+        for attribute in ATTRIBUTES:
+            others = {name: values[name] for name in ATTRIBUTES if name != attribute}
+            partial = partial_spearman(values[attribute], values["dice"], others)
+            told = {name: None if math.isnan(value) else value for name, value in (("rho", partial.rho), ("p", partial.p))}
+            found.append({**named, "attribute": attribute, **told, "n": partial.n})
+    return found
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return statistics.fmean(found) if found else None
