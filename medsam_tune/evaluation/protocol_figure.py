@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medsam_tune.evaluation.figure_style import FIRST_COLOUR, GREY, SECOND_COLOUR, style
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 COLOURS = (FIRST_COLOUR, SECOND_COLOUR, "#2CA089", "#9467BD", "#C44E52", GREY)
-_LINES = ("-", ":", "--")
+_LINES, _MARKS = ("-", ":", "--"), ("o", "s", "^")
+_WIDTH = 0.6
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,21 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """Hold the curves of one panel with its title and the names of its axes."""
+    """Hold the curves of one panel with its title and the names of its axes.
+
+    Attributes:
+        title: Above.
+        x_label: Below.
+        y_label: At the left.
+        curves: What is drawn.
+        joined: Whether places follow one another, so that lines join them; else points with bars stand side by side.
+    """
 
     title: str
     x_label: str
     y_label: str
     curves: Sequence[Curve]
+    joined: bool = True
 
 
 def draw_panels(panels: Sequence[Panel]) -> bytes:
@@ -62,13 +75,12 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
         style(axes, panel.title, panel.x_label)
         axes.set_ylabel(panel.y_label, fontsize=8.5, color=GREY)
         names = list(dict.fromkeys(place for curve in panel.curves for place in curve.x if isinstance(place, str)))
-        for curve in panel.curves:
-            places = [names.index(place) if isinstance(place, str) else place for place in curve.x]
-            colour, line = COLOURS[curve.colour % len(COLOURS)], _LINES[curve.line % len(_LINES)]
-            (drawn,) = axes.plot(places, curve.y, marker="o", markersize=3.5, linewidth=1.4, linestyle=line, color=colour)
-            if curve.line == 0:
-                axes.fill_between(places, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
-            handles.setdefault(curve.name, drawn)
+        names = names if panel.joined else sorted(names)
+        for number, curve in enumerate(panel.curves):
+            places = [names.index(place) if isinstance(place, str) else float(place) for place in curve.x]
+            if not panel.joined:
+                places = [place + _WIDTH * ((number + 0.5) / len(panel.curves) - 0.5) for place in places]
+            handles.setdefault(curve.name, _draw(axes, curve, places, joined=panel.joined))
         if names:
             axes.set_xticks(range(len(names)), names)
             axes.tick_params(axis="x", labelrotation=20 if max(map(len, names)) > 6 else 0)
@@ -81,3 +93,14 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", transparent=True)
     return buffer.getvalue()
+
+
+def _draw(axes: Axes, curve: Curve, places: Sequence[float], *, joined: bool) -> Any:  # noqa: ANN401 - a line or bars
+    colour, kind = COLOURS[curve.colour % len(COLOURS)], curve.line % len(_LINES)
+    if not joined:
+        ends = [[y - low for y, low in zip(curve.y, curve.low, strict=True)]]
+        ends.append([high - y for y, high in zip(curve.y, curve.high, strict=True)])
+        return axes.errorbar(places, curve.y, ends, fmt=_MARKS[kind], markersize=4, linewidth=1, color=colour)
+    if kind == 0:
+        axes.fill_between(places, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+    return axes.plot(places, curve.y, marker="o", markersize=3.5, linewidth=1.4, linestyle=_LINES[kind], color=colour)[0]

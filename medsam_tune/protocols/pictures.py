@@ -21,7 +21,7 @@ def draw_summary(protocol: str, entries: Sequence[Entry]) -> bytes | None:
 
 def _huang(entries: Sequence[Entry]) -> list[Panel]:
     still = [entry for entry in entries if not entry["displacement"]]
-    found = [Panel("Strategies, prompts not moved", "strategy", "Dice", _curves(still, "strategy", "dice"))]
+    found = [Panel("Strategies, prompts not moved", "strategy", "Dice", _curves(still, "strategy", "dice"), joined=False)]
     for strategy, title in (("S2", "One point, moved"), ("S5", "The box, moved")):
         asked = [{**entry, "displacement": entry["displacement"] or _NOT_MOVED} for entry in entries]
         moved = [entry for entry in asked if entry["strategy"] == strategy]
@@ -32,7 +32,7 @@ def _huang(entries: Sequence[Entry]) -> list[Panel]:
 
 def _mazurowski(entries: Sequence[Entry]) -> list[Panel]:
     modes = [entry for entry in entries if entry["clicks"] is None]
-    found = [Panel("Modes", "mode", "IoU", _curves([_short(entry) for entry in modes], "strategy", "iou"))]
+    found = [Panel("Modes", "mode", "IoU", _curves([_short(entry) for entry in modes], "strategy", "iou"), joined=False)]
     for error_map in ("joined", "separate"):
         clicked = [entry for entry in entries if entry["error_map"] == error_map]
         found.append(Panel(f"Clicks, {error_map} errors", "clicks", "IoU", _curves(clicked, "clicks", "iou")))
@@ -58,7 +58,7 @@ def _segment(entries: Sequence[Entry]) -> list[Panel]:
         for entry in entries
         for label, found in [("all", entry), *entry["per_label"].items()]
     ]
-    return [Panel("Dice by label", "label", "Dice", _curves(flat, "label", "dice", rules=(None,)))]
+    return [Panel("Dice by label", "label", "Dice", _curves(flat, "label", "dice", rules=(None,)), joined=False)]
 
 
 _PANELS: dict[str, Callable[[Sequence[Entry]], list[Panel]]] = {
