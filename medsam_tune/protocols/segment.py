@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from medsam_tune.errors import RecipeError
-from medsam_tune.evaluation.measures import CaseMeasures, measure_cases
+from medsam_tune.evaluation.measures import DISTANCES, CaseMeasures, measure_cases
 from medsam_tune.metrics.overlap import CaseScores, overlap_counts
 from medsam_tune.metrics.surface import OutlineMetric, OutlinePlace
 from medsam_tune.prompts.sampling import Mask
@@ -39,7 +39,8 @@ class SegmentProtocol(Protocol):
     axes: ClassVar[tuple[str, ...]] = ("strategy",)
     columns: ClassVar[tuple[str, ...]] = (
         *("model", "case", "patient", "label", "strategy", "n_slices"),
-        *("tp", "fp", "fn", "dice", "iou", "hd95", "hd95_unit", "true_size", "predicted_size", "size_unit", "excluded"),
+        *("tp", "fp", "fn", "dice", "iou", *DISTANCES, "distance_unit", "nsd", "s_measure"),
+        *("true_size", "predicted_size", "size_unit", "empty_slices", "false_positive_slices", "excluded"),
     )
 
     def check(self, model: AskableModel) -> None:
@@ -71,7 +72,12 @@ class SegmentProtocol(Protocol):
         told = {"model": model.name, "case": images[0].case, "patient": images[0].patient}
         for place, row in enumerate(scores.label.tolist()):
             excluded = bool(scores.excluded[place])
-            figures = finite({"dice": float(scores.dice[place]), "iou": float(scores.iou[place])})
+            figures = finite(
+                {
+                    **{name: float(getattr(scores, name)[place]) for name in ("dice", "iou")},
+                    **{name: float(getattr(measures, name)[place]) for name in ("nsd", "s_measure")},
+                }
+            )
             yield {
                 **told,
                 "label": labels[row],
@@ -80,11 +86,12 @@ class SegmentProtocol(Protocol):
                 **{name: int(getattr(scores, name)[place]) for name in ("tp", "fp", "fn")},
                 **figures,
                 # Infinite where one of the two masks is missing: not a number that a mean may hold, and not none.
-                "hd95": None if excluded else float(measures.hd95[place]),
-                "hd95_unit": measures.distance_unit[place],
+                **{name: None if excluded else float(getattr(measures, name)[place]) for name in DISTANCES},
+                "distance_unit": measures.distance_unit[place],
                 "true_size": float(measures.true_size[place]),
                 "predicted_size": float(measures.predicted_size[place]),
                 "size_unit": measures.size_unit[place],
+                **{name: int(getattr(measures, name)[place]) for name in ("empty_slices", "false_positive_slices")},
                 "excluded": excluded,
             }
 

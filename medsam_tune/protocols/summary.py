@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medsam_tune.evaluation.summary import figures
+from medsam_tune.evaluation.figures import figures
+from medsam_tune.evaluation.measures import DISTANCES
 from medsam_tune.protocols.base import CLICKS, Protocol, Row
 from medsam_tune.protocols.correlation import partial_spearman
 from medsam_tune.protocols.mazurowski import NOC_THRESHOLDS, clicks_needed
@@ -103,18 +104,19 @@ def _over_cases(objects: Sequence[Row]) -> dict[str, Any]:
 
 
 def _distances(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return means over cases and labels: of distances those that are finite, whose others are counted."""
     kept = [row for row in rows if not row["excluded"]]
-    units = {row["hd95_unit"] for row in kept}
-    finite = [row["hd95"] for row in kept if math.isfinite(row["hd95"])]
-    one = len(units) == 1
-    return {
-        "hd95": {
-            "mean": _mean(finite) if one else None,
-            "n": len(finite),
-            "n_infinite": len(kept) - len(finite),
-            "unit": units.pop() if one else None,
-        }
-    }
+    units = {row["distance_unit"] for row in kept}
+    unit = units.pop() if len(units) == 1 else None
+    found: dict[str, Any] = {}
+    for name in DISTANCES:
+        finite = [row[name] for row in kept if math.isfinite(row[name])]
+        mean = None if unit is None else _mean(finite)
+        found[name] = {"mean": mean, "n": len(finite), "n_infinite": len(kept) - len(finite), "unit": unit}
+    for name in ("nsd", "s_measure"):
+        found[name] = {"mean": _mean(row[name] for row in kept if row[name] is not None)}
+    slices = {name: sum(row[name] for row in rows) for name in ("empty_slices", "false_positive_slices")}
+    return {**found, **slices}
 
 
 def _clicks_needed(rows: Sequence[Row]) -> list[dict[str, Any]]:

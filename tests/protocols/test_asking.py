@@ -142,7 +142,7 @@ def test_segment_scores_a_volume_whole_and_in_millimetres():
     voxel = VoxelSize(2.0, 2.0, 5.0)
     images = [replace(studied([rectangle(5, 5, 25, 45, 40, 70)], number=number), voxel=voxel) for number in range(2)]
     row = rows_of(SegmentProtocol(), images)[0]
-    assert (row["n_slices"], row["hd95_unit"], row["size_unit"]) == (2, "mm", "ml")
+    assert (row["n_slices"], row["distance_unit"], row["size_unit"]) == (2, "mm", "ml")
     assert row["true_size"] == pytest.approx(2 * 800 * 20 / 1000)
     assert row["dice"] == pytest.approx(2 * row["tp"] / (2 * row["tp"] + row["fp"] + row["fn"]))
 
