@@ -12,6 +12,7 @@ import torch
 
 from medsam_tune.cli import LIGHTNING_COMMANDS, OWN_COMMANDS, RUN_COMMANDS, of_run, predict
 from medsam_tune.cli import cache as cache_command
+from medsam_tune.cli import evaluate as evaluate_command
 from medsam_tune.cli import recipes as recipes_command
 from medsam_tune.cli import weights as weights_command
 from medsam_tune.losses import BceDiceLoss
@@ -49,7 +50,7 @@ _INLINE = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _RECIPE = re.compile(r"recipes/[\w./*-]+\.yaml")
 _COMMAND = re.compile(r"(?:medsam-tune|lightning|-m medsam_tune) +([a-z_]+)\b(.*)")
-_ACTIONS = {"cache": cache_command, "recipes": recipes_command, "weights": weights_command}
+_ACTIONS = {"cache": cache_command, "evaluate": evaluate_command, "recipes": recipes_command, "weights": weights_command}
 
 
 def relative(path):

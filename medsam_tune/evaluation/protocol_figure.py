@@ -81,6 +81,8 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
             if not panel.joined:
                 places = [place + _WIDTH * ((number + 0.5) / len(panel.curves) - 0.5) for place in places]
             handles.setdefault(curve.name, _draw(axes, curve, places, joined=panel.joined))
+        if all(isinstance(place, int | float) and place % 1 == 0 for curve in panel.curves for place in curve.x):
+            axes.set_xticks(sorted({place for curve in panel.curves for place in curve.x if not isinstance(place, str)}))
         if names:
             axes.set_xticks(range(len(names)), names)
             axes.tick_params(axis="x", labelrotation=20 if max(map(len, names)) > 6 else 0)

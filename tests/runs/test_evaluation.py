@@ -3,6 +3,7 @@
 import csv
 import json
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -175,6 +176,31 @@ def test_instances_are_one_object_where_classes_are_asked_for(tmp_path):
     assert plan_data(str(folder), tmp_path).target == "per_instance"
     together = EvaluationData(plan_data(str(folder), tmp_path, together=True))
     assert [len(image.sample.masks) for image in together.images("p0")] == [1]
+
+
+def test_a_volume_is_scored_whole_in_its_own_millimetres(tmp_path, monkeypatch):
+    """Four slices of 6 x 8 pixels of 2 x 2 x 3 mm: 192 voxels are 2.304 ml, whatever slice they lie on."""
+    rng, affine = np.random.default_rng(0), np.diag([2.0, 2.0, 3.0, 1.0])
+    for number in range(2):
+        label = np.zeros((20, 24, 7), np.uint8)
+        label[4:10, 6:14, 2:6] = 1
+        volume = rng.random((20, 24, 7)).astype(np.float32)
+        for part, values in (("images", volume), ("labels", label)):
+            (tmp_path / "data" / part).mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / "data" / part / f"v{number}.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    assert evaluate("random_tiny", "data", "--protocol=segment", "-o", "out") == 0
+    rows = table(tmp_path / "out")
+    assert [(row["case"], row["n_slices"], row["size_unit"], row["distance_unit"]) for row in rows] == [
+        ("v0", "4", "ml", "mm"),
+        ("v1", "4", "ml", "mm"),
+    ]
+    assert float(rows[0]["true_size"]) == pytest.approx(192 * 12 / 1000)
+    pixels = {name: int(rows[0][name]) for name in ("tp", "fp", "fn")}
+    assert float(rows[0]["dice"]) == pytest.approx(
+        2 * pixels["tp"] / (2 * pixels["tp"] + pixels["fp"] + pixels["fn"]), abs=1e-6
+    )
+    assert pixels["tp"] + pixels["fn"] == 192
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ class EvaluationPlan:
             ('lite_medsam', 'a/lora/1', 'b/lora/1')
         """
         parts = [Path(name).parts for name in self.models]
-        for count in range(1, max(map(len, parts)) + 1):
+        # A run's last word is a time, which says little alone.
+        for count in range(2, max(2, *map(len, parts)) + 1):
             short = tuple("/".join(words[-count:]) for words in parts)
             if len(set(short)) == len(short):
                 return short
