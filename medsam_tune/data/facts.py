@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medsam_tune.data.coco_files import CocoContent
 from medsam_tune.data.formats import Format, RasterFormat, VolumeHeader
-from medsam_tune.data.formats.raster import read_values_or_colours
+from medsam_tune.data.formats.raster import read_foreground, read_values_or_colours
 from medsam_tune.data.inverted import labels_the_rim
 from medsam_tune.data.layouts.base import Pair
 from medsam_tune.data.slices import AXIS_NUMBER, Axis
@@ -161,7 +161,12 @@ def _read_masks(pair: Pair, form: Format, header: VolumeHeader) -> tuple[NDArray
     if not pair.numbers and isinstance(form, RasterFormat):
         values, in_colours = read_values_or_colours(pair.masks[0].path)
         return values[None], in_colours
-    read = [form.read_labels_on(file.path, header) for file in pair.masks]
+    if isinstance(form, RasterFormat):
+        for file in pair.masks:
+            form.check_labels(file.path, header)
+        read = [read_foreground(file.path)[None] for file in pair.masks]
+    else:
+        read = [form.read_labels_on(file.path, header) for file in pair.masks]
     if not pair.numbers:
         return read[0], False
     layers = [np.where(labels > 0, np.int32(number), np.int32(0)) for number, labels in zip(pair.numbers, read, strict=True)]

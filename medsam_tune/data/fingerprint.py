@@ -12,11 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from medsam_tune.data.class_tables import find_class_table
 from medsam_tune.data.coco_files import CocoContent
 from medsam_tune.data.facts import PairFacts, read_pair
 from medsam_tune.data.folder_parts import parts_of_folders
 from medsam_tune.data.layouts.base import Pair, Pairing
-from medsam_tune.data.mask_rules import MaskRule, mask_rule
+from medsam_tune.data.mask_rules import MaskRule, mask_rule, named_by_table
 from medsam_tune.data.patients import HEADER, likely_patients, patients_of
 from medsam_tune.data.patterns import INSTANCE, LABEL
 from medsam_tune.errors import DataError, data_error
@@ -199,6 +200,7 @@ def take_fingerprint(root: Path, pairing: Pairing) -> Fingerprint:
             object_files=INSTANCE in pairing.masks.fields,
         )
     )
+    rule = named_by_table(rule, find_class_table(root))
     return Fingerprint(root, pairing, tuple(facts), tuple(faults.values()), tuple(faults), rule)
 
 

@@ -9,22 +9,24 @@ from collections.abc import Iterable, Mapping
 from medsam_tune.data.splits import Splits
 
 _WORDS = {
-    "train": ("train", "training", "tr"),
-    "val": ("val", "valid", "validation", "dev"),
+    "train": ("train", "training", "tr", "trainval"),
+    "val": ("val", "valid", "validation", "dev", "va"),
     "test": ("test", "testing", "ts"),
 }
 _PART = {word: part for part, words in _WORDS.items() for word in words}
 _DRAWN = 0.2
+# imagesTr is two words, train2017 and TRAIN one.
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
 def held_out(folder: str) -> bool:
     """Tell whether a folder's path says that its images are not for training.
 
     Example:
-        >>> held_out("test/images"), held_out("stage1_test/7"), held_out("train/images")
-        (True, True, False)
+        >>> held_out("test/images"), held_out("stage1_test/7"), held_out("imagesTs"), held_out("train/images")
+        (True, True, True, False)
     """
-    return any(_PART.get(word) in ("val", "test") for word in re.findall(r"[a-z]+", folder.lower()))
+    return any(_PART.get(word.lower()) in ("val", "test") for word in _WORD.findall(folder))
 
 
 def parts_of_folders(names: Iterable[str]) -> dict[str, str]:
@@ -44,7 +46,7 @@ def parts_of_folders(names: Iterable[str]) -> dict[str, str]:
 
 
 def _part(name: str) -> str:
-    words = (word for folder in name.split("/")[:-1] for word in re.findall(r"[a-z]+", folder.lower()))
+    words = (word.lower() for folder in name.split("/")[:-1] for word in _WORD.findall(folder))
     return next((_PART[word] for word in words if word in _PART), "")
 
 

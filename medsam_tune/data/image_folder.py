@@ -21,6 +21,7 @@ from medsam_tune.data.formats.raster import (
     image_size,
     is_lossy,
     opened,
+    read_foreground,
     read_mask_values,
     read_pixels,
     stored_spacing,
@@ -211,7 +212,8 @@ class ImageFolder(PairedFiles):
         }
 
     def _read_file(self, file: MaskFile, size: tuple[int, int]) -> Objects:
-        values = read_mask_values(file.path) if self.colours is None else self.colours.read(file.path)
+        read = read_foreground if file.label or file.instance else read_mask_values
+        values = read(file.path) if self.colours is None else self.colours.read(file.path)
         if values.shape != size:
             raise DataError(_sizes_differ(file.path, values.shape, size))
         values = inverted(values, self.ignore_label, self.mask_threshold or 0) if self.inverted else values

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
 
+from medsam_tune.data.class_tables import ClassTable
 from medsam_tune.data.facts import PairFacts
 
 MaskKind = Literal["one object", "classes", "instances", "lossy", "colours"]
@@ -84,6 +85,26 @@ def mask_rule(
     classes = sorted(values.keys() - {ignore_label})
     named_by_value = {f"label_{value}": [value] for value in classes}
     return MaskRule("classes", named_by_value, ignore_label, f"masks hold the values {_shown(values, ignore_label)}")
+
+
+def named_by_table(rule: MaskRule, table: ClassTable | None) -> MaskRule:
+    """Return a rule whose colours, or values without a name, are called as a table beside the masks calls them.
+
+    Names that the table gives twice, and values that it has not, stay as they are.
+    """
+    if table is None or rule.kind not in ("colours", "classes"):
+        return rule
+    labels: dict[str, Sequence[int | str]] = {}
+    for name, held in rule.labels.items():
+        if rule.kind == "colours":
+            red, green, blue = (int(value) for value in held)
+            stated = table.colours.get(red << 16 | green << 8 | blue)
+        else:
+            stated = table.values.get(int(held[0])) if name == f"label_{held[0]}" else None
+        labels[name if stated is None or stated in labels else stated] = held
+    if list(labels) == list(rule.labels):
+        return rule
+    return replace(rule, labels=labels, why=f"{rule.why}; {table.path.name} names them")
 
 
 def _is_lossy(facts: Sequence[PairFacts], values: Counter[int]) -> bool:

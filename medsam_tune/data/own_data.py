@@ -114,7 +114,7 @@ def source_of(found: Fingerprint, beside: Path) -> tuple[str, dict[str, Any]]:
         return "medsam_tune.data.VolumeSource", {**formats, "images": "."}
     if pairing.mask_format is not None:
         formats["mask_format"] = _class_of(pairing.mask_format)
-    elif isinstance(pairing.format, DicomFormat):
+    elif isinstance(pairing.format, DicomFormat) and not pairing.listed:
         # Its files say themselves which of them are masks, and of which series.
         places = {"images": ".", "masks": "."}
     return "medsam_tune.data.VolumeSource", {**formats, **places}

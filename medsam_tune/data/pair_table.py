@@ -68,7 +68,7 @@ def named_rows(
     faults: list[str] = []
     gone: list[str] = []
     for image, mask in rows:
-        if absent := [str(path) for path in (image, mask.path) if not path.is_file()]:
+        if absent := [str(path) for path in (image, mask.path) if not path.exists()]:
             gone += absent
             continue
         name = name_of(image)

@@ -11,6 +11,10 @@ from medsam_tune.errors import DataError, PartlyUsable, all_usable
 Masks = TypeVar("Masks")
 
 _SHOWN = 5
+# Licences, notes and lists that lie in both folders, and what systems leave behind.
+_TEXTS = frozenset(
+    f".{end}" for end in ["txt", "md", "rst", "pdf", "docx", "html", "csv", "tsv", "xlsx", "json", "yaml", "yml", "ini", "db"]
+)
 
 
 def first_names(names: Sequence[str]) -> str:
@@ -75,8 +79,8 @@ def refuse_other_pairs(
     Raises:
         PartlyUsable: Naming the pairs.
     """
-    named = {name_of(path): path for path in images}
-    pairs = [(named[name_of(mask)], mask) for mask in masks if name_of(mask) in named]
+    named = {name_of(path): path for path in images if path.suffix.lower() not in _TEXTS}
+    pairs = [(named[name_of(mask)], mask) for mask in masks if name_of(mask) in named and mask.suffix.lower() not in _TEXTS]
     if pairs:
         image, mask = pairs[0]
         fault = (

@@ -11,7 +11,7 @@ import csv
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,11 @@ COLUMNS = ("case", "patient")
 
 # A stem with a number in it, then a counter that may have a word before it: patient001_frame12, 2022VAS_slice_1128, p1/s2.
 _COUNTED = re.compile(r"^(?P<stem>.*\d.*?)(?P<between>[_\-. /](?:[A-Za-z]+[_\-. ]?)?)\d+$")
+# A folder of cases that is numbered itself, as TrainingData_Part1, is no patient.
+_PORTION = re.compile(r"(?:part|pt|fold|batch|set|split|site|center|centre|subset|grade|stage)[_\- ]?\d+$", re.IGNORECASE)
+# Both eyes, knees or breasts of one patient: Image_01L and Image_01R.
+_SIDE = r"[_\- ]?(?:L|R|OD|OS|left|right|Left|Right|LEFT|RIGHT)"
+_SIDED = re.compile(rf"^(?P<stem>.*\d){_SIDE}$")
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,9 @@ def likely_patients(cases: Iterable[str]) -> LikelyPatients | None:
         True
     """
     names = sorted(set(cases))
-    matches = {name: match for name in names if (match := _COUNTED.match(name))}
+    if (told := _sides(names) or _folders(names)) is not None:
+        return told
+    matches = {name: match for name in names if (match := _COUNTED.match(name)) and not _PORTION.search(match["stem"])}
     stems = Counter(match["stem"] for match in matches.values())
     repeated = [name for name, match in matches.items() if stems[match["stem"]] > 1]
     if not repeated or len(stems) + len(names) - len(matches) < 2:
@@ -125,6 +132,29 @@ def likely_patients(cases: Iterable[str]) -> LikelyPatients | None:
     pattern = rf"^(.+){middle}\d+$" if len(matches) == len(names) else rf"^(.+?)(?:{middle}\d+)?$"
     n_patients = len(set(patients_of(dict.fromkeys(names), pattern).values()))
     return LikelyPatients(pattern, len(names), n_patients, (repeated[0], repeated[1]))
+
+
+def _sides(names: Sequence[str]) -> LikelyPatients | None:
+    """Tell whether all names end in a side, and some stem has both."""
+    stems = [match["stem"] for name in names if (match := _SIDED.match(name))]
+    counts = Counter(stems)
+    twice = [name for name, stem in zip(names, stems, strict=False) if counts[stem] > 1]
+    if len(stems) < len(names) or not twice or len(set(stems)) < 2:
+        return None
+    return LikelyPatients(rf"^(.*\d){_SIDE}$", len(names), len(set(stems)), (twice[0], twice[1]))
+
+
+def _folders(names: Sequence[str]) -> LikelyPatients | None:
+    """Tell whether files are called after a folder that they lie in, some of them in one: ``p01/p01_2CH``, ``p01/a/p01_02``."""
+    for level in range(min((name.count("/") for name in names), default=0)):
+        of_name = {name: name.split("/")[level] for name in names}
+        stems = Counter(of_name.values())
+        named = all(name.rpartition("/")[2].startswith(folder) for name, folder in of_name.items())
+        if named and 1 < len(stems) < len(names):
+            first = next(folder for folder, count in stems.items() if count > 1)
+            one, other, *_ = (name for name, folder in of_name.items() if folder == first)
+            return LikelyPatients(rf"^(?:[^/]+/){{{level}}}([^/]+)/", len(names), len(stems), (one, other))
+    return None
 
 
 def _compile(rule: str) -> re.Pattern[str]:

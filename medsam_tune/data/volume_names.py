@@ -37,6 +37,8 @@ class VolumeNames:
         self.masks = None if mask_pattern is None else NamePattern("data.source.mask_pattern", mask_pattern, named=(LABEL,))
         self.images = None if image_pattern is None else NamePattern("data.source.image_pattern", image_pattern, named=())
 
+        # False where masks themselves end in four digits, which then number cases.
+        self.strips_channel = True
         self._parts: dict[Path, tuple[MaskFile, ...]] = {}
         self._labels: tuple[str, ...] = ()
 
@@ -68,7 +70,11 @@ class VolumeNames:
         name = self.format.name_of(path, folder)
         if self.images is not None:
             return _read(name, self.images, path)
-        return name if self.format.holds_labels else name.removesuffix(NNUNET_CHANNEL)
+        return name.removesuffix(NNUNET_CHANNEL) if self.strips_channel and not self.format.holds_labels else name
+
+    def see_masks(self, files: Iterable[Path], folder: Path) -> None:
+        """Take ``_0000`` for a part of a case's name where the masks have it too, as ``amos_0000``."""
+        self.strips_channel = not any(self.mask_format.name_of(path, folder).endswith(NNUNET_CHANNEL) for path in files)
 
     def cases_of_masks(self, files: Sequence[Path], folder: Path, images: Mapping[str, Path]) -> dict[Path, str]:
         """Return the case of each file of masks, by ``mask_pattern``, else as their format tells it; of class files the first.

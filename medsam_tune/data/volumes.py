@@ -30,7 +30,7 @@ from medsam_tune.data.labels import (
 from medsam_tune.data.pair_table import named_rows, read_table
 from medsam_tune.data.pairing import by_name, pair_files, refuse_other_pairs
 from medsam_tune.data.recent import RecentArrays
-from medsam_tune.data.scan import existing_folder, leave_out, outside
+from medsam_tune.data.scan import Scan, existing_folder, leave_out, outside
 from medsam_tune.data.slices import ALL_SLICES, AXIS_NUMBER, Axis, SliceRule, put_slice, slice_spacing, take_slice
 from medsam_tune.data.volume_names import NNUNET_CHANNEL, VolumeNames
 from medsam_tune.errors import DataError, RecipeError, data_error, usable_part
@@ -287,27 +287,28 @@ class VolumeSource(SegmentationSource):
     def _pairs(self, root: Path, faults: list[str], *, require_masks: bool) -> list[tuple[str, Path, Path | None]]:
         if self.pairs is not None and require_masks:
             return self._listed(root, Path(self.pairs), faults)
-        folder = existing_folder(root, self.images, "images")
+        folder, mask_folder = existing_folder(root, self.images, "images"), root / self.masks
         images = leave_out(usable_part(lambda: self.format.find(folder), faults), root, self.exclude)
-        together = folder.resolve() == (root / self.masks).resolve()
+        together = folder.resolve() == mask_folder.resolve()
         shared = together and self.mask_format is self.format
-        among = self.names.images_among(outside(images.files, folder, root / self.masks), folder, shared=shared)
+        found = Scan([], [])
+        if not self.format.holds_labels and (require_masks or mask_folder.is_dir()):
+            mask_folder = existing_folder(root, self.masks, "masks")
+            found = leave_out(usable_part(lambda: self.mask_format.find_labels(mask_folder), faults), root, self.exclude)
+            self.names.see_masks(() if together else found.files, mask_folder)
+        among = self.names.images_among(outside(images.files, folder, mask_folder), folder, shared=shared)
         named = usable_part(lambda: by_name(among, lambda path: self.names.case_of(path, folder)), faults)
         if self.format.holds_labels:
             if not named:
                 raise DataError(f"{folder}: holds no {self.format.endings[0]} file. Set data.root to the folder of the files.")
             return [(name, path, path) for name, path in sorted(named.items())]
-        masks: dict[str, Path] = {}
-        if require_masks or (root / self.masks).is_dir():
-            mask_folder = existing_folder(root, self.masks, "masks")
-            found = leave_out(usable_part(lambda: self.mask_format.find_labels(mask_folder), faults), root, self.exclude)
-            files = self.names.masks_among(outside(found.files, mask_folder, folder), mask_folder, shared=together)
-            cases = self.names.cases_of_masks(files, mask_folder, named)
-            masks = usable_part(lambda: by_name(cases, cases.__getitem__), faults)
-            # Where one folder holds the other, notes of all kinds lie beside the files.
-            apart = not (folder.is_relative_to(mask_folder) or mask_folder.is_relative_to(folder))
-            others, endings = (images.others if apart else [], found.others), self.format.endings
-            usable_part(lambda: refuse_other_pairs(*others, _bare_name, endings=endings), faults)
+        files = self.names.masks_among(outside(found.files, mask_folder, folder), mask_folder, shared=together)
+        cases = self.names.cases_of_masks(files, mask_folder, named)
+        masks = usable_part(lambda: by_name(cases, cases.__getitem__), faults)
+        # Where one folder holds the other, notes of all kinds lie beside the files.
+        apart = not (folder.is_relative_to(mask_folder) or mask_folder.is_relative_to(folder))
+        others, endings = (images.others if apart else [], found.others), self.format.endings
+        usable_part(lambda: refuse_other_pairs(*others, _bare_name, endings=endings), faults)
         hint = self.names.hint
         return usable_part(lambda: pair_files(named, masks, root=root, require_masks=require_masks, hint=hint), faults)
 

@@ -11,23 +11,37 @@ from medsam_tune.data.formats.npy import NpyFormat
 from medsam_tune.data.formats.npz import NpzFormat
 from medsam_tune.data.formats.nrrd import NrrdFormat
 from medsam_tune.data.formats.raster import RasterFormat
+from medsam_tune.data.formats.slice_images import SliceImages
+from medsam_tune.data.formats.through_nibabel import (
+    AfniFormat,
+    AnalyzeFormat,
+    FreeSurferFormat,
+    MincFormat,
+    ParRecFormat,
+)
 from medsam_tune.data.formats.tiff import TiffFormat
 
 __all__ = [
     "FORMATS",
     "WRITERS",
+    "AfniFormat",
+    "AnalyzeFormat",
     "ChannelFiles",
     "DicomFormat",
     "DicomStructures",
     "Format",
+    "FreeSurferFormat",
     "Hdf5Format",
     "MetaImageFormat",
+    "MincFormat",
     "NiftiChannels",
     "NiftiFormat",
     "NpyFormat",
     "NpzFormat",
     "NrrdFormat",
+    "ParRecFormat",
     "RasterFormat",
+    "SliceImages",
     "TiffFormat",
     "VolumeHeader",
     "check_same_grid",

@@ -15,6 +15,13 @@ from medsam_tune.data.formats.npy import NpyFormat
 from medsam_tune.data.formats.npz import NpzFormat
 from medsam_tune.data.formats.nrrd import NrrdFormat
 from medsam_tune.data.formats.raster import RasterFormat
+from medsam_tune.data.formats.through_nibabel import (
+    AfniFormat,
+    AnalyzeFormat,
+    FreeSurferFormat,
+    MincFormat,
+    ParRecFormat,
+)
 from medsam_tune.data.formats.tiff import TiffFormat
 from medsam_tune.errors import RecipeError
 
@@ -28,6 +35,11 @@ FORMATS: tuple[Format, ...] = (
     DicomFormat(),
     RasterFormat(),
     TiffFormat(),
+    FreeSurferFormat(),
+    ParRecFormat(),
+    AfniFormat(),
+    MincFormat(),
+    AnalyzeFormat(),
 )
 
 

@@ -154,6 +154,8 @@ def fourth_axis(path: Path) -> int:
 
 def _volume_shape(path: Path, header: Any, axes: int) -> tuple[int, int, int, *tuple[int, ...]]:  # noqa: ANN401
     shape = tuple(int(length) for length in header.get_data_shape())
+    if len(shape) == 2 and axes == 3:
+        shape = (*shape, 1)  # an image alone is a volume of one slice
     if len(shape) < axes or set(shape[axes:]) - {1}:
         raise DataError(
             f"{path}: has shape {shape}, expected a volume of {axes} axes. Save each channel or time point as a file; up to "

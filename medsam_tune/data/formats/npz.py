@@ -2,7 +2,8 @@
 
 Keys: ``imgs`` (H, W, 3), (H, W) or (D, H, W); ``gts`` of label ids (H, W) or (D, H, W); ``spacing`` of volumes, as SimpleITK
 gives it: (x, y, z) in mm; ``boxes`` (K, 4) XYXY or, of a volume, (K, 6) as x1, y1, z1, x2, y2, z2. Only ``imgs`` is in every
-file. Predictions are ``segs``, as the challenge wants them.
+file. Predictions are ``segs``, as the challenge wants them. Files of others are read too: ``image`` and ``label``,
+as TransUNet's slices of Synapse have them, ``img``, ``mask`` and ``seg``.
 
 Layout: bowang-lab/MedSAM @ d71e8a1, ``pre_CT_MR.py``, and its LiteMedSAM branch.
 
@@ -46,6 +47,11 @@ UNREADABLE = (
 """What numpy and zipfile were seen to raise on damaged bytes."""
 
 
+IMAGE_KEYS = ("imgs", "image", "img")
+MASK_KEYS = ("gts", "label", "mask", "seg")
+"""Names of the arrays; the first that a file has counts."""
+
+
 class NpzFormat(Format):
     """Read ``.npz`` files that hold an image or a volume and perhaps its masks; masks are written as ``segs``."""
 
@@ -59,11 +65,12 @@ class NpzFormat(Format):
             DataError: If the file cannot be read, has no ``imgs``, or one of another shape.
         """
         shapes = array_shapes(path)
-        if "imgs" not in shapes:
+        key = _key(shapes, IMAGE_KEYS)
+        if key is None:
             raise DataError(f"{path}: has no imgs; its keys are {sorted(shapes)}. Add it or remove the file.")
-        shape = shapes["imgs"]
+        shape = shapes[key]
         if 0 in shape or not (is_image_shape(shape) or len(shape) == 3):
-            raise DataError(f"{path}: imgs has shape {shape}, expected (H, W), (H, W, 3) or (D, H, W). Split the file.")
+            raise DataError(f"{path}: {key} has shape {shape}, expected (H, W), (H, W, 3) or (D, H, W). Split the file.")
         if is_image_shape(shape):
             return image_header(path, (shape[0], shape[1]))
         spacing = _spacing(path) if "spacing" in shapes else (1.0, 1.0, 1.0)
@@ -72,23 +79,26 @@ class NpzFormat(Format):
 
     def read_image(self, path: Path) -> NDArray[Any]:
         """Read ``imgs``; a single image gets a first axis of length 1."""
-        values = check_grey_values(read_key(path, "imgs"), f"{path}: imgs")
+        key = _key(array_shapes(path), IMAGE_KEYS) or IMAGE_KEYS[0]
+        values = check_grey_values(read_key(path, key), f"{path}: {key}")
         return values[None] if is_image_shape(values.shape) else values
 
     def read_label_header(self, path: Path) -> VolumeHeader | None:
         """Read the shape of ``gts``, or None where there are none."""
         shapes = array_shapes(path)
-        if "gts" not in shapes:
+        key, of_image = _key(shapes, MASK_KEYS), _key(shapes, IMAGE_KEYS)
+        if key is None:
             return None
-        image, shape = shapes.get("imgs", ()), shapes["gts"]
+        image, shape = shapes.get(of_image or "", ()), shapes[key]
         expected = image[:2] if is_image_shape(image) else image
         if shape != expected:
-            raise DataError(f"{path}: gts has shape {shape}, expected {expected}, as imgs {image}. Make them one size.")
+            raise DataError(f"{path}: {key} has shape {shape}, expected {expected}, as {of_image} {image}. Make them one size.")
         return self.read_header(path)
 
     def read_labels(self, path: Path) -> NDArray[np.int32]:
         """Read ``gts``; those of a single image get a first axis of length 1."""
-        values = exact_labels(read_key(path, "gts"), f"{path}: gts")
+        key = _key(array_shapes(path), MASK_KEYS) or MASK_KEYS[0]
+        values = exact_labels(read_key(path, key), f"{path}: {key}")
         return values[None] if values.ndim == 2 else values
 
     def write_labels(
@@ -170,6 +180,10 @@ def read_key(path: Path, key: str) -> NDArray[Any]:
     except UNREADABLE as error:
         raise DataError(f"{path}: {key} cannot be read as a plain array ({error}). Replace or remove the file.") from error
     return array
+
+
+def _key(shapes: Mapping[str, tuple[int, ...]], names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if name in shapes), None)
 
 
 def _box_rows(boxes: NDArray[Any], *, columns: int, path: Path) -> NDArray[np.float32]:

@@ -261,6 +261,18 @@ def read_values_or_colours(path: Path) -> tuple[NDArray[np.int32], bool]:
     return np.where(transparent, 0, found[where].reshape(transparent.shape)).astype(np.int32), True
 
 
+def read_foreground(path: Path) -> NDArray[np.int32]:
+    """Return the values (H, W) of a mask that shows one thing alone, drawn in any one colour or by any one value.
+
+    Raises:
+        DataError: If the file cannot be read, or shows several colours.
+    """
+    values, in_colours = read_values_or_colours(path)
+    if in_colours and len(np.unique(values[values > 0])) > 1:
+        return read_mask_values(path)  # which says what it shows
+    return (values > 0).astype(np.int32) if in_colours else values
+
+
 def colour_counts(colours: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return the K colours of (..., 3) as 0xRRGGBB, the place (P,) of each pixel's among them, and their pixels (K,)."""
     codes = colours.reshape(-1, 3).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from medsam_tune.data.layouts.base import DataFile, Layout, Listing, Pair, Pairing, pairing_of
 from medsam_tune.data.layouts.content import looks_like_masks
-from medsam_tune.data.layouts.roles import best_patterns, is_mask, match_files
+from medsam_tune.data.layouts.listed import joined_classes
+from medsam_tune.data.layouts.roles import best_patterns, common_folder, is_mask, match_files
 from medsam_tune.data.layouts.words import IMAGE_WORDS, channel_rank, role_spans
 from medsam_tune.data.patterns import INSTANCE, LABEL, PathPattern
 
@@ -86,6 +87,8 @@ def _listed(listing: Listing, cases: Mapping[str, tuple[DataFile, list[DataFile]
         names = [mask.stem.removeprefix(f"{folder}/") for mask in masks]
         numbers = [classes.index(name) + 1 if classes else place for place, name in enumerate(names, start=1)]
         pairs.append(Pair(image.stem, image, tuple(masks), tuple(numbers) if several else ()))
+    short = tuple(name.rpartition("/")[2] for name in classes)
+    classes = short if len(set(short)) == len(short) else classes
     field = LABEL if classes else INSTANCE
     pattern = PathPattern(f"{{name}}/{{{field}}}", {LABEL: classes} if classes else {}) if several else PathPattern("{name}")
     taken = {file.stem for image, masks in cases.values() for file in (image, *masks)}
@@ -111,7 +114,21 @@ class MaskFolders(Layout):
         of_images, of_folders = best_patterns(found)
         pattern = PathPattern(f"{of_folders}/{{{INSTANCE}}}")
         paired = pairing_of(self.name, listing, PathPattern(of_images), pattern)
-        return paired if any(len(pair.masks) > 1 for pair in paired.pairs) else ""
+        if not any(len(pair.masks) > 1 for pair in paired.pairs):
+            return ""
+        return _as_classes(listing, paired) or paired
+
+
+def _as_classes(listing: Listing, found: Pairing) -> Pairing | None:
+    """Return masks whose names, the image's aside, are the same in most folders as classes; None for objects."""
+    places: dict[tuple[str, str], list[tuple[DataFile, DataFile]]] = defaultdict(list)
+    for pair in found.pairs:
+        name = pair.image.stem.rpartition("/")[2]
+        for mask in pair.masks:
+            places[found.images.text, mask.stem.replace(name, "{}")].append((pair.image, mask))
+    if any(2 * len(files) <= len(found.pairs) for files in places.values()):
+        return None
+    return joined_classes(found.layout, listing, places, found.images.text)
 
 
 class EqualFiles(Layout):
@@ -121,20 +138,40 @@ class EqualFiles(Layout):
 
     def find(self, listing: Listing) -> Pairing | str:
         """Compare what folders hold; contents are looked at only where most of them hold the same names."""
-        folders = listing.by_folder()
-        counts = Counter(name for files in folders.values() for name in files)
-        shared = [name for name, count in sorted(counts.items()) if count > 1 and 2 * count >= len(folders)]
-        if len(folders) < 2 or len(shared) < 2:
-            return ""
-        of_name = {name: [files[name] for files in folders.values() if name in files] for name in shared}
-        masks = [name for name in shared if looks_like_masks(listing, of_name[name])]
-        images = sorted((name for name in shared if name not in masks), key=_image_rank)
-        if not masks or not images:
-            return "of the names in every folder none holds few values, or all do"
-        prefix = _common([folder for folder in folders if folder])
-        below = f"{prefix}{{name}}"
-        pattern = PathPattern(f"{below}/{masks[0]}" if len(masks) == 1 else f"{below}/{{{LABEL}}}", _choices(masks))
-        return pairing_of(self.name, listing, PathPattern(f"{below}/{images[0]}"), pattern)
+        found: Pairing | str = ""
+        for folders in _by_depth(listing):
+            found = _equal_files(self.name, listing, folders) or found
+            if isinstance(found, Pairing):
+                break
+        return found
+
+
+def _by_depth(listing: Listing) -> Iterator[dict[str, dict[str, DataFile]]]:
+    """Return the files of each folder, then of each folder above with all that lies below it, the deepest first."""
+    yield listing.by_folder()
+    for depth in range(max((file.stem.count("/") for file in listing.files), default=0) - 1, 0, -1):
+        folders: dict[str, dict[str, DataFile]] = defaultdict(dict)
+        for file in listing.files:
+            parts = file.stem.split("/")
+            if len(parts) > depth:
+                folders["/".join(parts[:depth])]["/".join(parts[depth:])] = file
+        yield folders
+
+
+def _equal_files(layout: str, listing: Listing, folders: Mapping[str, Mapping[str, DataFile]]) -> Pairing | str:
+    counts = Counter(name for files in folders.values() for name in files)
+    shared = [name for name, count in sorted(counts.items()) if count > 1 and 2 * count >= len(folders)]
+    if len(folders) < 2 or len(shared) < 2:
+        return ""
+    of_name = {name: [files[name] for files in folders.values() if name in files] for name in shared}
+    masks = [name for name in shared if looks_like_masks(listing, of_name[name])]
+    images = sorted((name for name in shared if name not in masks), key=_image_rank)
+    if not masks or not images:
+        return "of the names in every folder none holds few values, or all do"
+    below = f"{common_folder([folder.rpartition('/')[0] for folder in folders if folder])}{{name}}"
+    pattern = PathPattern(f"{below}/{masks[0]}" if len(masks) == 1 else f"{below}/{{{LABEL}}}", _choices(masks))
+    paired = pairing_of(layout, listing, PathPattern(f"{below}/{images[0]}"), pattern)
+    return paired if paired.pairs else ""
 
 
 def _choices(masks: Sequence[str]) -> Mapping[str, Sequence[str]]:
@@ -143,14 +180,3 @@ def _choices(masks: Sequence[str]) -> Mapping[str, Sequence[str]]:
 
 def _image_rank(name: str) -> tuple[bool, int, str]:
     return not role_spans(name, IMAGE_WORDS), channel_rank(name), name
-
-
-def _common(folders: Sequence[str]) -> str:
-    """Return the folders that all paths begin with, with a slash behind them."""
-    parts = [folder.split("/")[:-1] for folder in folders]
-    shared = []
-    for level in zip(*parts, strict=False):
-        if len(set(level)) > 1:
-            break
-        shared.append(level[0])
-    return "".join(f"{part}/" for part in shared)

@@ -100,7 +100,7 @@ class LabelmeFiles(Layout):
             raise DataError(
                 f"{listing.root}: labelme files hold shapes that are no areas ({kinds}). Draw polygons, or remove them."
             )
-        return _as_coco(self.name, listing, found)
+        return as_coco(self.name, listing, found)
 
 
 def _corners(shape: Mapping[str, Any]) -> list[float]:
@@ -135,7 +135,7 @@ class YoloFiles(Layout):
                 found.append((file, shapes))
         if not any(shapes for _, shapes in found):
             return ""
-        return _as_coco(self.name, listing, found)
+        return as_coco(self.name, listing, found)
 
 
 def _label_places(image: Path) -> list[Path]:
@@ -174,8 +174,14 @@ def _yolo_names(listing: Listing) -> dict[int, str]:
     return {}
 
 
-def _as_coco(layout: str, listing: Listing, found: Sequence[tuple[DataFile, list[tuple[str, list[float]]]]]) -> Pairing | str:
-    """Return the pairing, and the COCO file that says the same for the recipe to read."""
+def as_coco(layout: str, listing: Listing, found: Sequence[tuple[DataFile, list[tuple[str, list[float]]]]]) -> Pairing | str:
+    """Return the pairing, and the COCO file that says the same for the recipe to read.
+
+    Args:
+        layout: The layout's name.
+        listing: The files.
+        found: The class and the corners x, y, x, y, ... of each object, by image.
+    """
     names = sorted({name for _, shapes in found for name, _ in shapes})
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

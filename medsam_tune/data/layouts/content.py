@@ -91,7 +91,7 @@ def looks_like_masks(listing: Listing, files: Sequence[DataFile]) -> bool:
 
 def _few_values(listing: Listing, file: DataFile) -> bool:
     try:
-        stored = _stored_values(listing, file)
+        stored = stored_values(listing, file)
     except DataError:
         return False
     values, counts = np.unique(stored, return_counts=True)
@@ -102,8 +102,12 @@ def _few_values(listing: Listing, file: DataFile) -> bool:
     return int(values[-1]) == _WHITE and bool(ends >= _MOSTLY * counts.sum()) and bool(values[0] == 0)
 
 
-def _stored_values(listing: Listing, file: DataFile) -> NDArray[np.int32]:
-    """Return mask values, or colours 0xRRGGBB of a mask that is drawn in them."""
+def stored_values(listing: Listing, file: DataFile) -> NDArray[np.int32]:
+    """Return mask values, or colours 0xRRGGBB of a mask that is drawn in them.
+
+    Raises:
+        DataError: If the file cannot be read as a mask.
+    """
     if isinstance(listing.format, RasterFormat):
         return read_values_or_colours(file.path)[0]
     return listing.format.read_labels(file.path)

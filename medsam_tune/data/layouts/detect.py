@@ -16,6 +16,7 @@ from medsam_tune.data.layouts.channels import with_fourth_axis
 from medsam_tune.data.layouts.coco import CocoFiles, LabelmeFiles, YoloFiles
 from medsam_tune.data.layouts.content import AddedWord, EqualNames
 from medsam_tune.data.layouts.dicom import DicomSeries, named_after
+from medsam_tune.data.layouts.drawn_files import CvatFiles, ImageScopeFiles, SuperviselyFiles, ViaFiles
 from medsam_tune.data.layouts.nnunet import NnUnetFolders
 from medsam_tune.data.layouts.one_file import OneFile
 from medsam_tune.data.layouts.roles import NamedRoles, is_mask
@@ -40,6 +41,10 @@ LAYOUTS: tuple[Layout, ...] = (
     EqualFiles(),
     LabelmeFiles(),
     YoloFiles(),
+    CvatFiles(),
+    ViaFiles(),
+    SuperviselyFiles(),
+    ImageScopeFiles(),
     EqualNumbers(),
 )
 """Tried in this order: what a description says, then what names say, then what pixels say."""

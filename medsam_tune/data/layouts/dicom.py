@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from medsam_tune.data.formats import FORMATS, DicomFormat, format_of
+from medsam_tune.data.formats import FORMATS, DicomFormat, Format, format_of
 from medsam_tune.data.layouts.base import DataFile, Layout, Listing, Pair, Pairing
+from medsam_tune.data.layouts.listed import listed_pairs, same_names, same_numbers
 from medsam_tune.data.layouts.roles import best_patterns, match_files
+from medsam_tune.data.layouts.slice_folders import masks_a_slice
 from medsam_tune.data.patterns import PathPattern
 
 _EVERYTHING = PathPattern("{name}")
@@ -22,7 +25,7 @@ class DicomSeries(Layout):
         if not isinstance(listing.format, DicomFormat):
             return ""
         images = {file.stem: file for file in listing.files}
-        found = _referring(listing, images) or named_after(listing, self.name)
+        found = _referring(listing, images) or masks_a_slice(listing, self.name) or named_after(listing, self.name)
         return found or "no segmentation, structure set or mask of another format belongs to a series"
 
 
@@ -59,6 +62,9 @@ def named_after(listing: Listing, layout: str) -> Pairing | None:
         masks = [DataFile(path, form.name_of(path, listing.root)) for path in listing.others if format_of(path) is form]
         found = match_files(listing.files, masks)
         if not found:
+            alone = _alone(listing, layout, form, masks)
+            if alone is not None:
+                return alone
             continue
         of_images, of_masks = map(PathPattern, best_patterns(found))
         image_of = {name: file for file in listing.files if (name := of_images.name_of(file.stem)) is not None}
@@ -74,4 +80,18 @@ def named_after(listing: Listing, layout: str) -> Pairing | None:
             strangers=tuple(file for file in masks if of_masks.name_of(file.stem) is None),
         )
         return replace(pairing, mask_format=form)
+    return None
+
+
+def _alone(listing: Listing, layout: str, form: Format, masks: Sequence[DataFile]) -> Pairing | None:
+    """Pair by the file's name alone, else by its number, where most of the masks find an image."""
+    for told, pairs in (
+        ("name", same_names(listing.files, masks)),
+        ("number", same_numbers(listing.files, masks)),
+    ):
+        if len(pairs) > 1 and 2 * len(pairs) > len(masks):
+            note = f"masks have their image's {told}, in other folders: {pairs[0][1].stem} is of {pairs[0][0].stem}"
+            return replace(
+                listed_pairs(f"{layout} with {form.endings[0]} masks of their {told}", listing, pairs, note), mask_format=form
+            )
     return None

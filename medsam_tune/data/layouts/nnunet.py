@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medsam_tune.data.layouts.base import DataFile, Layout, Listing, Pairing, pairing_of
 from medsam_tune.data.layouts.channels import with_channels, with_fourth_axis
+from medsam_tune.data.layouts.listed import joined_places
 from medsam_tune.data.patterns import PathPattern
 from medsam_tune.errors import DataError
 from medsam_tune.files import read_json
@@ -44,7 +45,8 @@ def _paired(listing: Listing, folder: Path, content: Mapping[str, object]) -> Pa
     masks = _below(listing.files, f"{prefix}labelsTr/")
     if not images or not masks:
         return f"{DESCRIPTION} is there, but imagesTr or labelsTr holds no file of this kind"
-    numbered = all(_CHANNEL.search(name) for name in images)
+    # A case may end in four digits itself, as amos_0004; its labels then have the same name.
+    numbered = all(_CHANNEL.search(name) for name in images) and not masks.keys() <= images.keys()
     first = "_0000" if numbered else ""
     places = (f"{prefix}imagesTr/{{name}}{first}", f"{prefix}labelsTr/{{name}}")
     found = pairing_of(NnUnetFolders.name, listing, *map(PathPattern, places))
@@ -58,6 +60,8 @@ def _paired(listing: Listing, folder: Path, content: Mapping[str, object]) -> Pa
         found = with_channels(found, list(names), names)
     elif len(channels) > 1:
         found = with_fourth_axis(found, channels)
+    else:
+        found = _with_validation(listing, prefix, first, found)
     return replace(
         found,
         labels=labels or None,
@@ -66,6 +70,14 @@ def _paired(listing: Listing, folder: Path, content: Mapping[str, object]) -> Pa
         contrast=channels[0] if len(channels) == 1 else None,
         notes=(*found.notes, *notes),
     )
+
+
+def _with_validation(listing: Listing, prefix: str, first: str, found: Pairing) -> Pairing:
+    """Return the cases of ``imagesVa`` and ``labelsVa`` too, where there are any, as AMOS has them."""
+    kept, held = (f"{prefix}imagesVa/{{name}}{first}", f"{prefix}labelsVa/{{name}}"), (found.images.text, found.masks.text)
+    more = pairing_of(found.layout, listing, *map(PathPattern, kept))
+    places = {where: [(pair.image, pair.masks[0]) for pair in each.pairs] for where, each in ((held, found), (kept, more))}
+    return joined_places(found.layout, listing, places, held) or found
 
 
 def _below(files: tuple[DataFile, ...], folder: str) -> dict[str, DataFile]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from medsam_tune.data.layouts.base import DataFile, Layout, Listing, Pairing, pairing_of
 from medsam_tune.data.layouts.channels import channel_endings, with_channels
+from medsam_tune.data.layouts.listed import joined_classes, joined_places
 from medsam_tune.data.layouts.several import joined_masks
 from medsam_tune.data.layouts.words import (
     CHANNEL_WORDS,
@@ -77,9 +78,22 @@ class _Matched:
 
 
 def _matched(listing: Listing, tells_mask: Callable[[str], bool]) -> _Matched:
-    masks = [file for file in listing.files if tells_mask(file.stem)]
-    images = [file for file in listing.files if not tells_mask(file.stem)]
+    # A folder that all files lie in, such as Dataset_with_GT, tells none of them from another.
+    below = len(common_folder([file.stem.rpartition("/")[0] for file in listing.files]))
+    masks = [file for file in listing.files if tells_mask(file.stem[below:])]
+    images = [file for file in listing.files if not tells_mask(file.stem[below:])]
     return _Matched(images, masks, match_files(images, masks))
+
+
+def common_folder(folders: Sequence[str]) -> str:
+    """Return the folders that all paths begin with, with a slash behind them.
+
+    Examples:
+        >>> common_folder(["a/b/1", "a/b/2"]), common_folder(["a", "b"]), common_folder(["a/b", "a/b"])
+        ('a/b/', '', 'a/b/')
+    """
+    shared = takewhile(lambda level: len(set(level)) == 1, zip(*(folder.split("/") for folder in folders), strict=False))
+    return "".join(f"{level[0]}/" for level in shared if level[0])
 
 
 def is_mask(stem: str) -> bool:
@@ -138,6 +152,8 @@ def chosen_pairing(layout: str, listing: Listing, found: Found) -> Pairing:
         return pairing_of(f"{layout}, several an image", listing, PathPattern(images), several)
     if endings := channel_endings([images, *(each[0] for each in others if each[1] == masks)]):
         return with_channels(pairing_of(layout, listing, PathPattern(images), PathPattern(masks)), endings, {})
+    if joined := joined_classes(layout, listing, merged, images) or joined_places(layout, listing, merged, (images, masks)):
+        return joined
     notes = [f"'{other[0]}' with '{other[1]}' would pair {len(merged[other])} files too" for other in others[:3]]
     return replace(pairing_of(layout, listing, PathPattern(images), PathPattern(masks)), notes=tuple(notes))
 
