@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
     from medsam_tune.runs.prediction import Outcome, PredictionJob
 
-WRITERS = ("nifti", "nrrd", "mha", "seg", "rtstruct", "coco")  # of data/formats/known.py, which imports what takes seconds
+WRITERS = (
+    "nifti",
+    "nrrd",
+    "mha",
+    "seg",
+    "rtstruct",
+    "coco",
+    "coco-polygons",
+)  # of data/formats/known.py, which imports what takes seconds
 
 _DESCRIPTION = """\
 Write a mask for each image or volume, in its own format and on its own voxels; every slice of a volume.

@@ -45,7 +45,8 @@ REFERENCES = tuple(
         ("ma2024medsam", "Ma, Jun and He, Yuting and Li, Feifei and Han, Lin and You, Chenyu and Wang, Bo",
          "Segment Anything in Medical Images", 2024, "", "10.1038/s41467-024-44824-z", "Nature Communications",
          ("Ma et al. 2024", "MedSAM's")),
-        ("hu2021lora", "Hu, Edward J. and others", "{LoRA}: Low-Rank Adaptation of Large Language Models", 2021, "2106.09685",
+        ("hu2021lora", "Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan and Li, Yuanzhi and "
+         "Wang, Shean and Wang, Lu and Chen, Weizhu", "{LoRA}: Low-Rank Adaptation of Large Language Models", 2021, "2106.09685",
          "", "", ("2106.09685",)),
         ("chen2022adaptformer", "Chen, Shoufa and others",
          "{AdaptFormer}: Adapting Vision Transformers for Scalable Visual Recognition", 2022, "2205.13535", "", "",
@@ -64,7 +65,9 @@ REFERENCES = tuple(
         ("chen2023masam", "Chen, Cheng and others",
          "{MA-SAM}: Modality-agnostic {SAM} Adaptation for {3D} Medical Image Segmentation", 2023, "2309.08842", "", "",
          ("MA-SAM",)),
-        ("kirillov2023sam", "Kirillov, Alexander and others", "Segment Anything", 2023, "2304.02643", "", "",
+        ("kirillov2023sam", "Kirillov, Alexander and Mintun, Eric and Ravi, Nikhila and Mao, Hanzi and Rolland, Chloe and "
+         "Gustafson, Laura and Xiao, Tete and Whitehead, Spencer and Berg, Alexander C. and Lo, Wan-Yen and "
+         "Doll{\\'a}r, Piotr and Girshick, Ross", "Segment Anything", 2023, "2304.02643", "", "",
          ("Kirillov",)),
         ("cheng2023sammed2d", "Cheng, Junlong and others", "{SAM-Med2D}", 2023, "2308.16184", "", "", ("SAM-Med2D",)),
         ("chai2023ladder", "Chai, Shurong and others",

@@ -205,8 +205,8 @@ class PredictionJob:
             raise RecipeError(
                 f"--box-on-slice: {place} holds {len(self.files)} files, but a box is drawn on one. Name its file."
             )
-        if self.wanted.uncertainty or self.wanted.to == "coco":
-            option = "--uncertainty" if self.wanted.uncertainty else "--to coco"
+        if self.wanted.uncertainty or (self.wanted.to or "").startswith("coco"):
+            option = "--uncertainty" if self.wanted.uncertainty else f"--to {self.wanted.to}"
             raise RecipeError(f"{option}: is not there for an object that is followed through a volume. Leave it out.")
 
     def _check_outputs(self) -> None:
@@ -264,7 +264,7 @@ class PredictionJob:
         legend = {value: meaning for record in records for value, meaning in record.legend.items()}
         write_json(self.out / LEGEND, {str(value): legend[value].as_json() for value in sorted(legend)})
         described = {record.case: self.out / name for record in records for name in record.files if name.endswith(ENDING)}
-        if self.wanted.to == "coco" and described:
+        if (self.wanted.to or "").startswith("coco") and described:
             names = {file.name: f"{file.name}{file.path.suffix}" for file in self.files}
             join_files({names.get(case, case): path for case, path in described.items()}, self.out / JOINED)
 

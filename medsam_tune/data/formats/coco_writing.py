@@ -1,11 +1,11 @@
-"""Answers as COCO: one annotation an object, its mask as run lengths, with the score that the network gave it.
+"""Answers as COCO: one annotation an object, its mask as run lengths or polygons, with the score that the network gave it.
 
 Source of the fields: https://cocodataset.org/#format-data and #format-results; pycocotools reads what is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam_tune.data.coco_files import decode
 from medsam_tune.data.formats.base import VolumeHeader
+from medsam_tune.data.formats.dicom.polygons import outline_pixels
 from medsam_tune.data.formats.raster import RasterFormat
 from medsam_tune.errors import DataError
 from medsam_tune.files import read_json, write_json
@@ -68,13 +70,37 @@ class CocoFormat(RasterFormat):
             known = "nifti, nrrd, mha, seg or rtstruct"
             raise DataError(f"{header.path}: is a volume, and COCO describes images. Write --to {known}.")
         height, width = header.stored_shape[1:]
-        annotations = [_annotation(number, each) for number, each in enumerate(objects, start=1)]
+        annotations = [self._annotation(number, each) for number, each in enumerate(objects, start=1)]
         content = {
             "images": [{"id": 1, "file_name": header.path.name, "height": height, "width": width}],
             "annotations": annotations,
             "categories": [{"id": value, "name": name} for value, name in sorted(names.items())],
         }
         return write_json(stem.with_name(f"{stem.name}{ENDING}"), content)
+
+    def _annotation(self, number: int, found: FoundObject) -> dict[str, Any]:
+        from pycocotools import mask as coco
+
+        packed = {**found.run_lengths, "counts": found.run_lengths["counts"].encode("ascii")}
+        described = {
+            "id": number,
+            "image_id": 1,
+            "category_id": found.value,
+            "segmentation": dict(found.run_lengths),
+            "area": int(coco.area(packed)),
+            "bbox": [float(value) for value in coco.toBbox(packed)],
+            "iscrowd": 0,
+        }
+        return described if found.score is None else {**described, "score": round(found.score, 6)}
+
+
+class CocoPolygons(CocoFormat):
+    """Write objects as COCO does, with polygons in place of run lengths, as CVAT, Roboflow and labelme take them."""
+
+    def _annotation(self, number: int, found: FoundObject) -> dict[str, Any]:
+        height, width = found.run_lengths["size"]
+        mask = decode(found.run_lengths, (height, width), f"object {number}")
+        return {**super()._annotation(number, found), "segmentation": outlines_of(mask)}
 
 
 def join_files(files: Mapping[str, Path], path: Path) -> Path:
@@ -100,17 +126,33 @@ def join_files(files: Mapping[str, Path], path: Path) -> Path:
     return write_json(path, joined)
 
 
-def _annotation(number: int, found: FoundObject) -> dict[str, Any]:
-    from pycocotools import mask as coco
+def outlines_of(mask: NDArray[np.bool_]) -> list[list[float]]:
+    """Return polygons [x, y, x, y, ...] along the edges of a mask's pixels, which cover exactly the mask (H, W).
 
-    packed = {**found.run_lengths, "counts": found.run_lengths["counts"].encode("ascii")}
-    described = {
-        "id": number,
-        "image_id": 1,
-        "category_id": found.value,
-        "segmentation": dict(found.run_lengths),
-        "area": int(coco.area(packed)),
-        "bbox": [float(value) for value in coco.toBbox(packed)],
-        "iscrowd": 0,
-    }
-    return described if found.score is None else {**described, "score": round(found.score, 6)}
+    COCO's polygons have no holes, so an object with one is cut there into parts that touch.
+
+    Example:
+        >>> outlines_of(np.array([[False, True, True]]))
+        [[1.0, 0.0, 3.0, 0.0, 3.0, 1.0, 1.0, 1.0]]
+    """
+    return [
+        [float(value) for row, column in outline for value in (column + 0.5, row + 0.5)]
+        for part in _parts_without_holes(mask)
+        for outline in outline_pixels(part)
+    ]
+
+
+def _parts_without_holes(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    from scipy import ndimage
+
+    numbered, count = ndimage.label(mask)
+    for number in range(1, count + 1):
+        part: NDArray[np.bool_] = numbered == number
+        holes = ndimage.binary_fill_holes(part) & ~part
+        if not holes.any():
+            yield part
+            continue
+        column = int(np.flatnonzero(holes.any(axis=0))[0])
+        left = np.arange(mask.shape[1]) <= column
+        yield from _parts_without_holes(part & left)
+        yield from _parts_without_holes(part & ~left)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medsam_tune.data.formats.base import Format
-from medsam_tune.data.formats.coco_writing import CocoFormat
+from medsam_tune.data.formats.coco_writing import CocoFormat, CocoPolygons
 from medsam_tune.data.formats.dicom import DicomFormat, DicomStructures
 from medsam_tune.data.formats.hdf5 import Hdf5Format
 from medsam_tune.data.formats.meta_image import MetaImageFormat
@@ -50,6 +50,7 @@ WRITERS: dict[str, Format] = {
     "seg": DicomFormat(),
     "rtstruct": DicomStructures(),
     "coco": CocoFormat(),
+    "coco-polygons": CocoPolygons(),
 }
 """What masks can be written as, whatever their image is stored as; DICOM objects need a DICOM image."""
 

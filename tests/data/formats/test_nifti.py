@@ -158,10 +158,17 @@ def test_scaled_voxels_are_the_scaled_numbers(tmp_path):
     np.testing.assert_allclose(NiftiFormat().read_image(path), nibabel.load(path).get_fdata(), atol=1e-4)
 
 
-def test_two_dimensions_and_the_pair_of_header_and_image_are_refused(tmp_path):
-    nibabel.save(nibabel.Nifti1Image(VALUES[0], np.eye(4)), tmp_path / "flat.nii")
-    with pytest.raises(DataError, match=r"flat\.nii: has shape \(4, 5\), expected a volume of 3 axes"):
-        NiftiFormat().read_header(tmp_path / "flat.nii")
+def test_two_axes_are_a_volume_of_one_slice_and_its_masks_lie_on_it(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(VALUES[0], np.diag([-2, 3, 1, 1])), tmp_path / "flat.nii")
+    header = NiftiFormat().read_header(tmp_path / "flat.nii")
+    assert (header.stored_shape, header.voxel_mm) == ((4, 5, 1), (2, 3, 1))
+    np.testing.assert_array_equal(NiftiFormat().read_image(tmp_path / "flat.nii")[..., 0], VALUES[0])
+    labels = (np.arange(20).reshape(4, 5, 1) % 3).astype(np.uint8)
+    written = NiftiFormat().write_labels(tmp_path / "out", labels, header)
+    np.testing.assert_array_equal(NiftiFormat().read_labels_on(written, header), labels)
+
+
+def test_the_pair_of_header_and_image_is_no_single_file(tmp_path):
     nibabel.save(nibabel.Nifti1Pair(VALUES, np.eye(4)), tmp_path / "pair.hdr")
     (tmp_path / "pair.hdr").rename(tmp_path / "pair.nii")
     with pytest.raises(DataError, match="no such header"):
