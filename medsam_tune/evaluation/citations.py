@@ -46,8 +46,8 @@ REFERENCES = tuple(
          "Segment Anything in Medical Images", 2024, "", "10.1038/s41467-024-44824-z", "Nature Communications",
          ("Ma et al. 2024", "MedSAM's")),
         ("hu2021lora", "Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan and Li, Yuanzhi and "
-         "Wang, Shean and Wang, Lu and Chen, Weizhu", "{LoRA}: Low-Rank Adaptation of Large Language Models", 2021, "2106.09685",
-         "", "", ("2106.09685",)),
+         "Wang, Shean and Wang, Lu and Chen, Weizhu", "{LoRA}: Low-Rank Adaptation of Large Language Models", 2021,
+         "2106.09685", "", "", ("2106.09685",)),
         ("chen2022adaptformer", "Chen, Shoufa and others",
          "{AdaptFormer}: Adapting Vision Transformers for Scalable Visual Recognition", 2022, "2205.13535", "", "",
          ("AdaptFormer",)),
