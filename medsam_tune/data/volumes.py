@@ -249,7 +249,9 @@ class VolumeSource(SegmentationSource):
         """Return the slice's image file and mask file."""
         case = self._cases[self._items[index][0]]
         masks = () if case.masks is None or case.masks in case.image.files else self.names.files_of(case.masks)
-        return (*case.image.files, *masks)
+        # A series of masks, or a mask a slice, is a folder.
+        single = (file for path in masks for file in (sorted(path.iterdir()) if path.is_dir() else (path,)))
+        return (*case.image.files, *single)
 
     def size(self, index: int) -> tuple[int, int]:
         """Return (H, W) of a slice from its volume's header."""

@@ -3,7 +3,7 @@
 Keys: ``imgs`` (H, W, 3), (H, W) or (D, H, W); ``gts`` of label ids (H, W) or (D, H, W); ``spacing`` of volumes, as SimpleITK
 gives it: (x, y, z) in mm; ``boxes`` (K, 4) XYXY or, of a volume, (K, 6) as x1, y1, z1, x2, y2, z2. Only ``imgs`` is in every
 file. Predictions are ``segs``, as the challenge wants them. Files of others are read too: ``image`` and ``label``,
-as TransUNet's slices of Synapse have them, ``img``, ``mask`` and ``seg``.
+as TransUNet's slices of Synapse have them, ``mask`` and ``seg``.
 
 Layout: bowang-lab/MedSAM @ d71e8a1, ``pre_CT_MR.py``, and its LiteMedSAM branch.
 
@@ -47,7 +47,7 @@ UNREADABLE = (
 """What numpy and zipfile were seen to raise on damaged bytes."""
 
 
-IMAGE_KEYS = ("imgs", "image", "img")
+IMAGE_KEYS = ("imgs", "image")
 MASK_KEYS = ("gts", "label", "mask", "seg")
 """Names of the arrays; the first that a file has counts."""
 

@@ -177,6 +177,8 @@ def test_masks_that_are_images_a_slice_lie_on_their_slices(tmp_path):
     for order, place in enumerate(by_file):
         np.testing.assert_array_equal(read[place], np.roll(MASK, order, axis=0))
     assert areas(source) == [56] * 6
+    # What is read and remembered as checked are files, never folders.
+    assert [path.suffix for path in source.files(0)] == [".dcm"] * 3 + [".png"] * 3
     (tmp_path / "data/CT/2/Ground/liver_GT_9.png").unlink()
     with pytest.raises(DataError, match=r"holds 2 masks for the 3 slices of"):
         source.open(tmp_path / "data")
