@@ -58,11 +58,11 @@ def read_class_table(path: Path) -> ClassTable | None:
     if "pixel value" in head and "class" in head:
         value, name = head.index("pixel value"), head.index("class")
         return ClassTable(path, values={int(row[value]): _plain(row[name]) for row in lines[1:] if row[value].isdigit()})
-    name = next((place for place, word in enumerate(head) if word in ("name", "class", "label")), None)
+    named = next((place for place, word in enumerate(head) if word in ("name", "class", "label")), None)
     places = [next((place for place, word in enumerate(head) if word in (full[0], full)), None) for full in _CHANNELS]
-    if name is None or None in places:
+    if named is None or None in places:
         return None
-    return _of_colours(path, [(row[name], [row[place] for place in places if place is not None]) for row in lines[1:]])
+    return _of_colours(path, [(row[named], [row[place] for place in places if place is not None]) for row in lines[1:]])
 
 
 _CHANNELS = ("red", "green", "blue")

@@ -172,5 +172,5 @@ def _near(short: str, keys: Sequence[str]) -> str | None:
     section, dots, _ = short.partition(".")
     sections = {key.partition(".")[0] for key in keys}
     endings = {key.rpartition(".")[2] for key in keys}
-    near = difflib.get_close_matches(section, sections if dots else [*ALIASES, *endings], n=1)
+    near = difflib.get_close_matches(section, sections if dots else [*ALIASES, *SYNONYMS, *endings], n=1)
     return near[0] if near else None

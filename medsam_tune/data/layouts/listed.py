@@ -150,8 +150,9 @@ def same_numbers(images: Sequence[DataFile], masks: Sequence[DataFile]) -> list[
     if len(kinds) != 1 or len(set(number_of.values())) < len(masks) or len(masks) < 2:
         return []
     for level in range(max((image.stem.count("/") for image in images), default=-1) + 1):
-        found = {image: _NUMBER.findall(image.stem.split("/")[level]) for image in images if image.stem.count("/") >= level}
-        of_number = {int(numbers[-1]): image for image, numbers in found.items() if numbers}
+        deep = [image for image in images if image.stem.count("/") >= level]
+        counted = [(image, _NUMBER.findall(image.stem.split("/")[level])) for image in deep]
+        of_number = {int(numbers[-1]): image for image, numbers in counted if numbers}
         pairs = [(of_number[number], mask) for mask, number in number_of.items() if number in of_number]
         if len(of_number) == len(images) and 2 * len(pairs) > len(images):
             return pairs
