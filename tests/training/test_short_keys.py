@@ -87,7 +87,7 @@ def test_several_keys_that_end_so_are_listed():
     ("word", "hint"),
     [
         ("--widht=3", "Did you mean width"),
-        ("rnk=3", "Did you mean rank"),
+        ("--rnk=3", "Did you mean rank"),
         ("--epoch=3", "Did you mean epochs"),
         ("--modle.r=1", "Did you mean model"),
         ("--zzz=1", "`--print_config`"),
