@@ -13,7 +13,6 @@ from reference.stock import add_lora, decode, medsam_loss, stock_sam
 from torch import Tensor, nn
 
 from medsam_tune.backbone import SamBackbone
-from medsam_tune.backbone.attention import AttentionKernel
 from medsam_tune.types import ImageEmbeddings
 
 
@@ -61,13 +60,6 @@ def training_step(
         return loss.detach()
 
     return step
-
-
-def set_kernel(encoder: nn.Module, kernel: AttentionKernel | None, *, windows: bool = False) -> None:
-    """Choose how blocks over the whole grid, and with ``windows`` the others too, compute their attention."""
-    for block in encoder.blocks:
-        if windows or block.window_size == 0:
-            block.attn.kernel = kernel
 
 
 def encoder_step(encoder: nn.Module, images: Tensor, dtype: torch.dtype | None) -> Step:

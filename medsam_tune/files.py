@@ -1,7 +1,8 @@
 """The only place that writes files: whole or not at all, with one clear error. Also checksums and reading JSON.
 
 Everything is written under a temporary name in its own folder, brought to the disk (fsync) and renamed. Whatever fails on the
-way, the temporary file is removed and what stood there before is untouched.
+way, the temporary file is removed and what stood there before is untouched. What a killed process left is removed by the next
+one that writes into the folder.
 """
 
 from __future__ import annotations
@@ -12,24 +13,20 @@ import json
 import math
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
-from uuid import uuid4
 
 from medsam_tune.errors import CheckpointError, DataError, MedsamTuneError
+from medsam_tune.leftovers import temporary_name, tidy_once
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TEMPORARY_PREFIX = ".partial-"
 WHEN_FULL = "Free space there or choose another folder."
 
-# A temporary file this old was left by a killed process.
-_ABANDONED_SECONDS = 3600.0
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REMEDIES = {
     errno.EACCES: "Check the folder's permissions or choose another.",
@@ -153,13 +150,14 @@ class atomic_file:
         self._private = private
         self.error = error
         self.when_full = when_full
-        self._temporary = self.path.with_name(_temporary_name())
+        self._temporary = self.path.with_name(temporary_name())
         self._fault: OSError | None = None
 
     def __enter__(self) -> BinaryIO:
         """Return the file; it has ``write`` and ``flush``."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            tidy_once(self.path.parent)
             self._file = self._temporary.open("xb")
             if self._private:
                 self._temporary.chmod(0o600)
@@ -222,9 +220,10 @@ def atomic_folder(
     Raises:
         MedsamTuneError: Of type ``error``, with the path and the remedy.
     """
-    unfinished = folder.with_name(_temporary_name())
+    unfinished = folder.with_name(temporary_name())
     try:
         unfinished.mkdir(parents=True)
+        tidy_once(folder.parent)
         yield unfinished
         _take_place(unfinished, folder, replace=replace)
     except OSError as fault:
@@ -244,14 +243,6 @@ def write_fault(path: Path, fault: OSError, when_full: str = WHEN_FULL) -> str:
     if fault.errno not in _NO_SPACE:
         return f"{path}: could not be written ({fault.strerror or fault}). {_REMEDIES.get(fault.errno or 0, WHEN_FULL)}"
     return f"{path}: could not be written ({fault.strerror}, {_free(path)} MB free). {when_full}"
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Remove temporary files in ``folder`` that killed processes left an hour ago or earlier."""
-    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        with suppress(FileNotFoundError):
-            if path.is_file() and time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                path.unlink()
 
 
 def sha256_of(path: Path) -> str:
@@ -289,16 +280,11 @@ def read_json(path: Path, remedy: str, *, error: type[MedsamTuneError] = DataErr
         raise error(f"{path}: is no JSON ({_first_line(fault)}). {remedy}") from fault
 
 
-def _temporary_name() -> str:
-    # It holds nothing of the final name, which may already be as long as a name can be.
-    return f"{TEMPORARY_PREFIX}{uuid4().hex}"
-
-
 def _take_place(unfinished: Path, folder: Path, *, replace: bool) -> None:
     if not (replace and folder.exists()):
         unfinished.rename(folder)
         return
-    old = folder.with_name(_temporary_name())
+    old = folder.with_name(temporary_name())
     folder.rename(old)
     unfinished.rename(folder)
     shutil.rmtree(old)

@@ -47,7 +47,7 @@ def read_weights(path: Path, remedy: str = "Copy it again, or save its state_dic
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file.")
+        raise CheckpointError(f"{path}: there is no such file. Correct the path.")
     damaged: tuple[type[Exception], ...] = (*_DAMAGED, SafetensorError)
     try:
         if path.suffix == ".safetensors":

@@ -4,7 +4,6 @@ import errno
 import io
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from medsam_tune.files import (
     atomic_folder,
     digest_of,
     read_json,
-    remove_abandoned,
     sha256_of,
     write_bytes,
     write_json,
@@ -201,15 +199,6 @@ def test_folder_takes_the_place_of_no_other_unless_asked(tmp_path):
     with pytest.raises(DataError, match="export: could not be written"), atomic_folder(tmp_path / "export") as folder:
         (folder / "new.txt").touch()
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["export", "export/mine.txt"]
-
-
-def test_abandoned_temporary_files_go_and_fresh_ones_stay(tmp_path):
-    old, fresh = tmp_path / ".partial-old", tmp_path / ".partial-fresh"
-    for path in (old, fresh):
-        path.write_bytes(b"half")
-    os.utime(old, (time.time() - 7200,) * 2)
-    remove_abandoned(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [fresh.name]
 
 
 def test_checksums_are_those_of_the_standard(tmp_path):

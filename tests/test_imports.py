@@ -14,7 +14,19 @@ PACKAGE = ROOT / "medsam_tune"
 MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 LEVELS = [
-    {"types", "geometry", "masks", "samples", "errors", "files", "folders", "terminal", "weight_files", "yaml_files"},
+    {
+        "types",
+        "geometry",
+        "masks",
+        "samples",
+        "errors",
+        "files",
+        "folders",
+        "leftovers",
+        "terminal",
+        "weight_files",
+        "yaml_files",
+    },
     {"fusion", "losses", "metrics", "precompute"},
     {"backbone", "prompts", "data"},
     {"tuners", "prompt_encoders", "side"},

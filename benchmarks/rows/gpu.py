@@ -12,12 +12,12 @@ from inputs import make_inputs
 from measure import Result, Settings, Step, Times, alternate, clocked, free, per_second, relative_error, synchronise, variant
 from reference.stock import decode, stock_sam
 from segment_anything.modeling.image_encoder import Block
-from sides import encoder_step, half, logits_of, lora_sides, set_kernel, training_step
+from sides import encoder_step, half, logits_of, lora_sides, training_step
 from torch import Tensor, nn
 
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.backbone.architectures import ARCHITECTURES
-from medsam_tune.backbone.attention import FlexAttention, FoldedAttention, TiledAttention
+from medsam_tune.backbone.attention import FoldedAttention, TiledAttention
 from medsam_tune.backbone.vit import VitBlock
 
 BF16 = torch.bfloat16
@@ -47,10 +47,6 @@ def encoder_forward(settings: Settings, name: str = "vit_b", *, batch: int = 8) 
     more["stock, bf16, batch 8"] = variant(lambda: encoder_step(theirs, images, BF16), settings, units=batch)
     more["ours, float32, batch 1"] = variant(lambda: encoder_step(ours, images[:1], None), settings, units=1)
     more["ours, bf16, batch 1"] = variant(lambda: encoder_step(ours, images[:1], BF16), settings, units=1)
-    set_kernel(ours, FlexAttention())
-    more["ours, bf16, batch 8, flex"] = variant(lambda: encoder_step(ours, images, BF16), settings, units=batch)
-    result.extra["error_bf16_flex"] = relative_error(encoder_step(ours, images, BF16)()[:1], exact)
-    set_kernel(ours, None)
     for block in ours.blocks:
         block.compile()
     more["ours, bf16, batch 8, blocks compiled"] = variant(lambda: encoder_step(ours, images, BF16), settings, units=batch)
@@ -169,7 +165,6 @@ def _block_variants(label: str, stock: nn.Module, grid: int, settings: Settings)
         "stock": (stock, None),
         "tiled": (ours, TiledAttention()),
         "folded": (ours, FoldedAttention()),
-        "flex": (ours, FlexAttention()),
     }
     found: dict[str, Any] = {}
     for name, (block, kernel) in sides.items():
@@ -177,10 +172,7 @@ def _block_variants(label: str, stock: nn.Module, grid: int, settings: Settings)
             ours.attn.kernel = kernel
         forward = variant(lambda block=block: encoder_step(block, tokens, BF16), settings, units=4)
         found[f"{label} {name}, forward"] = forward
-        if name != "flex":
-            found[f"{label} {name}, with backward"] = variant(
-                lambda block=block: _with_backward(block, tokens), settings, units=4
-            )
+        found[f"{label} {name}, with backward"] = variant(lambda block=block: _with_backward(block, tokens), settings, units=4)
     free()
     return found
 

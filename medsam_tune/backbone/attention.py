@@ -7,7 +7,6 @@ N x N tensor is ever whole:
   the backward pass.
 - ``FoldedAttention`` (CUDA) appends the relative position terms to q, and codes of rows and columns to k. Then q'k' is score
   plus bias, and PyTorch's fused kernels apply, which take no such bias.
-- ``FlexAttention`` (CUDA, inference) adds the bias inside a compiled kernel; the first call of a shape compiles.
 
 Windows that stick out of the grid are filled after the projection: SAM fills them with zeros after the norm, so q, k and v of
 every padded token are the projection of zero. The projections then see real tokens alone: at 1024, 512 and 256 pixels a
@@ -19,13 +18,8 @@ Differs from the authors' code: in the order of floating-point sums alone; on a 
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -91,37 +85,6 @@ class FoldedAttention(AttentionKernel):
         extra = 0 if v.dtype == torch.float32 else queries.shape[-1] - v.shape[-1]
         attended = F.scaled_dot_product_attention(queries, keys, F.pad(v, (0, extra)), scale=1.0)
         return attended[..., : v.shape[-1]]
-
-
-class FlexAttention(AttentionKernel):
-    """Add the bias inside a kernel that torch.compile writes, which takes seconds for each shape; for inference on CUDA.
-
-    Where gradients are kept, and where the kernel cannot be compiled, ``FoldedAttention`` computes the same.
-    """
-
-    alignment = _ALIGNMENT
-
-    def __init__(self) -> None:
-        self._folded = FoldedAttention()
-        self._compiles = can_compile()
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, *, size: tuple[int, int]) -> Tensor:
-        """Return (B, heads, N, d), see ``AttentionKernel``."""
-        if not self._compiles or q.device.type != "cuda" or _learns(q, k, v, rel_h, rel_w):
-            return self._folded(q, k, v, rel_h, rel_w, size=size)
-        try:
-            return _compiled_flex()(q, k, v, rel_h, rel_w, size)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            why = str(error).strip().partition("\n")[0]
-            warnings.warn(f"torch.compile refuses the attention kernel ({why}); going on with the fused one.", stacklevel=2)
-            self._compiles = False
-            return self._folded(q, k, v, rel_h, rel_w, size=size)
-
-
-def can_compile() -> bool:
-    """Say whether what torch.compile needs for a kernel on CUDA is installed: triton and a C compiler."""
-    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
-    return importlib.util.find_spec("triton") is not None and any(name and shutil.which(name) for name in compilers)
 
 
 def place_codes(size: tuple[int, int], lengths: tuple[int, int], *, like: Tensor) -> Tensor:
@@ -339,25 +302,3 @@ def _gradients(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor,
         of_h[rows, queries] = by_place.sum(-1).to(of_h.dtype)
         of_w[rows, queries] = by_place.sum(-2).to(of_w.dtype)
     return of_q, of_k.to(k.dtype), of_v.to(v.dtype), of_h, of_w
-
-
-def with_flex(
-    flex: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, size: tuple[int, int]
-) -> Tensor:
-    """Return what ``AttentionKernel`` says, by a function with the interface of ``flex_attention`` that adds the bias."""
-    width = size[1]
-
-    def with_bias(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return score + rel_h[batch, head, query, key // width] + rel_w[batch, head, query, key % width]
-
-    return cast(Tensor, flex(q, k, v, score_mod=with_bias, scale=1.0))
-
-
-@cache
-def _compiled_flex() -> Callable[..., Tensor]:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, size: tuple[int, int]) -> Tensor:
-        return with_flex(flex_attention, q, k, v, rel_h, rel_w, size)
-
-    return torch.compile(attend, dynamic=False)

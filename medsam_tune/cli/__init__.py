@@ -33,7 +33,7 @@ OWN_COMMANDS = {
     "app": "a page in the browser: draw, see the mask, correct it, save it as training data",
     "serve": "let napari and 3D Slicer ask a model, through nnInteractive's protocol",
     "completion": "print what lets a shell complete commands, options and names of recipes",
-    "doctor": "say what is installed and found here, and who owns the `lightning` command",
+    "doctor": "say what is installed and found here; --fix mends the cache and the `lightning` command",
 }
 LIGHTNING_COMMANDS = {
     "fit": "train; LightningCLI with --config RECIPE, --print_config, --ckpt_path and every dotted key",

@@ -12,13 +12,17 @@ from pathlib import Path
 
 from medsam_tune import __version__
 from medsam_tune.cli.cache import format_bytes
-from medsam_tune.cli.lightning_owner import describe_owner
+from medsam_tune.cli.lightning_owner import describe_owner, take_back
 from medsam_tune.cli.options import OptionParser
 from medsam_tune.errors import RecipeError
 from medsam_tune.runs.recipe_files import bundled_recipes, recipes_folder
 from medsam_tune.training.half_precision import FIRST_WITH_BF16
 
-DESCRIPTION = "Say what is installed and found here, and who owns the `lightning` command. Changes nothing."
+DESCRIPTION = """\
+Say what is installed and found here, and who owns the `lightning` command. Changes nothing without --fix.
+
+--fix reads every entry of the cache and removes what is damaged, of other origin or left by a killed process, so that only
+that is computed again; and it takes the `lightning` command of this environment back where another package wrote over it."""
 # Malicious uploads, advisory GHSA-w37p-236h-pfx3.
 MALICIOUS_LIGHTNING = ("2.6.2", "2.6.3")
 MEMINFO = Path("/proc/meminfo")
@@ -26,8 +30,12 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def main(arguments: list[str]) -> int:
-    """Print the report; ``arguments`` may only ask for help."""
-    parser().parse_args(arguments)
+    """Print the report, and mend what can be mended where ``arguments`` ask for it.
+
+    Raises:
+        DataError: If something in the cache may not be read or changed.
+    """
+    options = parser().parse_args(arguments)
     print(f"medsam-tune {__version__}, Python {platform.python_version()} in {sys.prefix}, {platform.platform()}")
     for title, lines in (
         ("packages", package_lines()),
@@ -41,12 +49,26 @@ def main(arguments: list[str]) -> int:
         print(f"\n{title}")
         for line in lines:
             print(f"  {line}")
+    if options.fix:
+        print("\nfixed")
+        for line in fix_lines() or ["nothing needed it"]:
+            print(f"  {line}")
     return 0
+
+
+def fix_lines() -> list[str]:
+    """Mend the cache and the ``lightning`` command, and say what was done."""
+    from medsam_tune.precompute import cache_root
+    from medsam_tune.precompute.mending import mend
+
+    return [*mend(cache_root()), *take_back()]
 
 
 def parser() -> OptionParser:
     """Return what parses the words after ``medsam-tune doctor``."""
-    return OptionParser("medsam-tune doctor", DESCRIPTION)
+    parser = OptionParser("medsam-tune doctor", DESCRIPTION)
+    parser.add_argument("--fix", action="store_true", help="mend the cache and the `lightning` command")
+    return parser
 
 
 def package_lines() -> Iterator[str]:

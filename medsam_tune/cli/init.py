@@ -73,7 +73,8 @@ def _out(options: argparse.Namespace, folder: Path) -> Path:
     if not out.absolute().parent.is_dir():
         raise RecipeError(f"{out.parent}: no such folder. Make it first, or give another destination.")
     if (options.images is None) != (options.masks is None):
-        raise RecipeError("--images, --masks: go together, as in --images='{folder}/img/{name}' --masks='{folder}/seg/{name}'.")
+        both = "--images='{folder}/img/{name}' --masks='{folder}/seg/{name}'"
+        raise RecipeError(f"--images, --masks: one of them is missing. Give both, as in {both}.")
     return out
 
 

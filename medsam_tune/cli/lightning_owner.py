@@ -15,6 +15,17 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from medsam_tune.files import write_text
+
+# As pip writes it.
+_SCRIPT = """\
+#!{python}
+import sys
+from medsam_tune.cli.lightning_shim import main
+if __name__ == "__main__":
+    sys.argv[0] = sys.argv[0].removesuffix(".exe")
+    sys.exit(main())
+"""
 OWNERS = {"medsam_tune": "medsam-tune", "lightning_sdk": "lightning-sdk"}
 
 
@@ -44,6 +55,30 @@ def describe_owner() -> list[str]:
         f"to take it back: {repair_line()}",
         *_other_environment(script),
     ]
+
+
+def take_back(folder: Path | None = None) -> list[str]:
+    """Write our ``lightning`` over another package's in this environment, and say what was done.
+
+    Args:
+        folder: Where the environment's commands lie; that of this Python by default.
+
+    Returns:
+        A line, or none where the command is ours already.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    script = (folder or Path(sys.executable).parent) / "lightning"
+    if script.with_suffix(".exe").is_file():
+        owner = lightning_owner(script.with_suffix(".exe"))
+        return [] if owner == "medsam-tune" else [f"{script}.exe: not changed; type: {repair_line()}"]
+    if script.is_file() and lightning_owner(script) == "medsam-tune":
+        return []
+    before = f"in place of {lightning_owner(script) or 'something else'}'s" if script.is_file() else "where none was"
+    write_text(script, _SCRIPT.format(python=sys.executable))
+    script.chmod(0o755)
+    return [f"{script}: written, {before}"]
 
 
 def repair_line() -> str:

@@ -183,7 +183,11 @@ def _of_the_trainer(error: Exception) -> MedsamTuneError | None:
     """Return Lightning's refusal of a trainer setting as an error of the recipe, or None for anything else."""
     frames = traceback.extract_tb(error.__traceback__)
     refused = frames and f"{os.sep}lightning{os.sep}pytorch{os.sep}" in frames[-1].filename
-    return RecipeError(f"trainer: {' '.join(str(error).split())}") if refused and isinstance(error, ValueError) else None
+    return (
+        RecipeError(f"trainer: {' '.join(str(error).split())} Change it.")
+        if refused and isinstance(error, ValueError)
+        else None
+    )
 
 
 def _place(error: Exception) -> str:

@@ -17,7 +17,9 @@ def compile_case_pattern(case_pattern: str) -> re.Pattern[str]:
     try:
         pattern = re.compile(case_pattern)
     except re.error as error:
-        raise RecipeError(f"data.source.case_pattern: {case_pattern!r} is no regular expression ({error}).") from error
+        raise RecipeError(
+            f"data.source.case_pattern: {case_pattern!r} is no regular expression ({error}). Correct it."
+        ) from error
     if pattern.groups < 1:
         raise RecipeError(f"data.source.case_pattern: {case_pattern!r} has no group. Put the case in brackets: '^([^_]+)_'.")
     return pattern

@@ -53,7 +53,7 @@ class NamePattern:
         try:
             self.pattern = re.compile(pattern)
         except re.error as error:
-            raise RecipeError(f"{key}: {pattern!r} is no regular expression ({error}).") from error
+            raise RecipeError(f"{key}: {pattern!r} is no regular expression ({error}). Correct it.") from error
         others = sorted(set(self.pattern.groupindex) - set(named))
         if others:
             allowed = f"Only {' and '.join(named)} may be." if named else "Leave the names out."

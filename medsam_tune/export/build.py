@@ -50,7 +50,8 @@ def build_segmenter(
             segmenter: Segmenter = part.build()
         except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             # The types were right; a value, such as a negative width, was not.
-            raise RecipeError(f"model: no network can be built from these values ({' '.join(str(error).split())}).") from error
+            said = " ".join(str(error).split()).rstrip(".")
+            raise RecipeError(f"model: no network can be built from these values ({said}). Correct them.") from error
     return segmenter
 
 

@@ -131,7 +131,12 @@ def _build(stored: ExportFolder, checkpoint: Checkpoint | None, *, force: bool, 
         if found is None and not force:
             raise not_at_hand(stored.folder, weights or {})
         files |= {} if found is None else {_BASE: found}
-    segmenter = build_segmenter(model, trusted=trusted, files=files)
+    try:
+        segmenter = build_segmenter(model, trusted=trusted, files=files)
+    except RecipeError as error:
+        raise CheckpointError(
+            f"{stored.folder / DESCRIPTION_FILE}: {error} Copy the file again, or export the run again."
+        ) from error
     if not force:
         check_base_weights(stored.folder, weights, segmenter)
         remedy = 'Give its file, as checkpoint={"prompt_encoder.weights": FILE}, or pass force=True if you know that it fits.'

@@ -80,7 +80,7 @@ def check_place(place: Path, out: Path) -> None:
     if place.is_dir() and out.resolve().is_relative_to(place.resolve()):
         raise RecipeError(f"-o: {out} lies in the input folder {place}, which is only read. Give a folder outside of it.")
     if out.exists() and not out.is_dir():
-        raise RecipeError(f"-o: {out} is a file; the masks need a folder.")
+        raise RecipeError(f"-o: {out}: is a file. Name a folder for the masks.")
 
 
 def match_prompts(files: Sequence[NewFile], drawn: Iterable[DrawnObject], source: Path) -> dict[Path, list[DrawnObject]]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from medsam_tune.errors import DataError
-from medsam_tune.files import TEMPORARY_PREFIX, read_json, write_fault, write_json
+from medsam_tune.files import read_json, write_fault, write_json
 from medsam_tune.folders import cache_folder, expand
+from medsam_tune.leftovers import TEMPORARY_PREFIX
 from medsam_tune.precompute.base import Image, Precompute, Value
 from medsam_tune.precompute.shards import SHARD_PATTERN, WHEN_FULL, CorruptShardError, shard_keys
 from medsam_tune.precompute.store import Store

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from medsam_tune.errors import DataError
-from medsam_tune.files import remove_abandoned, write_fault
+from medsam_tune.files import write_fault
+from medsam_tune.leftovers import remove_abandoned
 from medsam_tune.precompute.shards import SHARD_PATTERN, CorruptShardError, read_tensor, shard_keys, write_shard
 
 if TYPE_CHECKING:

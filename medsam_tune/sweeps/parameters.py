@@ -118,7 +118,7 @@ def _range(where: str, block: Mapping[str, object]) -> Parameter:
     if not low < high:
         raise RecipeError(f"{where}: min must be below max, got {low} and {high}.")
     if distribution == "log_uniform_values" and low <= 0:
-        raise RecipeError(f"{where}.min: a logarithmic range begins above 0, got {low}.")
+        raise RecipeError(f"{where}.min: a logarithmic range begins above 0, got {low}. Raise it.")
     if step is not None and not 0 < step <= high - low:
         raise RecipeError(f"{where}.q: expected a step above 0 and no wider than the range, got {step}.")
     return Parameter((), distribution, low, high, step)

@@ -14,6 +14,7 @@ from medsam_tune.errors import CheckpointError
 from medsam_tune.export.load import check_frozen
 from medsam_tune.export.trained import frozen_identities, trained_names
 from medsam_tune.files import write_torch
+from medsam_tune.training.checkpoint_schema import check_schema
 from medsam_tune.weight_files import read_weights
 
 if TYPE_CHECKING:
@@ -42,6 +43,23 @@ def restore_frozen(module: TuningModule, checkpoint: dict[str, Any]) -> None:
     """Complete a loaded checkpoint with the frozen weights at hand, so that a strict load names whatever does not fit.
 
     Raises:
+        CheckpointError: As ``check_fits`` does.
+    """
+    check_fits(module, checkpoint)
+    current = module.state_dict()
+    for name in {"state_dict", CURRENT_WEIGHTS} & checkpoint.keys():
+        checkpoint[name] = {**current, **checkpoint[name]}
+
+
+def check_fits(module: TuningModule, checkpoint: Mapping[str, Any], where: str = "checkpoint") -> None:
+    """Check that a checkpoint is of this network on these frozen weights.
+
+    Args:
+        module: The network.
+        checkpoint: What a checkpoint holds.
+        where: The file, for the message.
+
+    Raises:
         CheckpointError: If the checkpoint was trained on other frozen weights, or its tensors do not fit or are damaged.
     """
     weights = module.segmenter.base_weights()
@@ -49,31 +67,15 @@ def restore_frozen(module: TuningModule, checkpoint: dict[str, Any]) -> None:
     here = None if weights is None else {"name": weights.name, "sha256": weights.sha256}
     if (stored and stored["sha256"]) != (here and here["sha256"]):
         raise CheckpointError(
-            f"checkpoint: was trained on base weights {_named(stored)}, the recipe loads {_named(here)}. "
+            f"{where}: was trained on base weights {_named(stored)}, the recipe loads {_named(here)}. "
             "Set model.backbone.weights (or checkpoint) to the weights it was trained on."
         )
     remedy = "Name in the recipe the file it was trained on."
-    check_frozen("checkpoint", checkpoint.get("frozen", {}), frozen_parts(module), remedy)
-    current = module.state_dict()
-    if faults := misfits(checkpoint["state_dict"], trained_entries(module, current)):
+    check_frozen(where, checkpoint.get("frozen", {}), frozen_parts(module), remedy)
+    if faults := misfits(checkpoint["state_dict"], trained_entries(module, module.state_dict())):
         raise CheckpointError(
-            f"checkpoint: does not fit the recipe's model: {faults}. Use the config.yaml of the run that wrote the checkpoint."
+            f"{where}: does not fit the recipe's model: {faults}. Use the config.yaml of the run that wrote the checkpoint."
         )
-    for name in {"state_dict", CURRENT_WEIGHTS} & checkpoint.keys():
-        checkpoint[name] = {**current, **checkpoint[name]}
-
-
-def check_fits(module: TuningModule, path: Path) -> None:
-    """Refuse a checkpoint that the module cannot take, before anything is computed for it.
-
-    Args:
-        module: The recipe's network, nothing of it moved yet.
-        path: A checkpoint of a run; it is read and let go.
-
-    Raises:
-        CheckpointError: If it cannot be read, was trained on other frozen weights, or its tensors do not fit.
-    """
-    restore_frozen(module, read_checkpoint(path))
 
 
 def _named(weights: Mapping[str, str] | None) -> str:
@@ -81,7 +83,14 @@ def _named(weights: Mapping[str, str] | None) -> str:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints to a temporary file and rename it; read them with ``weights_only=True``."""
+    """Write checkpoints to a temporary file and rename it; read them with ``weights_only=True``.
+
+    Args:
+        read: A file that was read already, with its content, which is given away once.
+    """
+
+    def __init__(self, read: tuple[Path, dict[str, Any]] | None = None) -> None:
+        self._read = read
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:  # noqa: ANN401
         """Write ``checkpoint`` so that a kill at any moment leaves either the old or the new file.
@@ -99,18 +108,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: If the file is missing, truncated or no training checkpoint.
         """
-        return read_checkpoint(Path(path))
+        (known, content), self._read = self._read or (None, {}), None
+        return content if known == Path(path) else read_checkpoint(Path(path))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a training checkpoint with ``weights_only=True``.
 
     Raises:
-        CheckpointError: If the file is missing, truncated, or holds no ``state_dict``.
+        CheckpointError: If the file is missing, truncated, or does not hold what every checkpoint does.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint. --ckpt_path takes a file, or last for the recipe's newest run.")
-    checkpoint: Any = read_weights(path, "Use another file of the same run.")
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise CheckpointError(f"{path}: holds no state_dict. Expected a file from a run's checkpoints folder.")
-    return checkpoint
+    return check_schema(path, read_weights(path, "Use another file of the same run."))

@@ -17,9 +17,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from medsam_tune.data.checks import check_validation
 from medsam_tune.data.datamodule import SegmentationDataModule, Stage
-from medsam_tune.errors import RecipeError, own_error
+from medsam_tune.errors import CheckpointError, RecipeError, own_error
 from medsam_tune.training.callbacks import StageClock
-from medsam_tune.training.checkpoint import check_fits
+from medsam_tune.training.checkpoint import check_fits, read_checkpoint
+from medsam_tune.training.checkpoint_schema import check_goes_on
 from medsam_tune.training.console import quieten, say
 from medsam_tune.training.example_length import plan_length, stated
 from medsam_tune.training.faults import one_fault, unwritable
@@ -37,7 +38,7 @@ from medsam_tune.training.own_folder import own_folder_words
 from medsam_tune.training.places import with_local
 from medsam_tune.training.precompute_stage import check_cacheable
 from medsam_tune.training.pretrained import check_pretraining, check_unseen, keep_record, pretrained_words
-from medsam_tune.training.recipe_paths import resolve_paths
+from medsam_tune.training.recipe_paths import check_place, resolve_paths
 from medsam_tune.training.record import continue_wandb
 from medsam_tune.training.run_folder import (
     RunFolder,
@@ -57,7 +58,13 @@ from medsam_tune.training.short_keys import expand_class_names, expand_short_key
 from medsam_tune.training.signals import SIGTERM_STATUS, slurm_job
 from medsam_tune.training.test_results import TestResults
 from medsam_tune.training.trainer_config import trainer_config
-from medsam_tune.training.trainer_keys import check_limits, check_trainer_parts, check_trainer_values, without_finder
+from medsam_tune.training.trainer_keys import (
+    check_limits,
+    check_trainer_parts,
+    check_trainer_values,
+    trainer_fault,
+    without_finder,
+)
 from medsam_tune.yaml_files import read_yaml
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -96,6 +103,7 @@ class MedsamCLI(LightningCLI):
         self.command, self.words = command, args
         self.results = TestResults()
         self.clock = StageClock()
+        self._read: dict[str, Any] | None = None
         quieten()
         strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
@@ -144,6 +152,8 @@ class MedsamCLI(LightningCLI):
             raise RecipeError(one_fault(str(error), recipe=recipe, known_keys=keys)) from error
         values = self._section().as_dict()
         check_numbers(values)
+        for section, name in (("data", "root"), ("run", "folder")):
+            check_place(f"{section}.{name}", str(values[section][name]))
         check_trainer_values(values["trainer"], subcommand=self.config.get("subcommand"))
 
     def _keys(self, parser: LightningArgumentParser, words: list[str]) -> list[str]:
@@ -177,6 +187,7 @@ class MedsamCLI(LightningCLI):
             section["ckpt_path"] = None if path is None else str(path)
         if path is None:
             return
+        self._read = read_checkpoint(path)
         run = run_folder_of(path)
         if trains and run is not None:
             self.folder = RunFolder(share_run_folder(run))
@@ -198,7 +209,7 @@ class MedsamCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401
         """Make the run folder and build the trainer that logs into it."""
         if self.checkpoint is not None:
-            check_fits(self.model, self.checkpoint)
+            self._check_checkpoint(self.checkpoint)
         # Before a folder is made: faulty data must leave nothing behind.
         rule = self.model.segmenter.input_rule
         split = self.subcommand != "predict"
@@ -230,8 +241,19 @@ class MedsamCLI(LightningCLI):
                 self.model.check_schedule(planned_steps(trainer, self.datamodule))
         except (MisconfigurationException, RecipeError, TypeError, ValueError, ImportError) as error:
             self.discard_unused_folder()
-            raise own_error(error) or RecipeError(f"trainer: {' '.join(str(error).split())}") from error
+            raise own_error(error) or RecipeError(trainer_fault(str(error), list(vars(recipe)))) from error
         return trainer
+
+    def take_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
+        """Return the checkpoint with its file, once: nothing else may keep it in memory."""
+        content, self._read = self._read, None
+        return None if self.checkpoint is None or content is None else (self.checkpoint, content)
+
+    def _check_checkpoint(self, path: Path) -> None:
+        if self._read is not None:
+            check_fits(self.model, self._read, str(path))
+            if self.subcommand in (None, "fit"):
+                check_goes_on(path, self._read, self.model.trainable_parameters())
 
     def _check_before_folder(self, recipe: Mapping[str, Any]) -> None:
         if self.subcommand in (None, "fit"):
@@ -254,6 +276,11 @@ class MedsamCLI(LightningCLI):
         """Return the folder whose splits.json counts: a continued run's, or that of the run whose checkpoint is scored."""
         split = self.datamodule.split
         if self.checkpoint is None or self.subcommand not in _SCORED or split.file is not None:
+            if self.folder is not None and not self.folder.splits.is_file() and split.file is None:
+                raise CheckpointError(
+                    f"{self.folder.splits}: is missing, so nobody knows which cases the run trained on. Restore it from a "
+                    "copy, or name the split with --data.split.file."
+                )
             return None if self.folder is None else self.folder.path
         return run_with_split(self.checkpoint, self.words, split).path
 
@@ -274,6 +301,9 @@ class MedsamCLI(LightningCLI):
         finally:
             if not finished:
                 self.discard_unused_folder()
+
+    def _parse_ckpt_path(self) -> None:
+        """Take no settings from a checkpoint, as Lightning would: the recipe of its run has them."""
 
     def _run_subcommand(self, subcommand: str) -> None:
         with self.stage():

@@ -23,6 +23,7 @@ _EXPECTED = re.compile(r"Expected (?:an? )?((?:<class|typing\.|\w+$).*)", re.MUL
 _GIVEN = re.compile(r"(?:Given value|Got value): (?:NestedArg\(key='[^']+', val='(.*)'\)|(.+))")
 _REQUIRED = re.compile(r"the following arguments are required: ([\w, ]+)")
 _UNWRITABLE = re.compile(r"cannot represent an object', (<[^>]+>)\)")
+_NO_CONFIG = re.compile(r"Unable to load config (.+?)(?: - |$)", re.MULTILINE)
 _NO_SUBCLASS = re.compile(r"Import path (\S*) ?does not correspond to a subclass of (\w+)")
 
 
@@ -49,8 +50,14 @@ def one_fault(text: str, *, recipe: str = "recipe", known_keys: Iterable[str] = 
     key = ".".join(_KEY.findall(text))
     if not key and (found := _NOT_ACCEPTED.fullmatch(text)):
         return _unknown_key(found[1], known_keys)
+    if missing := re.match(r"the following arguments are required: (.+)", text):
+        return f"{recipe}: {_on_one_line(missing[1])}: missing. Add them, or give them on the command line."
     if not key:
         return _on_one_line(text)
+    if unloadable := _NO_CONFIG.search(text):
+        return f"{'.'.join(dict.fromkeys(key.split('.')))}: expected keys with values, got {_on_one_line(unloadable[1])}."
+    if "File does not exist" in text:
+        return f"{key}: {_on_one_line(_KEY.split(text)[-1])}. Name a file that is there."
     return _unknown_option(key, text) if _NOT_ACCEPTED.search(text) else f"{key}: {_on_one_line(_reason(text))}"
 
 

@@ -36,9 +36,12 @@ class Limit:
 LIMITS = (
     Limit(r"seed_everything|(.+\.)?seed", 0, 2**32 - 1),
     Limit(r"(.+\.)?(lr|weight_decay)", 0.0),
-    Limit(r"trainer\.(accumulate_grad_batches|check_val_every_n_epoch)", 1),
+    Limit(r"trainer\.(accumulate_grad_batches|check_val_every_n_epoch|num_nodes)", 1),
     Limit(r"trainer\.(min_epochs|min_steps|log_every_n_steps)", 0),
     Limit(r"trainer\.(max_epochs|max_steps|num_sanity_val_steps)", -1),
+    Limit(r"data\.((eval_)?batch_size|max_objects|views|chunk)", 1, 2**31 - 1),
+    Limit(r"trainer\.limit_\w+_batches|trainer\.overfit_batches", 0),
+    Limit(r"model\.backbone\.side", 1, 2**13, own=True),
     Limit(r"data\.num_workers|trainer\.gradient_clip_val|model\.(warmup_steps|objects_per_decode)", 0),
     Limit(r"model\.smallest_part", 0.0, 1.0),
     Limit(r"model\..+\.(width|rank|hidden_dim|bottleneck_dim)", 1, 2**16, own=True),

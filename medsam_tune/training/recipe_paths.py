@@ -8,9 +8,12 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from medsam_tune.errors import RecipeError
+
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
+_LONGEST_NAME = 255  # bytes, on every usual file system
 _HOME = re.compile(r"((?:--)?[\w.-]+=)?(~(?:/.*)?)", re.DOTALL)
 
 
@@ -49,6 +52,17 @@ def _expanded(value: Any) -> Any:  # noqa: ANN401 - anything that YAML holds
     if isinstance(value, Namespace):
         resolve_paths(value)
     return value
+
+
+def check_place(key: str, value: str) -> None:
+    """Refuse a text that no file or folder can be called.
+
+    Raises:
+        RecipeError: With the key.
+    """
+    if not value.strip() or "\0" in value or any(len(os.fsencode(part)) > _LONGEST_NAME for part in value.split("/")):
+        shown = value if len(value) < _LONGEST_NAME else f"{value[:20]}... of {len(value)} letters"
+        raise RecipeError(f"{key}: expected the path of a folder, got {shown!r}. Correct it.")
 
 
 def shareable(command: str, root: str) -> str:

@@ -17,8 +17,8 @@ from itertools import count
 from pathlib import Path
 
 from medsam_tune.errors import CheckpointError, RecipeError
-from medsam_tune.files import TEMPORARY_PREFIX
 from medsam_tune.folders import expand
+from medsam_tune.leftovers import TEMPORARY_PREFIX
 
 RUN_FOLDER_VARIABLE = "MEDSAM_TUNE_RUN_FOLDER"
 STORE_TIMEOUT_SECONDS = 300
@@ -105,10 +105,10 @@ class RunFolder:
         return self.path / "slurm_job.txt"
 
     def remove(self) -> None:
-        """Remove the folder, and those of its recipe and its data where they hold no other run."""
+        """Remove the folder, and those above it, that of all runs too, where they hold no other run."""
         shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):
-            for parent in self.path.parents[:2]:
+            for parent in self.path.parents[:3]:
                 parent.rmdir()
 
     def remove_leftovers(self) -> None:

@@ -48,7 +48,7 @@ def trainer_config(cli: MedsamCLI, recipe: Mapping[str, Any], *, continued: bool
         "max_steps": -1,  # EndOfTraining has it
         "logger": run_loggers(cli.run_folder.path, as_list(config.get("logger"))),
         "callbacks": [*theirs, *bar, *_callbacks(cli, recipe["max_steps"], continued=continued)],
-        "plugins": [*(as_list(config.get("plugins")) or []), AtomicCheckpointIO()],
+        "plugins": [*(as_list(config.get("plugins")) or []), AtomicCheckpointIO(cli.take_checkpoint())],
         "default_root_dir": str(cli.run_folder.path),
         "use_distributed_sampler": False,
     }

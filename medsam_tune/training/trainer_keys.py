@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -98,6 +99,19 @@ def _check_training(trainer: Mapping[str, Any], *, whole_run: bool) -> None:
     for key, missing in (("limit_val_batches", "choose the best weights"), ("limit_test_batches", "test")):
         if trainer.get(key) == 0:
             raise RecipeError(f"trainer.{key}: is 0, so nothing would {missing}. Raise it, or use `medsam-tune fit`.")
+
+
+def trainer_fault(text: str, keys: Collection[str]) -> str:
+    """Return what Lightning's trainer says about a value, with the key in front if its text names one.
+
+    Examples:
+        >>> trainer_fault("`num_nodes` must be a positive integer, but got 0.", ["num_nodes", "devices"])
+        'trainer.num_nodes: `num_nodes` must be a positive integer, but got 0. Change it.'
+    """
+    said = " ".join(text.split()).rstrip(".!")
+    named = next((key for key in sorted(keys, key=len, reverse=True) if re.search(rf"\b{key}\b", said)), None)
+    named = "max_time" if named is None and "Timer(" in said else named
+    return f"trainer{'' if named is None else f'.{named}'}: {said}. Change it."
 
 
 def check_trainer_parts(trainer: Mapping[str, Any], *, figures: Collection[str]) -> None:

@@ -9,14 +9,13 @@ import pytest
 import torch
 from segment_anything.modeling.image_encoder import Attention, Block, ImageEncoderViT, window_partition, window_unpartition
 from torch import nn
-from torch.nn.attention.flex_attention import flex_attention
 
 from medsam_tune.backbone import SamBackbone, attention
-from medsam_tune.backbone.attention import FlexAttention, FoldedAttention, SamAttention, TiledAttention, works_per_token
+from medsam_tune.backbone.attention import FoldedAttention, SamAttention, TiledAttention, works_per_token
 from medsam_tune.backbone.vit import VitBlock
 from tests.conformance.tuner_cases import CASES
 
-KERNELS = {"tiled": TiledAttention, "folded": FoldedAttention, "flex": FlexAttention}
+KERNELS = {"tiled": TiledAttention, "folded": FoldedAttention}
 each_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
 
@@ -85,13 +84,6 @@ def test_the_size_of_a_tile_changes_nothing(monkeypatch, tile):
     monkeypatch.setattr(attention, "_TILE_NUMBERS", tile)
     with torch.no_grad():
         assert relative_error(ours_of(stock)(tokens), stock(tokens)) <= 1e-6
-
-
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_the_bias_inside_a_flex_kernel_is_that_of_the_tiles():
-    q, k, v, rel_h, rel_w = (torch.randn(2, 2, 6, n) for n in (4, 4, 4, 2, 3))
-    found = attention.with_flex(flex_attention, q, k, v, rel_h, rel_w, (2, 3))
-    torch.testing.assert_close(found, TiledAttention()(q, k, v, rel_h, rel_w, size=(2, 3)), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("side", [256, 512, 1024])

@@ -83,3 +83,15 @@ def test_missing_recipes_do_not_end_the_report(monkeypatch):
 
     monkeypatch.setattr(doctor, "recipes_folder", missing)
     assert list(doctor.recipe_lines()) == ["recipes: the bundled recipes are missing. Reinstall medsam-tune."]
+
+
+def test_fix_mends_the_cache_and_says_so(capsys, tmp_path, monkeypatch):
+    store = tmp_path / "embeddings" / "aaaaaaaaaaaa-0123456789abcdef"
+    store.mkdir(parents=True)
+    (store / "shard-0000000000000000.safetensors").write_bytes(b"cut off")
+    monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr(doctor, "take_back", lambda: [])
+    assert main(["doctor", "--fix"]) == 0
+    assert f"\nfixed\n  {store}: 0 damaged entries and 1 unreadable shards removed" in capsys.readouterr().out
+    assert main(["doctor", "--fix"]) == 0
+    assert capsys.readouterr().out.endswith("\nfixed\n  nothing needed it\n")

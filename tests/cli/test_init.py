@@ -115,7 +115,7 @@ def test_recipe_that_exists_is_not_overwritten(tmp_path, capsys):
         ([".", "mine.txt"], "expected a name that ends in .yaml"),
         ([".", "there/mine.yaml"], "no such folder"),
         (["."], "no image found; it is empty"),
-        ([".", "--images={name}"], "--images, --masks: go together"),
+        ([".", "--images={name}"], "--images, --masks: one of them is missing"),
     ],
 )
 def test_what_cannot_be_is_one_line(capsys, words, text):

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 import zipfile
 from importlib.metadata import PackageNotFoundError
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from medsam_tune.cli import lightning_owner as room
-from medsam_tune.cli.lightning_owner import describe_owner, lightning_owner, repair_line
+from medsam_tune.cli.lightning_owner import describe_owner, lightning_owner, repair_line, take_back
 
 SCRIPT = "#!/usr/bin/python3\nimport sys\nfrom {module} import main\nsys.exit(main())\n"
 
@@ -97,3 +98,16 @@ def test_repair_of_a_checkout_that_was_never_installed_names_the_package(monkeyp
 
     monkeypatch.setattr(room, "distribution", missing)
     assert repair_line().endswith("--no-deps medsam-tune")
+
+
+def test_command_of_another_package_is_taken_back_and_runs_ours(tmp_path):
+    script = tmp_path / "lightning"
+    script.write_text("#!/usr/bin/python\nfrom lightning_sdk.cli.entrypoint import main\n")
+    assert take_back(tmp_path) == [f"{script}: written, in place of lightning-sdk's"]
+    assert lightning_owner(script) == "medsam-tune"
+    assert os.access(script, os.X_OK)
+    assert take_back(tmp_path) == []
+
+
+def test_command_that_is_missing_is_written(tmp_path):
+    assert take_back(tmp_path) == [f"{tmp_path / 'lightning'}: written, where none was"]

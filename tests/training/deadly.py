@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 COUNTED = ("/medsam_tune/", "/lightning/pytorch/")
+# What changes a disk, as the interpreter announces it before it happens; os.replace is announced as os.rename.
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink")
 
 
 class Deadly:
-    """Run ``medsam-tune`` in children that die at a moment: the call number of a function, or of any function of training."""
+    """Run ``medsam-tune`` in children that die at a moment: the n-th call of a function, of any, or change of the disk."""
 
     def __init__(self):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -23,12 +25,14 @@ class Deadly:
             command, env=environment, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def run(self, *words, folder, at=None, call=1, by=signal.SIGKILL):
-        """Return the exit status; ``at`` names a function as ``module:qualified.name`` or is ``any``.
+    def run(self, *words, folder, at=None, call=1, by=signal.SIGKILL, command=("run", "tiny.yaml")):
+        """Return the exit status; ``at`` names a function as ``module:qualified.name``, or is ``any`` or ``disk``.
 
-        The signal ``by`` is sent as the function is entered for the ``call``-th time.
+        The signal ``by`` is sent as the function is entered for the ``call``-th time. ``disk`` counts what changes the disk
+        below the folder, from the first thing that the command does on: files that are opened for writing, brought to the
+        disk, renamed and removed, folders that are made and removed.
         """
-        job = {"words": words, "folder": str(folder), "at": at, "call": call, "by": int(by)}
+        job = {"words": [*command, *words], "folder": str(folder), "at": at, "call": call, "by": int(by)}
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
@@ -68,12 +72,14 @@ def _live(job, main):
     os.dup2(log, 2)
     os.fsync = lambda descriptor: None
     calls = [0]
-    if job["at"] == "any":
+    if job["at"] == "disk":
+        _die_at_the_disk(job["call"], calls, folder)
+    elif job["at"] == "any":
         _die_at_any(job["call"], calls)
     elif job["at"]:
         _die_at(job["at"], job["call"], job["by"])
     try:
-        return main(["run", "tiny.yaml", *job["words"]])
+        return main(job["words"])
     finally:
         sys.setprofile(None)
         (folder / "calls.txt").write_text(str(calls[0]))
@@ -95,6 +101,30 @@ def _die_at(name, call, by):
         return original(*arguments, **keywords)
 
     setattr(owner, last, deadly)
+
+
+def _die_at_the_disk(call, calls, folder):
+    """Count what changes the disk below a folder, and die just before one such change."""
+    below, original = str(folder), os.fsync
+
+    def count(event, arguments):
+        place = str(arguments[0]) if arguments else ""
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        here = place.startswith(below) or not os.path.isabs(place)
+        if (writes or event in CHANGES) and here and "log.txt" not in place and "calls.txt" not in place:
+            strike()
+
+    def strike():
+        calls[0] += 1
+        if calls[0] == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def fsync(descriptor):
+        strike()
+        return original(descriptor)
+
+    os.fsync = fsync
+    sys.addaudithook(count)
 
 
 def _die_at_any(call, calls):

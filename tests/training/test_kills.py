@@ -1,17 +1,14 @@
 """Runs that are killed with SIGKILL, at named and at random moments, and end as the run that nobody killed."""
 
-import csv
 import random
 import shutil
 import signal
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from medsam_tune.training.run_folder import RunFolder
-from medsam_tune.training.run_place import RUNS
 from tests.training.deadly import Deadly
+from tests.training.killed import differences, go_on, killed_at_the_disk, newest, recorded
 from tests.training.tiny_runs import write_workplace
 
 pytestmark = pytest.mark.slow
@@ -81,33 +78,6 @@ def place(tmp_path_factory, deadly):
     return folder, int((folder / "calls.txt").read_text())
 
 
-def newest(root):
-    return RunFolder(max(root.glob(RUNS), key=lambda path: path.stat().st_ctime_ns))
-
-
-def go_on(deadly, place, root, *settings, **moment):
-    """Continue the newest run below ``root``, or begin where none has a checkpoint."""
-    begun = list(root.glob(f"{RUNS}/checkpoints/last.ckpt"))
-    words = (*settings, f"--run.folder={root.name}", *(["--ckpt_path=last"] if begun else []))
-    return deadly.run(*words, folder=place, **moment)
-
-
-def recorded(run):
-    """Return everything that must not depend on kills."""
-    with run.metrics_csv.open(newline="") as file:
-        rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
-    last = torch.load(run.last_checkpoint, weights_only=True)
-    return {
-        "rows": sorted(tuple(sorted(row.items())) for row in rows),
-        "best": torch.load(run.checkpoints / "best.ckpt", weights_only=True)["state_dict"],
-        "last": {name: last[name] for name in ("state_dict", "optimizer_states", "global_step", "epoch")},
-        "schedulers": last["lr_schedulers"],
-        "test": run.test_cases.read_text(),
-        "export": {path.name: load_file(path) for path in run.export.rglob("*.safetensors")},
-        "leftovers": [path.name for path in run.path.rglob(".*")],
-    }
-
-
 def assert_same(found, expected):
     for name in ("rows", "schedulers", "test", "leftovers"):
         assert found[name] == expected[name], name
@@ -150,6 +120,25 @@ def test_run_killed_at_a_random_moment_ends_as_the_one_that_was_not(fresh, place
         assert go_on(deadly, folder, root, *SETTINGS, at="any", call=draw.randint(1, 2000)) in {KILLED, 0}
     assert go_on(deadly, folder, root, *SETTINGS) == 0
     assert_same(recorded(newest(root)), recorded(newest(folder / "whole")))
+
+
+@pytest.fixture(scope="module")
+def changes(place, deadly):
+    """Return how often a run with an empty cache changes the disk."""
+    folder, root = place[0], place[0] / "counted"
+    shutil.rmtree(folder / "cache")
+    assert go_on(deadly, folder, root, *SETTINGS, at="disk", call=-1) == 0
+    return int((folder / "calls.txt").read_text())
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_run_killed_before_a_random_change_of_the_disk_loses_nothing_and_leaves_nothing(fresh, changes, deadly, number):
+    folder, root = fresh
+    call = random.Random(number).randint(1, changes)
+    statuses, run, left = killed_at_the_disk(deadly, folder, root, SETTINGS, call)
+    assert statuses == (KILLED, 0)
+    assert left == []
+    assert differences(recorded(run), recorded(newest(folder / "whole"))) == []
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_checkpoint_of_an_earlier_version_is_not_gone_on_from_but_tested(workpla
         del old[name]
     torch.save(old, path)
     assert run(*FAST, "--trainer.max_epochs=3", "--ckpt_path=last") == 2
-    assert "checkpoint: holds no state of a training of this version" in capsys.readouterr().err
+    assert "last.ckpt: holds no state of a training of this version" in capsys.readouterr().err
     assert main(["test", "--config=tiny.yaml", f"--ckpt_path={path}", "--run.folder=tests"]) == 0
 
 

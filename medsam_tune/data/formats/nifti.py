@@ -54,7 +54,10 @@ class NiftiFormat(Format):
         with _opened(path) as file, _readable(path):
             header = _checked_header(path, file)
             mm = _MM_PER_UNIT.get(header.get_xyzt_units()[0], 1.0)
-            affine = np.diag([mm, mm, mm, 1.0]) @ np.asarray(header.get_best_affine(), np.float64)
+            placed = np.asarray(header.get_best_affine(), np.float64)
+            if not np.isfinite(placed).all():
+                raise DataError(f"{path}: its affine holds NaN or infinity. Repair the header.")
+            affine = np.diag([mm, mm, mm, 1.0]) @ placed
         read = VolumeHeader(path, _volume_shape(path, header, self.axes)[:3], affine)
         _ = read.shape  # an affine without orientation is refused here
         return read

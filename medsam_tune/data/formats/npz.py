@@ -38,7 +38,7 @@ UNREADABLE = (
     ValueError,
     EOFError,
     KeyError,
-    NotImplementedError,
+    RuntimeError,  # an encrypted member; NotImplementedError, an unknown compression
     SyntaxError,
     tokenize.TokenError,
     zipfile.BadZipFile,
