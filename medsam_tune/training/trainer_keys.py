@@ -109,7 +109,8 @@ def trainer_fault(text: str, keys: Collection[str]) -> str:
         'trainer.num_nodes: `num_nodes` must be a positive integer, but got 0. Change it.'
     """
     said = " ".join(text.split()).rstrip(".!")
-    named = next((key for key in sorted(keys, key=len, reverse=True) if re.search(rf"\b{key}\b", said)), None)
+    places = {key: found.start() for key in keys if (found := re.search(rf"\b{key}\b", said))}
+    named = min(places, key=lambda key: places[key], default=None)
     named = "max_time" if named is None and "Timer(" in said else named
     return f"trainer{'' if named is None else f'.{named}'}: {said}. Change it."
 
