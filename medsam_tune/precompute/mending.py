@@ -26,7 +26,7 @@ def mend(root: Path) -> list[str]:
     Raises:
         DataError: If something may not be read or changed.
     """
-    done = []
+    done = _without_leftovers(root)
     for summary in entries(root):
         folder = summary.folder
         foreign = _without_foreign_shards(folder)
@@ -39,7 +39,7 @@ def mend(root: Path) -> list[str]:
             done.append(
                 f"{folder}: {n_damaged} damaged entries and {shards} unreadable shards removed; they are computed again"
             )
-    return done + _without_leftovers(root)
+    return done
 
 
 def _without_foreign_shards(folder: Path) -> list[Path]:
