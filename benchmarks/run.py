@@ -52,7 +52,7 @@ class Row:
 
 def rows(*, tiny: bool = False) -> dict[str, Row]:
     """Return every row by name; with ``tiny`` on a network of 64 px, to try the command."""
-    from rows import cached, cpu, gpu
+    from rows import cached, cpu, gpu, small
 
     decoder, autosam = cached.decoder_cached, cached.autosam_cached
     base, huge = ("tiny", "tiny") if tiny else ("vit_b", "vit_h")
@@ -65,6 +65,9 @@ def rows(*, tiny: bool = False) -> dict[str, Row]:
         "P5": Row("encoder forward, vit_b 1024", 0.70, "cpu", partial(cpu.encoder_forward, name=base)),
         "P6": Row("window block with backward at 256 px", 0.80, "cpu", cpu.window_blocks),
         "P7": Row("memory of LoRA on all blocks, vit_b 1024", 0.30, "cpu", partial(cpu.lora_memory, name=base)),
+        "P10": Row("file of an adapter, LoRA of rank 4 and decoder", 0.01, "cpu", partial(small.adapter_size, name=base)),
+        "P11": Row("loader's share of a cached step", 0.01, "cpu", partial(small.loader_share, name=base)),
+        "P13": Row("step of the tests' network", 1.0, "cpu", small.tests_network),
         "P14": Row("frozen LiteMedSAM encoder by OpenVINO", 0.60, "cpu", partial(cpu.compiled_encoder, engine="openvino")),
         "P14T": Row("frozen LiteMedSAM encoder by PyTorch", 1.0, "cpu", partial(cpu.compiled_encoder, engine="torch")),
         "G1": Row(

@@ -18,15 +18,15 @@ def run(*words):
 
 @pytest.mark.slow
 def test_rows_compare_outputs_and_are_written_with_machine_and_commit(tmp_path):
-    found = run("P1", "P4", "P5", "P7", "--tiny", "--json", str(tmp_path / "found.json"))
+    found = run("P1", "P4", "P5", "P7", "P10", "P11", "P13", "--tiny", "--json", str(tmp_path / "found.json"))
     assert found.returncode == 0, found.stderr
     written = json.loads((tmp_path / "found.json").read_text())
     assert {"device", "commit", "torch", "threads"} <= written["machine"].keys()
-    assert list(written["rows"]) == ["P1", "P4", "P5", "P7"]
+    assert list(written["rows"]) == ["P1", "P4", "P5", "P7", "P10", "P11", "P13"]
     assert written["rows"]["P5"]["error"] < 1e-6
     assert written["rows"]["P1"]["error"] < 1e-3
     assert all(row["ratio"] > 0 and row["verdict"] for row in written["rows"].values())
-    assert len(found.stdout.splitlines()) == 5
+    assert len(found.stdout.splitlines()) == 8
 
 
 @pytest.mark.parametrize(

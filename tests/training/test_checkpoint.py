@@ -115,10 +115,13 @@ def test_weights_without_training_state_are_refused(tmp_path):
         read_checkpoint(tmp_path / "weights.pth")
 
 
+COMPLETE = {"base_weights": None, "frozen": {}, "epoch": 0, "global_step": 1, "pytorch-lightning_version": "2.6.0"}
+
+
 def test_failing_write_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monkeypatch):
     target = tmp_path / "last.ckpt"
     writer = AtomicCheckpointIO()
-    writer.save_checkpoint({"state_dict": {"step": torch.tensor(1)}}, target)
+    writer.save_checkpoint(COMPLETE | {"state_dict": {"step": torch.tensor(1)}}, target)
 
     def half_a_file(data, file):
         file.write(b"half")
@@ -126,7 +129,7 @@ def test_failing_write_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monk
 
     monkeypatch.setattr(torch, "save", half_a_file)
     with pytest.raises(CheckpointError, match=r"No space left on device.*previous checkpoint is intact"):
-        writer.save_checkpoint({"state_dict": {"step": torch.tensor(2)}}, target)
+        writer.save_checkpoint(COMPLETE | {"state_dict": {"step": torch.tensor(2)}}, target)
     monkeypatch.undo()
     assert writer.load_checkpoint(target)["state_dict"]["step"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
