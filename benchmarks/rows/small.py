@@ -1,4 +1,4 @@
-"""What is small: the file of an adapter (P10), the loader's share of a cached step (P11), a step of the tests' network (P13)."""
+"""What is small: an adapter's file (P10), the loader's share of a cached step (P11), a step of the tests' network (P13)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FAST_ENOUGH_S = 0.15
 
 
 def adapter_size(settings: Settings, name: str = "vit_b") -> Result:
-    """P10: bytes of LoRA of rank 4 and the mask decoder, by those of MedSAM's checkpoint: all weights and AdamW's two moments."""
+    """P10: bytes of LoRA of rank 4 and the mask decoder, by MedSAM's checkpoint: all weights and AdamW's two moments."""
     backbone = SamBackbone(f"random_{name}", trainable=["mask_decoder"])
     n_all = sum(p.numel() for p in backbone.parameters())
     SamedTuner(4).attach(backbone)
