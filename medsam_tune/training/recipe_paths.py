@@ -60,9 +60,17 @@ def check_place(key: str, value: str) -> None:
     Raises:
         RecipeError: With the key.
     """
-    if not value.strip() or "\0" in value or any(len(os.fsencode(part)) > _LONGEST_NAME for part in value.split("/")):
+    if not _can_be_a_path(value):
         shown = value if len(value) < _LONGEST_NAME else f"{value[:20]}... of {len(value)} letters"
         raise RecipeError(f"{key}: expected the path of a folder, got {shown!r}. Correct it.")
+
+
+def _can_be_a_path(value: str) -> bool:
+    try:
+        lengths = [len(os.fsencode(part)) for part in value.split("/")]
+    except UnicodeEncodeError:
+        return False
+    return bool(value.strip()) and "\0" not in value and max(lengths) <= _LONGEST_NAME
 
 
 def shareable(command: str, root: str) -> str:
