@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from medsam_tune.cli.options import OptionParser
 from medsam_tune.cli.table import print_table
+from medsam_tune.errors import RecipeError
 from medsam_tune.folders import expand
 
 if TYPE_CHECKING:
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Hold tested runs against each other on the test cases that they share: the mean difference by case with its 95 % interval.
 
-Below 30 cases the interval is Student's t, else the BCa bootstrap; p is that of the paired t test, and with more than two runs
-Holm's correction of it stands beside. Runs whose test cases differ are refused. A folder that `run ... seeds=0,1,2` or
-`folds=5` pooled is taken as one run."""
+The unit is the patient. Below 30 of them the interval is Student's t, else the BCa bootstrap; p is that of the paired t test,
+and with more than two runs Holm's correction of it stands beside. Runs whose test cases differ are refused, and the difference
+is named; --data tests all of them on one folder. A folder that `run ... seeds=0,1,2` or `folds=5` pooled is taken as one run.
+
+The page (comparison.html) holds the leaderboard, Dice against trained parameters and seconds, the runs case by case, and how
+each of them sees the worst cases."""
 
 
 def main(arguments: list[str]) -> int:
@@ -28,14 +32,26 @@ def main(arguments: list[str]) -> int:
         RecipeError: If the runs cannot be compared; the message names what differs.
     """
     options = parser().parse_intermixed_args(arguments or ["--help"])
+    from medsam_tune.evaluation.comparison_page import write_comparison
     from medsam_tune.runs.compare import compare_runs
+    from medsam_tune.runs.comparison_content import comparison_content, worst_slices
 
-    comparison = compare_runs([expand(run, "RUN") for run in options.runs])
+    if options.pictures < 0:
+        raise RecipeError(f"--pictures: must be at least 0 cases, got {options.pictures}.")
+    page = expand(options.html, "--html")
+    data = None if options.data is None else str(expand(options.data, "--data"))
+    comparison = compare_runs([expand(run, "RUN") for run in options.runs], data=data)
     print_runs(comparison)
     print()
     print_pairs(comparison)
+    shown = worst_slices(comparison, most=options.pictures)
+    print(f"\n{write_comparison(page, comparison_content(comparison, shown))}")
     if options.csv is not None:
-        print(f"\n{comparison.write_csv(expand(options.csv, '--csv'))}")
+        print(comparison.write_csv(expand(options.csv, "--csv")))
+    if options.wandb is not None:
+        from medsam_tune.training.comparison_log import log_comparison
+
+        print(log_comparison(comparison_content(comparison, shown), shown, options.wandb))
     return 0
 
 
@@ -63,8 +79,9 @@ def print_pairs(comparison: Comparison) -> None:
 
 
 def _letters(comparison: Comparison) -> list[str]:
-    many = len(comparison.tables) > 26
-    return [f"R{number + 1}" if many else chr(ord("A") + number) for number in range(len(comparison.tables))]
+    from medsam_tune.runs.comparison_content import letters
+
+    return letters(len(comparison.tables))
 
 
 def _ends(interval: Interval | None, sign: str) -> str:
@@ -79,5 +96,9 @@ def parser() -> OptionParser:
     """Return what parses the words after ``medsam-tune compare``."""
     parser = OptionParser("medsam-tune compare", DESCRIPTION)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="tested runs, two or more")
+    parser.add_argument("--data", metavar="DIR", help="images and masks on which all runs are tested for this")
+    parser.add_argument("--html", metavar="FILE", default="comparison.html", help="the page (default: comparison.html)")
+    parser.add_argument("--pictures", metavar="N", type=int, default=6, help="worst cases that are drawn (default: 6; 0: none)")
+    parser.add_argument("--wandb", metavar="PROJECT", help="also log tables and overlays to Weights & Biases")
     parser.add_argument("--csv", metavar="FILE", help="also write a row for each pair")
     return parser

@@ -21,7 +21,8 @@ runs/<data>/<recipe>-<name>/<time>/.
   epochs=20 rank=4          any key of the recipe, as far as only one ends so; several are an error that lists them
   --trainer.max_epochs=20   the same, written out
   --config=more.yaml        a further file, read over the recipe
-  seeds=0,1,2               train once for each seed, and pool the test figures; folds=5 for each fold
+  seeds=0,1,2               train once for each seed, and pool the test figures; folds=5 for each fold. The same
+                            command goes on where it was stopped; name=NAME trains all anew
   --ckpt_path=last          continue the newest run of this recipe on these data in its folder
   --print_config            print the resolved recipe and stop
 

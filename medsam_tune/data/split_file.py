@@ -93,12 +93,14 @@ def read_splits(path: Path) -> Splits:
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected an object with the lists {', '.join(PARTS)}, got {type(content).__name__}.")
     parts = {part: _cases(path, part, content.get(part)) for part in PARTS}
-    empty = [part for part in PARTS if not parts[part]]
+    how = content.get("how", {})
+    # Another cohort than the run's was tested as a whole: it trained nothing.
+    needed = ("test",) if isinstance(how, dict) and "cohort" in how else PARTS
+    empty = [part for part in needed if not parts[part]]
     if empty:
         raise DataError(f"{path}: {' and '.join(empty)} is empty. Give every part at least one case.")
     counts = Counter(case for part in PARTS for case in parts[part])
     _refuse(path, sorted(case for case, count in counts.items() if count > 1), "stand in it twice. Keep each in one part")
-    how = content.get("how", {})
     patients, files = (_strings(path, name, content.get(name, {})) for name in ("patients", "files"))
     record = how if isinstance(how, dict) else {"how": how}
     return Splits(parts["train"], parts["val"], parts["test"], record, patients, files)

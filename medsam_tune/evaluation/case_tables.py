@@ -1,4 +1,4 @@
-"""The stored test figures of runs, case by case: read, pooled over repetitions, and compared in pairs."""
+"""The stored test figures of runs, case by case: read, and compared in pairs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from medsam_tune.errors import DataError
-from medsam_tune.metrics.interval import Interval, mean_interval
+from medsam_tune.metrics.interval import Interval, mean_interval, mean_p_value
+
+FIGURES = ("iou", "hd95", "nsd")
+"""What is read of a table beside Dice, where it is there."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,15 @@ class CaseTable:
         dice: Mean over the labels of each scored case.
         excluded: Cases of which no label could be scored.
         labels: Names of the labels.
+        patients: The patient of each case; a case that is not named is one of its own.
+        figures: Other figures by name and case, such as ``iou``; the mean over the labels that have one.
     """
 
     dice: Mapping[str, float]
     excluded: frozenset[str]
     labels: frozenset[str]
+    patients: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def cases(self) -> frozenset[str]:
@@ -42,8 +47,12 @@ class CaseTable:
         return statistics.mean(self.dice.values()) if self.dice else math.nan
 
     def interval(self) -> Interval | None:
-        """Return the 95 % interval of the mean; None for fewer than two cases."""
-        return mean_interval(list(self.dice.values()), bounds=(0.0, 1.0))
+        """Return the 95 % interval of the mean; None for fewer than two patients."""
+        return mean_interval(list(self.dice.values()), groups=self.patients_of(self.dice), bounds=(0.0, 1.0))
+
+    def patients_of(self, cases: Iterable[str]) -> list[str]:
+        """Return the patient of each of several cases, the unit of intervals."""
+        return [self.patients.get(case, case) for case in cases]
 
 
 @dataclass(frozen=True)
@@ -54,9 +63,9 @@ class PairedDifference:
         first: Name of the first.
         second: Name of the second.
         mean: First minus second, over the cases that both have a value for; NaN where there is none.
-        interval: 95 % interval of that mean; None for fewer than two cases.
+        interval: 95 % interval of that mean, with the patient as the unit; None for fewer than two.
         n_cases: Number of pairs.
-        p: Of the paired t test; NaN for fewer than two cases.
+        p: Of the paired t test over patients; NaN for fewer than two.
         p_holm: The same, corrected for the number of comparisons.
     """
 
@@ -75,31 +84,26 @@ def read_case_table(path: Path) -> CaseTable:
     Raises:
         DataError: If it cannot be read, or is no such table.
     """
-    dice: dict[str, list[float]] = defaultdict(list)
-    cases, labels = set(), set()
+    figures: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in ("dice", *FIGURES)}
+    cases, labels, patients = set(), set(), {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                cases.add(row["case"])
+                case = row["case"]
+                cases.add(case)
                 labels.add(row["label"])
-                if row["excluded"] != "true":
-                    dice[row["case"]].append(float(row["dice"]))
+                # Tables of earlier versions name no patient, and hold fewer figures.
+                patients[case] = row.get("patient") or case
+                for name, found in figures.items():
+                    if row["excluded"] != "true" and (name == "dice" or row.get(name)):
+                        found[case].append(float(row[name]))
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{path}: is no table of test cases ({error}). Test the run again.") from error
-    means = {case: statistics.mean(values) for case, values in dice.items()}
-    return CaseTable(means, frozenset(cases - means.keys()), frozenset(labels))
-
-
-def pool(tables: Iterable[CaseTable]) -> CaseTable:
-    """Return each case's mean over the tables that score it: all of them over seeds, one over folds."""
-    tables = list(tables)
-    dice: dict[str, list[float]] = defaultdict(list)
-    for table in tables:
-        for case, value in table.dice.items():
-            dice[case].append(value)
-    means = {case: statistics.mean(values) for case, values in dice.items()}
-    cases = frozenset().union(*(table.cases for table in tables))
-    return CaseTable(means, cases - means.keys(), frozenset().union(*(table.labels for table in tables)))
+    means = {
+        name: {case: statistics.mean(values) for case, values in found.items()} for name, found in figures.items() if found
+    }
+    dice = means.pop("dice", {})
+    return CaseTable(dice, frozenset(cases - dice.keys()), frozenset(labels), patients, means)
 
 
 def compare_in_pairs(tables: Mapping[str, CaseTable]) -> list[PairedDifference]:
@@ -115,29 +119,13 @@ def compare_in_pairs(tables: Mapping[str, CaseTable]) -> list[PairedDifference]:
     """
     found = []
     for (first, ours), (second, theirs) in itertools.combinations(tables.items(), 2):
-        gains = [ours.dice[case] - theirs.dice[case] for case in ours.dice if case in theirs.dice]
+        both = [case for case in ours.dice if case in theirs.dice]
+        gains, people = [ours.dice[case] - theirs.dice[case] for case in both], ours.patients_of(both)
         mean = statistics.mean(gains) if gains else math.nan
-        found.append((first, second, mean, mean_interval(gains, bounds=(-1.0, 1.0)), len(gains), paired_t_test(gains)))
+        interval = mean_interval(gains, groups=people, bounds=(-1.0, 1.0))
+        found.append((first, second, mean, interval, len(gains), mean_p_value(gains, groups=people)))
     corrected = holm([p for *_, p in found])
     return [PairedDifference(*values, corrected[number]) for number, values in enumerate(found)]
-
-
-def paired_t_test(gains: Sequence[float]) -> float:
-    """Return the two-sided p value of a mean gain of zero; NaN for fewer than two.
-
-    Examples:
-        >>> round(paired_t_test([0.1, 0.2, 0.3]), 4), paired_t_test([0.0, 0.0])
-        (0.0742, 1.0)
-    """
-    if len(gains) < 2:
-        return math.nan
-    sample = np.asarray(gains, dtype=np.float64)
-    if sample.min() == sample.max():
-        return 1.0 if sample[0] == 0 else 0.0
-    from scipy.special import stdtr
-
-    t = abs(sample.mean()) / (sample.std(ddof=1) / math.sqrt(sample.size))
-    return float(2 * stdtr(sample.size - 1, -t))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -115,6 +115,11 @@ def panels(figures: Iterable[str]) -> str:
     return f'<div class="panels">{"".join(figures)}</div>'
 
 
+def plots(figures: Iterable[str]) -> str:
+    """Return plots of ``scatter`` in rows; empty ones are left out."""
+    return f'<div class="plots">{"".join(f"<figure>{figure}</figure>" for figure in figures if figure)}</div>'
+
+
 def legend(entries: Sequence[tuple[str, str]]) -> str:
     """Return what the lines over pictures mean, each with a box that hides it: pairs (kind of line, meaning)."""
     line = '<svg viewBox="0 0 30 8"><path class="{}" d="M0 4H30"/></svg>'

@@ -85,6 +85,17 @@ svg use, svg path { fill: none; stroke-linejoin: round; stroke-linecap: butt; }
 body:has(#show-truth:not(:checked)) .panel .truth, body:has(#show-tuned:not(:checked)) .panel .tuned,
 body:has(#show-untuned:not(:checked)) .panel .untuned, body:has(#show-prompt:not(:checked)) .panel .prompt,
 body:has(#show-prompt:not(:checked)) .panel .click { display: none; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; margin: .8rem 0; }
+svg.plot { display: block; width: 100%; max-width: 26rem; font: 11px system-ui, sans-serif; }
+svg.plot text { fill: var(--muted); }
+svg.plot text.title { font-size: 12.5px; font-weight: 600; fill: var(--text); }
+svg.plot text.mark { font-weight: 600; fill: var(--text); }
+svg.plot .grid { stroke: var(--line); stroke-width: 1; }
+svg.plot .rule { stroke: var(--muted); stroke-width: 1; stroke-dasharray: 4 3; }
+svg.plot .whisker { stroke: var(--muted); stroke-width: 1.5; }
+svg.plot .dot { fill: var(--accent); fill-opacity: .8; stroke: var(--page); }
+svg.plot .line { fill: none; stroke: var(--accent); stroke-width: 2; }
+svg.plot .bar { fill: var(--muted); fill-opacity: .25; }
 details { margin: .4rem 0; }
 summary { cursor: pointer; }
 details.case { border-top: 1px solid var(--line); margin: 0; padding: .35rem 0; }

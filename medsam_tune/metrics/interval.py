@@ -84,6 +84,33 @@ def mean_interval(
     return Interval(max(low, bounds[0]), min(high, bounds[1]), method)
 
 
+def mean_p_value(values: ArrayLike, *, groups: Sequence[object] | None = None) -> float:
+    """Return the two-sided p value of Student's t test that the mean over cases is zero; NaN for fewer than two of them.
+
+    Args:
+        values: One finite number a case.
+        groups: As in ``mean_interval``: patients are counted, and the error of the mean is that of its interval.
+
+    Examples:
+        >>> round(mean_p_value([0.1, 0.2, 0.3]), 4), mean_p_value([0.0, 0.0])
+        (0.0742, 1.0)
+        >>> round(mean_p_value([0.1, 0.1, 0.2, 0.2, 0.3, 0.3], groups="aabbcc"), 4)
+        0.0742
+    """
+    sample = np.asarray(values, dtype=np.float64).ravel()
+    totals, counts = _grouped(sample, groups)
+    if totals.size < 2:
+        return float("nan")
+    if sample.min() == sample.max():
+        return 1.0 if sample[0] == 0 else 0.0
+    from scipy.special import stdtr
+
+    mean, error = _mean_and_error(totals, counts)
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * stdtr(totals.size - 1, -abs(mean / error)))
+
+
 def _grouped(sample: NDArray[np.float64], groups: Sequence[object] | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the sum of each group's values and their number; without groups every value is one."""
     if groups is None:
@@ -97,11 +124,16 @@ def _grouped(sample: NDArray[np.float64], groups: Sequence[object] | None) -> tu
 def _student(totals: NDArray[np.float64], counts: NDArray[np.float64], level: float) -> tuple[float, float]:
     from scipy.special import stdtrit
 
+    mean, error = _mean_and_error(totals, counts)
+    half = stdtrit(totals.size - 1, (1 + level) / 2) * error
+    return float(mean - half), float(mean + half)
+
+
+def _mean_and_error(totals: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[float, float]:
     n_groups, mean = totals.size, totals.sum() / counts.sum()
     # With one value a group this is the standard deviation over the root of their number.
     error = np.sqrt(n_groups / (n_groups - 1) * ((totals - counts * mean) ** 2).sum()) / counts.sum()
-    half = stdtrit(n_groups - 1, (1 + level) / 2) * error
-    return float(mean - half), float(mean + half)
+    return float(mean), float(error)
 
 
 def _bca(

@@ -27,6 +27,7 @@ def build(recipe: Path, words: Sequence[str]) -> MedsamCLI:
     cli = MedsamCLI(["--config", str(recipe), *words], recipe_file=recipe, command=command, run=False)
     check_priors(cli)
     check_automatic(cli)
+    check_trains(cli)
     return cli
 
 
@@ -56,6 +57,20 @@ def check_priors(cli: MedsamCLI) -> None:
         raise RecipeError(
             "data.priors: is not set, but model.fusion fuses prior maps into each image. "
             "Set data.priors.weights, or leave the fusion out."
+        )
+
+
+def check_trains(cli: MedsamCLI) -> None:
+    """Refuse to train by the split of a test on another cohort.
+
+    Raises:
+        RecipeError: If ``data.split.file`` is such.
+    """
+    if cli.datamodule.split.file is not None and not cli.datamodule.splits.train:
+        cli.discard_unused_folder()
+        raise RecipeError(
+            f"data.split.file: {cli.datamodule.split.file} is of a test on another cohort, of which nothing is trained on. "
+            "Name a file with cases in train, val and test."
         )
 
 

@@ -87,7 +87,7 @@ def case_panels(cli: MedsamCLI) -> Iterator[CasePanel]:
     scores = cli.results.scores
     if scores is None:
         return
-    artist = _Artist(cli, scores)
+    artist = SliceArtist(cli)
     order = [case for case, _ in _worst_first(scores)]
     first = [case for _, case in pick_cases(scores)]
     first = [*order[:_OPEN_FAILURES], *(case for case in first if case not in order[:_OPEN_FAILURES])]
@@ -98,7 +98,10 @@ def case_panels(cli: MedsamCLI) -> Iterator[CasePanel]:
         wanted += [(case, index, False) for index in _slices_of(scores, case) if index not in picked[case]]
     most = _MOST_SLICES if cli.model.segmenter.not_precomputable() is None else _MOST_ENCODED
     for case, index, is_picked in wanted[:most]:
-        yield artist.panel(cli.datamodule.case_names[case], index, is_picked=is_picked)
+        overlay = artist.draw(index)
+        caption = f"{overlay.title}{_dice_of(scores, index)}"
+        svg = draw_slice(overlay, name=f"s{index}")
+        yield CasePanel(cli.datamodule.case_names[case], svg, caption, position=index, is_picked=is_picked)
 
 
 def sample_panels(data: SegmentationDataModule, images: Sequence[int]) -> list[CasePanel]:
@@ -144,21 +147,30 @@ class _Drawn:
     prompts: PanelPrompts
 
 
-class _Artist:
-    """Predict the chunk or the tiles of an image once more, with both networks, and keep no more of it than panels show."""
+class SliceArtist:
+    """Predict the chunk or the tiles of an image once more, with both networks, and keep no more of it than panels show.
 
-    def __init__(self, cli: MedsamCLI, scores: CaseScores) -> None:
-        self._data, self._segmenter, self._scores = cli.datamodule, cli.model.segmenter.eval(), scores
+    Args:
+        cli: A run with its best weights; the untuned network is the one that its summary's verdict is against.
+    """
+
+    def __init__(self, cli: MedsamCLI) -> None:
+        self._data, self._segmenter = cli.datamodule, cli.model.segmenter.eval()
         self._untuned, self._only_shown = _untuned_network(cli)
         self._chunks = {place: chunk for chunk in self._data.chunks("test") for place in chunk}
         self._last: tuple[tuple[int, ...], dict[int, _Drawn]] | None = None
 
-    def panel(self, case: str, index: int, *, is_picked: bool) -> CasePanel:
+    def draw(self, index: int) -> OverlaySlice:
+        """Return what a panel shows of one image.
+
+        Args:
+            index: Its place in the source.
+        """
         chunk = self._chunks[self._data.positions("test", index)[0]]
         if self._last is None or self._last[0] != chunk:
             self._last = (chunk, self._draw(chunk))
         drawn = self._last[1][index]
-        shown = OverlaySlice(
+        return OverlaySlice(
             # The batch's own images are padded and resized; the source's is what the eye should see.
             panel_image(self._data.source[index].image, panel_step(*drawn.image.size)),
             truth=drawn.truth,
@@ -168,8 +180,6 @@ class _Artist:
             title=drawn.image.image_id,
             spacing_mm=drawn.image.spacing_mm,
         )
-        caption = f"{drawn.image.image_id}{self._dice(index)}"
-        return CasePanel(case, draw_slice(shown, name=f"s{index}"), caption, position=index, is_picked=is_picked)
 
     def _draw(self, chunk: tuple[int, ...]) -> dict[int, _Drawn]:
         batch = collate_chunks([ChunkDataset(self._data.dataset("test"), [chunk])[0]])
@@ -203,12 +213,24 @@ class _Artist:
             for image in asked_images(batch)
         }
 
-    def _dice(self, index: int) -> str:
-        """Return the Dice of a slice over its labels; nothing where it shows nothing and nothing was found."""
-        slices = self._scores.slices
-        rows = slices.sample_index == index
-        tp, wrong = int(slices.tp[rows].sum()), int((slices.fp + slices.fn)[rows].sum())
-        return f": Dice {2 * tp / (2 * tp + wrong):.3f}" if tp + wrong else ": nothing there, nothing found"
+
+def fullest_slices(data: SegmentationDataModule, cases: Sequence[str]) -> dict[str, int]:
+    """Return, for each of several test cases, the place in the source of the slice that shows most."""
+    wanted, named = set(cases), data.source.case_ids()
+    found: dict[str, tuple[int, int]] = {}
+    for index in data.source_images("test"):
+        if named[index] in wanted:
+            area = int(data.source[index].masks.areas().sum())
+            found[named[index]] = max(found.get(named[index], (-1, 0)), (area, -index))
+    return {case: -found[case][1] for case in cases if case in found}
+
+
+def _dice_of(scores: CaseScores, index: int) -> str:
+    """Return the Dice of a slice over its labels; nothing where it shows nothing and nothing was found."""
+    slices = scores.slices
+    rows = slices.sample_index == index
+    tp, wrong = int(slices.tp[rows].sum()), int((slices.fp + slices.fn)[rows].sum())
+    return f": Dice {2 * tp / (2 * tp + wrong):.3f}" if tp + wrong else ": nothing there, nothing found"
 
 
 def _slices_of(scores: CaseScores, case: int) -> list[int]:

@@ -18,6 +18,7 @@ from medsam_tune.export.load import Checkpoint, load_export, not_at_hand
 from medsam_tune.files import read_json
 from medsam_tune.folders import expand
 from medsam_tune.runs.build import Overrides, build, check_priors, override_words
+from medsam_tune.runs.case_pictures import SliceArtist, fullest_slices
 from medsam_tune.runs.closing import closing
 from medsam_tune.runs.other_scores import (
     score_baselines,
@@ -40,6 +41,7 @@ from medsam_tune.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from medsam_tune.data.splits import Splits
+    from medsam_tune.evaluation.overlays import OverlaySlice
     from medsam_tune.inference.predictor import Predictor
     from medsam_tune.segmenters.base import Segmenter
     from medsam_tune.tasks.base import Task
@@ -212,6 +214,21 @@ class Run:
         """
         cli = self._reloaded([])
         return score_others(cli, networks, most=most)
+
+    def draw_cases(self, cases: Sequence[str], overrides: Overrides = ()) -> dict[str, OverlaySlice]:
+        """Return the slice that shows most of each of several test cases, with truth, this network's and the untuned's masks.
+
+        Args:
+            cases: Their names; one that is no test case of the run is left out.
+            overrides: Of an opened run, such as ``{"data.root": "DIR"}``.
+
+        Raises:
+            DataError: If the run's data are not at hand.
+        """
+        cli = self._reloaded(override_words(overrides))
+        cli.results.summary = self.summary
+        artist = SliceArtist(cli)
+        return {case: artist.draw(index) for case, index in fullest_slices(cli.datamodule, cases).items()}
 
     def finish(self) -> Path | None:
         """Test, export and report after a training, as far as its task has these stages; return the report's page."""

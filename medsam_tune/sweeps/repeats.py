@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import itertools
 import re
 import signal
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from medsam_tune.errors import DataError, RecipeError
-from medsam_tune.evaluation.case_tables import CaseTable, pool, read_case_table
-from medsam_tune.files import read_json, write_json, write_text
+from medsam_tune.files import read_json, write_json
 from medsam_tune.training.console import say
+from medsam_tune.training.pooling import pooled_text, write_pooled
 from medsam_tune.training.run_folder import RunFolder
 from medsam_tune.yaml_files import read_yaml
 
@@ -83,6 +80,8 @@ def find_repeats(words: Sequence[str]) -> Repeats | None:
 def run_repeats(recipe: Path, repeats: Repeats) -> int:
     """Run every repetition as a process of its own and pool what they tested.
 
+    The same command goes on where it was stopped: what was finished is kept, and a training that has a checkpoint is continued.
+
     Returns:
         0, or the exit status of the repetition that failed, after which no other is begun.
 
@@ -90,64 +89,68 @@ def run_repeats(recipe: Path, repeats: Repeats) -> int:
         DataError: If a repetition left no table of test cases.
     """
     root, name = _runs_root(recipe, repeats.words), _name(repeats.words)
+    log = RepeatLog(root, recipe, repeats)
     runs: dict[str, Path] = {}
     for number, repetition in enumerate(repeats.repetitions, 1):
-        say(f"[{number}/{len(repeats.repetitions)}] {repetition.label}")
         label = f"{name}-{repetition.label}" if name else repetition.label
         place = f"*/{recipe.stem}-{label}/*"
-        before = set(root.glob(place))
-        status = _run([str(recipe), *_without_name(repeats.words), *repetition.words, f"--run.name={label}"])
+        begun = log.run_of(repetition.label, place)
+        head = f"[{number}/{len(repeats.repetitions)}] {repetition.label}"
+        if begun is not None and _is_tested(begun):
+            say(f"{head}: finished earlier in {begun}")
+            runs[repetition.label] = begun
+            continue
+        say(head)
+        words = [str(recipe), *_without_name(repeats.words), *repetition.words, f"--run.name={label}"]
+        if begun is not None and RunFolder(begun).last_checkpoint.is_file():
+            words.append(f"--ckpt_path={RunFolder(begun).last_checkpoint}")
+        else:
+            log.begin(repetition.label, place)
+        status = _run(words)
         if status != 0:
             return status
-        found = sorted(set(root.glob(place)) - before)
-        if not found or not RunFolder(found[-1]).test_cases.is_file():
+        found = log.run_of(repetition.label, place)
+        if found is None or not _is_tested(found):
             raise DataError(f"{root / place}: {repetition.label} left no test_cases.csv, so there is nothing to pool.")
-        runs[repetition.label] = found[-1]
+        runs[repetition.label] = found
         say("")
     folder = _pooled_folder(runs, recipe.stem, "-".join([*([name] if name else []), repeats.over]))
     say(pooled_text(write_pooled(runs, folder), folder))
     return 0
 
 
-def write_pooled(runs: Mapping[str, Path], folder: Path) -> dict[str, Any]:
-    """Write ``summary.json`` and ``test_cases.csv`` of several runs as one; return the summary.
+class RepeatLog:
+    """Remember which runs a command began, so that the same command goes on with them.
 
     Args:
-        runs: Tested runs by label, two or more.
-        folder: Where both go. `medsam-tune compare` takes it as a run.
+        root: The folder of all runs; the log lies in ``.repeats`` below it.
+        recipe: The recipe; another text of it is another command.
+        repeats: What the command asks for.
     """
-    tables = {label: read_case_table(RunFolder(run).test_cases) for label, run in runs.items()}
-    pooled, means = pool(tables.values()), {label: table.mean for label, table in tables.items()}
-    interval = pooled.interval()
-    dice = {
-        "mean": pooled.mean if pooled.dice else None,
-        "std": statistics.stdev(pooled.dice.values()) if len(pooled.dice) > 1 else None,
-        "ci95": None if interval is None else [interval.low, interval.high],
-        "ci95_method": None if interval is None else interval.method,
-    }
-    summary = {
-        "test": {"dice": dice, "n_cases": len(pooled.dice)},
-        "runs": {label: {"folder": str(run), "dice": means[label], "verdict": _verdict(run)} for label, run in runs.items()},
-        "std_over_runs": statistics.stdev(means.values()),
-    }
-    write_json(RunFolder(folder).summary, summary)
-    write_text(RunFolder(folder).test_cases, _table_text(pooled))
-    return summary
 
+    def __init__(self, root: Path, recipe: Path, repeats: Repeats) -> None:
+        asked = [*repeats.words, repeats.over, *(repetition.label for repetition in repeats.repetitions)]
+        text = "\0".join([recipe.stem, recipe.read_text(encoding="utf-8"), *asked])
+        self._root = root
+        digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+        self._path = root / ".repeats" / f"{digest}.json"
+        kept = read_json(self._path, "Remove it, and all is trained anew.") if self._path.is_file() else {}
+        self._before: dict[str, list[str]] = kept
 
-def pooled_text(summary: Mapping[str, Any], folder: Path) -> str:
-    """Return the last lines of a repeated run: each run's figure, their spread, and the mean over cases with its interval."""
-    runs, dice, spread = summary["runs"], summary["test"]["dice"], summary["std_over_runs"]
-    ends = dice["ci95"]
-    shown = "one case has no interval" if ends is None else f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}"
-    return "\n".join(
-        [
-            *(f"{label:<14} Dice {values['dice']:.4f}  {values['verdict']}".rstrip() for label, values in runs.items()),
-            f"Standard deviation over {len(runs)} runs {spread:.4f}",
-            f"Test Dice {dice['mean']:.4f} ({shown}) over {summary['test']['n_cases']} cases, each over its runs",
-            f"Pooled in   {folder}",
-        ]
-    )
+    def begin(self, label: str, place: str) -> None:
+        """Note which runs there are at a place before a repetition begins."""
+        self._before[label] = self._runs(place)
+        write_json(self._path, self._before)
+
+    def run_of(self, label: str, place: str) -> Path | None:
+        """Return the run that a repetition began, the newest where there are several; None where it has begun none."""
+        if label not in self._before:
+            return None
+        new = sorted(set(self._runs(place)) - set(self._before[label]))
+        return self._root / new[-1] if new else None
+
+    def _runs(self, place: str) -> list[str]:
+        return sorted(found.relative_to(self._root).as_posix() for found in self._root.glob(place) if found.is_dir())
 
 
 def _seed_axis(text: str) -> list[Repetition]:
@@ -204,17 +207,5 @@ def _without_name(words: Sequence[str]) -> list[str]:
     return [word for word in words if not _NAME.fullmatch(word)]
 
 
-def _verdict(run: Path) -> str:
-    summary = read_json(RunFolder(run).summary, "Test the run again.")
-    return str((summary.get("verdict") or {}).get("verdict", ""))
-
-
-def _table_text(pooled: CaseTable) -> str:
-    buffer = StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("case", "label", "dice", "excluded"))
-    # A case's mean over its labels is what is known here, so it stands for each of them.
-    for case, label in itertools.product(sorted(pooled.cases), sorted(pooled.labels)):
-        value = pooled.dice.get(case)
-        writer.writerow((case, label, "" if value is None else f"{value:.6f}", str(value is None).lower()))
-    return buffer.getvalue()
+def _is_tested(run: Path) -> bool:
+    return RunFolder(run).test_cases.is_file() and RunFolder(run).summary.is_file()

@@ -260,7 +260,9 @@ class MedsamCLI(LightningCLI):
             self.model.trainable_parameters()
             self.model.check_optimizer()
             check_pretraining(self.model, self.datamodule)
-            if self.model.task.needs_masks and recipe["limit_val_batches"] != 0:
+            # The split of a test on another cohort has cases to test alone; ``check_trains`` refuses to train on it.
+            tests_alone = self.subcommand is None and not self.datamodule.splits.train
+            if self.model.task.needs_masks and recipe["limit_val_batches"] != 0 and not tests_alone:
                 check_validation(self.datamodule)
         check_trainer_parts(vars(recipe), figures=self.model.validation_figures())
         self.dump()

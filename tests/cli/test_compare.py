@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,39 @@ def test_two_runs_are_compared_by_case_on_the_console_and_in_a_table(capsys):
     assert out.splitlines()[2].split()[:2] == ["A", "0.7500"]
     line = next(line for line in out.splitlines() if line.startswith("A - B"))
     # 0.1, 0.2, 0, 0.05: mean 0.0875, standard deviation 0.0854, t of three degrees of freedom 3.182.
+    assert out.splitlines()[-2] == "comparison.html"
     assert " ".join(line.split()) == "A - B +0.0875 -0.0484 to +0.2234 (t) 4 0.1328 not told from chance"
     assert "Holm" not in out
     (row,) = csv.DictReader(Path("out/pairs.csv").read_text().splitlines())
     assert (row["first"], row["second"], row["n_cases"], row["ci95_method"]) == ("x", "y", "4", "t")
     assert float(row["difference"]) == pytest.approx(0.0875)
+
+
+def test_page_holds_leaderboard_costs_and_cases_in_one_file(capsys):
+    names = [
+        make(f"runs/{name}/one", {case: dice - loss for case, dice in CASES.items()}) for name, loss in (("x", 0.1), ("y", 0))
+    ]
+    for name, trained in zip(names, (1000, 20000), strict=True):
+        summary = {"parameters": {"trained": trained, "total": 10**6}, "seconds": {"fit": trained / 10}}
+        (Path(name) / "summary.json").write_text(json.dumps(summary))
+    assert main(["compare", *names, "--html=out/board.html", "--pictures=0"]) == 0
+    text = Path("out/board.html").read_text()
+    assert re.findall(r"<td>([AB]: \w)</td>", text) == ["B: y", "A: x"]  # the best first
+    assert "-0.1000 (-0.100 to -0.100)" in text
+    assert "20,000" in text
+    assert text.count('<svg class="plot"') == 3  # two costs, and one run over the other
+    assert '<circle class="dot"' in text
+    assert not re.search(r"(src|href)=.https?:", text)
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_a_run_whose_network_is_gone_is_compared_without_pictures():
+    assert main(["compare", make("x"), make("y")]) == 0
+    assert "Worst cases" not in Path("comparison.html").read_text()
+
+
+def test_fewer_than_no_pictures_are_refused(capsys):
+    assert "--pictures: must be at least 0" in refused(capsys, make("x"), make("y"), "--pictures=-1")
 
 
 def test_three_runs_are_three_pairs_with_holms_correction(capsys):

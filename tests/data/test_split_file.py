@@ -101,3 +101,12 @@ def test_slices_of_a_patient_stay_together_when_validation_is_drawn_from_a_fold(
 def test_fold_that_does_not_fit_is_refused(tmp_path, folds, fold, message):
     with pytest.raises(DataError, match=message):
         load_splits(folds_file(tmp_path, folds), ["a", "b", "c"], settings=SplitSettings(fold=fold))
+
+
+def test_the_split_of_a_test_on_another_cohort_is_read_though_it_trains_nothing(tmp_path):
+    path = tmp_path / "splits.json"
+    save_splits(Splits((), (), ("a", "b"), {"cohort": "all cases are tested"}), path)
+    assert read_splits(path).test == ("a", "b")
+    path.write_text(path.read_text().replace("cohort", "seed"))
+    with pytest.raises(DataError, match="train and val is empty"):
+        read_splits(path)

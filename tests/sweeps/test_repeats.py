@@ -76,6 +76,51 @@ def test_pooled_folder_holds_each_cases_mean_and_compares_as_a_run(trainings, ca
     assert "A - B" in capsys.readouterr().out
 
 
+def test_the_same_command_goes_on_where_it_was_stopped(trainings, monkeypatch, capsys):
+    whole = repeats._run
+    monkeypatch.setattr(repeats, "_run", lambda words: whole(words) if "--seed_everything=0" in words else 2)
+    assert main(["run", "tiny.yaml", "seeds=0,1"]) == 2
+    # The training of seed 1 was stopped after its first checkpoint.
+    begun = Path("runs/own-0a1b2c/tiny-seed1/2026-01-30_00-00-00")
+    (begun / "checkpoints").mkdir(parents=True)
+    (begun / "checkpoints" / "last.ckpt").touch()
+    continued = []
+
+    def go_on(words):
+        continued.append(words[-1])
+        (begun / "test_cases.csv").write_text("case,label,dice,excluded\na,object,0.6,false\nb,object,0.9,false\n")
+        (begun / "summary.json").write_text("{}")
+        return 0
+
+    monkeypatch.setattr(repeats, "_run", go_on)
+    assert main(["run", "tiny.yaml", "seeds=0,1"]) == 0
+    assert continued == [f"--ckpt_path={begun / 'checkpoints/last.ckpt'}"]
+    assert "[1/2] seed0: finished earlier in runs/own-0a1b2c/tiny-seed0/" in capsys.readouterr().out
+    assert main(["run", "tiny.yaml", "seeds=0,1"]) == 0
+    assert len(continued) == 1
+
+
+def test_another_recipe_or_other_words_are_another_command(trainings):
+    assert main(["run", "tiny.yaml", "seeds=0,1"]) == 0
+    assert main(["run", "tiny.yaml", "seeds=0,1", "rank=4", "name=b"]) == 0
+    assert len(trainings) == 4
+
+
+def test_pooled_summary_has_what_the_runs_took_and_the_mean_of_each_inference(tmp_path):
+    runs = {}
+    for seed, dice in enumerate((0.5, 0.7)):
+        runs[f"seed{seed}"] = folder = tmp_path / f"run{seed}"
+        folder.mkdir()
+        (folder / "test_cases.csv").write_text(f"case,label,dice,excluded\na,object,{dice},false\n")
+        raw = {"raw": {"dice": {"mean": dice}}}
+        facts = {"parameters": {"trained": 3, "total": 9}, "seconds": {"fit": 10 + seed}, "inference": {"test": raw}}
+        (folder / "summary.json").write_text(json.dumps(facts))
+    summary = repeats.write_pooled(runs, tmp_path / "pooled")
+    assert summary["seconds"] == {"fit": 10.5}
+    assert summary["parameters"] == {"trained": 3, "total": 9}
+    assert summary["mean_dice_by_inference"] == {"raw": pytest.approx(0.6)}
+
+
 def test_a_training_that_fails_ends_the_repetitions_with_its_status(trainings):
     assert main(["run", "tiny.yaml", "seeds=8,1"]) == 2
     assert len(trainings) == 1

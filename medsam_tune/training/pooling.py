@@ -1,0 +1,90 @@
+"""Several runs of one recipe as one: what they tested, pooled by case, in a folder that is compared as a run."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsam_tune.evaluation.case_tables import read_case_table
+from medsam_tune.evaluation.figures import figures
+from medsam_tune.evaluation.pooled_tables import write_pooled_table
+from medsam_tune.files import read_json, write_json
+from medsam_tune.training.run_folder import RunFolder
+
+
+def write_pooled(runs: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+    """Write ``summary.json`` and ``test_cases.csv`` of several runs as one; return the summary.
+
+    Args:
+        runs: Tested runs by label, two or more.
+        folder: Where both go. `medsam-tune compare` takes it as a run.
+    """
+    tables = {label: RunFolder(run).test_cases for label, run in runs.items()}
+    summaries = {label: read_json(RunFolder(run).summary, "Test the run again.") for label, run in runs.items()}
+    pooled = read_case_table(write_pooled_table(tables.values(), RunFolder(folder).test_cases))
+    means = {label: read_case_table(path).mean for label, path in tables.items()}
+    people = pooled.patients_of(pooled.dice)
+    summary = {
+        "test": {
+            "dice": figures(np.array(list(pooled.dice.values()), np.float64), people),
+            "n_cases": len(pooled.dice),
+            "n_patients": len(set(people)),
+        },
+        "runs": {
+            label: {"folder": str(run), "dice": means[label], "verdict": _verdict(summaries[label])}
+            for label, run in runs.items()
+        },
+        "std_over_runs": statistics.stdev(means.values()),
+        **_pooled_facts(list(summaries.values())),
+    }
+    write_json(RunFolder(folder).summary, summary)
+    return summary
+
+
+def pooled_runs(folder: Path) -> dict[str, Path]:
+    """Return the runs that a folder pools, by label; none where it is a run of its own."""
+    files = RunFolder(folder)
+    if files.config.is_file() or not files.summary.is_file():
+        return {}
+    summary = read_json(files.summary, "Pool the runs again.")
+    return {label: Path(values["folder"]) for label, values in (summary.get("runs") or {}).items()}
+
+
+def pooled_text(summary: Mapping[str, Any], folder: Path) -> str:
+    """Return the last lines of a repeated run: each run's figure, their spread, and the mean over cases with its interval."""
+    runs, dice, spread = summary["runs"], summary["test"]["dice"], summary["std_over_runs"]
+    ends = dice["ci95"]
+    shown = "one patient has no interval" if ends is None else f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}"
+    return "\n".join(
+        [
+            *(f"{label:<14} Dice {values['dice']:.4f}  {values['verdict']}".rstrip() for label, values in runs.items()),
+            *(f"inference {kind:<4} Dice {value:.4f}" for kind, value in summary.get("mean_dice_by_inference", {}).items()),
+            f"Standard deviation over {len(runs)} runs {spread:.4f}",
+            f"Test Dice {dice['mean']:.4f} ({shown}) over {summary['test']['n_cases']} cases, each over its runs",
+            f"Pooled in   {folder}",
+        ]
+    )
+
+
+def _verdict(summary: Mapping[str, Any]) -> str:
+    return str((summary.get("verdict") or {}).get("verdict", ""))
+
+
+def _pooled_facts(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the runs have in common, the mean of what they took, and the mean Dice of each kind of inference."""
+    seconds, inference = defaultdict(list), defaultdict(list)
+    for summary in summaries:
+        for name, value in (summary.get("seconds") or {}).items():
+            seconds[name].append(float(value))
+        for kind, scores in ((summary.get("inference") or {}).get("test") or {}).items():
+            inference[kind].append(scores["dice"]["mean"])
+    facts: dict[str, Any] = {"parameters": summaries[0].get("parameters")} if summaries[0].get("parameters") else {}
+    if seconds:
+        facts["seconds"] = {name: statistics.mean(values) for name, values in seconds.items()}
+    kinds = {kind: statistics.mean(values) for kind, values in inference.items() if None not in values}
+    return {**facts, **({"mean_dice_by_inference": kinds} if kinds else {})}
