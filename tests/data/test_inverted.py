@@ -1,11 +1,12 @@
 """Inverted masks are suspected where most are, and read the other way round by one key."""
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 from medsam_tune.cli import main
-from medsam_tune.data import ImageFolder, SegmentationDataModule
+from medsam_tune.data import ImageFolder, NiftiVolumes, SegmentationDataModule
 from medsam_tune.data.inverted import labels_the_rim, suspicion, warn_of_inverted
 from medsam_tune.errors import DataWarning, RecipeError
 from medsam_tune.geometry import InputRule
@@ -62,6 +63,24 @@ def test_opening_the_data_of_a_run_warns(tmp_path):
     data = SegmentationDataModule(ImageFolder(), str(folder(tmp_path / "a")))
     with pytest.warns(DataWarning, match="the masks may be inverted"):
         data.open(InputRule(64))
+
+
+def test_volumes_are_suspected_and_turned_too(tmp_path):
+    inside = np.repeat(DISC[:, :, None], 4, axis=2)
+    for number in range(5):
+        for part, values in (("images", inside * 90 + 30), ("labels", (1 - inside) * 255)):
+            (tmp_path / part).mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(values.astype(np.uint8), np.eye(4)), tmp_path / part / f"v{number}.nii.gz")
+    source = NiftiVolumes()
+    source.open(tmp_path)
+    with pytest.warns(DataWarning, match=r"data\.inverted_masks: true takes what is 0 as the object"):
+        warn_of_inverted(source, range(len(source)))
+    turned = NiftiVolumes()
+    turned.invert_masks()
+    turned.open(tmp_path)
+    warn_of_inverted(turned, range(len(turned)))
+    # The disc stands at the same place turned by a quarter, as slices are shown; it is symmetric about both of its axes.
+    assert [int(turned[index].masks.union().sum()) for index in range(len(turned))] == [int(DISC.sum())] * len(turned) != [0]
 
 
 def test_threshold_and_ignored_pixels_are_kept(tmp_path):

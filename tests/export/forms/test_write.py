@@ -11,6 +11,7 @@ from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.forms import read_tuned, verify_form, write_form
 from medsam_tune.export.forms.base import RECORD_FILE, read_record
+from medsam_tune.export.forms.bundle import metadata
 from medsam_tune.export.forms.hub import new_name
 from medsam_tune.export.forms.reference import drawn_image, make_reference
 from medsam_tune.inference.predictor import Predictor
@@ -116,3 +117,59 @@ def test_every_weight_of_a_tiny_vit_has_a_name_in_transformers():
         model = SamModel(SamConfig(vision_config=sizes))
     theirs = {name for name in model.state_dict() if not name.startswith("shared_image_embedding.")}
     assert {new_name(name) for name in SamBackbone("random_tiny").state_dict()} == theirs
+
+
+_TENSOR = {
+    "type": "object",
+    "required": ["type", "format", "num_channels", "spatial_shape", "dtype", "value_range"],
+    "properties": {
+        **{key: {"type": "string"} for key in ("type", "format", "dtype")},
+        "num_channels": {"type": "integer"},
+        "spatial_shape": {"type": "array", "items": {"type": ["string", "integer"]}},
+        "value_range": {"type": "array", "items": {"type": "number"}},
+        "channel_def": {"type": "object"},
+    },
+}
+_SIDE = {"type": "object", "additionalProperties": _TENSOR}
+# What meta_schema_20240725.json demands, at Project-MONAI/project-monai.github.io abfc051, public/schema; said in our words.
+_TEXTS = (
+    "schema",
+    "version",
+    "monai_version",
+    "pytorch_version",
+    "numpy_version",
+    "task",
+    "description",
+    "authors",
+    "copyright",
+)
+_SCHEMA = {
+    "type": "object",
+    "required": [*_TEXTS, "required_packages_version", "network_data_format"],
+    "properties": {
+        **{key: {"type": "string"} for key in _TEXTS},
+        **{key: {"type": "object"} for key in ("changelog", "required_packages_version")},
+        "network_data_format": {
+            "type": "object",
+            "required": ["inputs", "outputs"],
+            "properties": {"inputs": _SIDE, "outputs": _SIDE},
+        },
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("config", [config_of(), config_of(segmenter=CLASSES)], ids=["prompts", "classes"])
+def test_monai_verifies_the_metadata_of_a_bundle(tmp_path, config):
+    pytest.importorskip("jsonschema")
+    from monai.bundle import verify_metadata
+
+    stated = metadata(exported(tmp_path, config))
+    assert stated["schema"].endswith("/meta_schema_20240725.json")
+    (tmp_path / "metadata.json").write_text(json.dumps(stated))
+    # A schema that is there already is not downloaded.
+    (tmp_path / "schema.json").write_text(json.dumps(_SCHEMA))
+    verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(tmp_path / "schema.json"))
+    (tmp_path / "metadata.json").write_text(json.dumps({**stated, "task": 3}))
+    with pytest.raises(ValueError, match="Failed validating"):
+        verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(tmp_path / "schema.json"))
