@@ -37,8 +37,10 @@ class Protocol(ABC):
         """Refuse a network that the protocol cannot ask, before any work.
 
         Raises:
-            RecipeError: If it takes no prompts.
+            RecipeError: If it takes no prompts, or answers them with classes.
         """
+        if model.predictor.segmenter.classes():
+            raise RecipeError(f"{model.name}: labels pixels, so {self.name} cannot ask for objects. Use --protocol segment.")
         if not model.takes_prompts():
             raise RecipeError(f"{model.name}: takes no points or boxes, so {self.name} cannot ask it. Use --protocol segment.")
 

@@ -9,6 +9,7 @@ Differs from the authors' code:
 - A centre of mass outside the object (a ring, a C) is replaced by the middle of the flattened mask, as the paper says; the code
   clicks outside.
 - The mask with the highest Dice to the truth is an oracle and is called so; three rules without the truth stand beside it.
+- Objects of 50 pixels and fewer, which the authors drop, are asked for too; ``area`` tells them apart.
 - The strategies, displacements and attributes are written from the paper: no code for them was released.
 """
 

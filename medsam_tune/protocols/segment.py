@@ -49,17 +49,21 @@ class SegmentProtocol(Protocol):
         Raises:
             RecipeError: If either is asked for.
         """
-        needs = model.predictor.segmenter.asks_user()
-        if self.boxed and not model.takes_prompts():
-            raise RecipeError(f"{model.name}: takes no boxes. Leave --boxed out.")
+        segmenter = model.predictor.segmenter
+        needs, answers = segmenter.asks_user(), model.takes_prompts() and not segmenter.classes()
+        if self.boxed and not answers:
+            raise RecipeError(f"{model.name}: takes no boxes of objects. Leave --boxed out.")
         if self.boxed is False and needs:
             raise RecipeError(f"{model.name}: was trained with {needs} and finds nothing without. Leave --automatic out.")
+        if needs and not answers:
+            raise RecipeError(f"{model.name}: labels pixels and was trained with {needs}. Test it: medsam-tune test RUN.")
 
     def asks_boxes(self, model: AskableModel) -> bool:
         """Tell whether a network is asked with boxes: where it is said, or where it was trained so or was not trained."""
         if self.boxed is not None:
             return self.boxed
-        return model.takes_prompts() and (model.is_untuned or model.predictor.segmenter.asks_user() is not None)
+        segmenter = model.predictor.segmenter
+        return model.takes_prompts() and not segmenter.classes() and (model.is_untuned or segmenter.asks_user() is not None)
 
     def rows(self, images: Sequence[StudiedImage], model: AskableModel, *, seed: int) -> Iterator[Row]:
         """Yield a row for each label of the case; nothing is drawn."""

@@ -162,5 +162,8 @@ def test_a_network_without_prompts_is_refused_with_what_to_do():
     model = AskableModel("deaf", predictor)
     with pytest.raises(RecipeError, match=r"so huang cannot ask it\. Use --protocol segment"):
         QUICK[0].check(model)
-    with pytest.raises(RecipeError, match=r"deaf: takes no boxes\. Leave --boxed out"):
+    predictor.segmenter.classes = lambda: ("liver",)
+    with pytest.raises(RecipeError, match="deaf: labels pixels, so huang cannot ask for objects"):
+        QUICK[0].check(model)
+    with pytest.raises(RecipeError, match=r"deaf: takes no boxes of objects\. Leave --boxed out"):
         SegmentProtocol(boxed=True).check(model)

@@ -89,7 +89,8 @@ class Asker:
         """Return the checksum of everything that the rows of a case follow from."""
         plan = self.plan
         identities = [[name, each.identity] for name, each in zip(plan.names(), self._opened, strict=True)]
-        read = [repr(plan.data.source), plan.data.target, plan.data.patient, plan.data.slices]
+        data = plan.data
+        read = [repr(data.source), data.target, data.patient, data.slices, data.ignore_label, repr(data.colours), data.inverted]
         protocol = [plan.protocol.name, repr(plan.protocol), plan.seed]
         return question_of(__version__, identities, read, protocol, self.data.checksums(case))
 

@@ -163,8 +163,9 @@ def _page(summary: Mapping[str, Any], figure: bytes | None) -> str:
             names = [key for key in found[0] if key != "oracle"]
             cells = [[Cell(_shown(each[key]), _value(_shown(each[key]))) for key in names] for each in found]
             body += [heading(title), table([key.replace("_", " ") for key in names], cells, sortable=True)]
-    told = {name: summary[name] for name in ("models", "data", "target", "seed", "rules", "settings", "version")}
-    body += [heading("What was asked"), facts(told), code(summary["command"])]
+    told = {name: summary[name] for name in ("data", "target", "seed", "settings", "version")}
+    body += [heading("What was asked"), table(["model", "is"], list(summary["models"].items())), facts(told)]
+    body += [table(["selection", "takes"], list(summary["rules"].items())), code(summary["command"])]
     return page(f"{summary['protocol']}: {summary['data']}", body)
 
 
