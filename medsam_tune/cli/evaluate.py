@@ -55,7 +55,11 @@ def main(words: list[str]) -> int:
     for fault in plan.data.faults:
         print(f"warning: left out: {' '.join(fault.split())}", file=sys.stderr)
     job = EvaluationJob(plan, out, devices=_devices(options.devices), workers=options.workers, overwrite=options.overwrite)
-    records = _watched(job)
+    try:
+        records = _watched(job)
+    except KeyboardInterrupt:
+        print(f"Stopped. The cases that were answered are in {out}; the same command goes on.", file=sys.stderr)
+        raise
     evaluation = Evaluation(plan, records, ("medsam-tune", "evaluate", *words))
     _print(evaluation.write(out), out, stood=sum(record.stood for record in records))
     return 0

@@ -83,6 +83,7 @@ def test_the_same_command_goes_on_where_it_was_cut_off(place, monkeypatch, capsy
 
     monkeypatch.setattr(protocol, "rows", interrupted)
     assert evaluate("random_tiny", "data", *QUICK, "-o", "out") == 130
+    assert "the same command goes on" in capsys.readouterr().err
     assert [path.name for path in (place / "out" / "cases").iterdir()] == ["p0.json"]
     assert evaluate("random_tiny", "data", *QUICK, "-o", "out") == 0
     assert asked == ["p0", "p1", "p1", "p2"]
