@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from benchmarks import volumes
 
 RUN = Path(__file__).resolve().parents[1] / "benchmarks" / "run.py"
 
@@ -36,3 +39,25 @@ def test_a_row_that_is_not_there_is_refused_before_anything_runs(words, expected
     found = run(*words)
     assert found.returncode == 1
     assert expected in found.stderr
+
+
+def test_the_comparison_of_ways_through_a_volume_averages_seeds_and_pairs_patients(tmp_path):
+    seeds = {"slice by slice": ((0.6, 0.8), (0.8, 0.8)), "SD-Trans": ((0.7, 0.9), (0.9, 0.9))}
+    for way, rows in seeds.items():
+        for seed, (first, second) in enumerate(rows):
+            content = {"way": way, "seed": seed, "steps": 10 + seed, "dice": {"a": first, "b": second}}
+            (tmp_path / f"{way}_{seed}.json").write_text(json.dumps(content))
+    *_, plain, mixed = volumes.table(tmp_path).splitlines()
+    assert plain.startswith("| slice by slice | 2 | 10 | 0.750 (")
+    assert plain.endswith("| - |")
+    # Paired by patient the gain is 0.1 in both, so its interval has no width.
+    assert mixed.endswith("| 0.100 (0.100 to 0.100) |")
+
+
+def test_the_dice_of_a_volume_counts_the_pixels_of_all_its_slices_together():
+    counts = volumes.Counts()
+    full, empty = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.bool)
+    counts.add("a", full, full)
+    counts.add("a", full, empty)
+    counts.add("a", empty, empty)
+    assert counts.dice() == {"a": 2 * 4 / (8 + 4)}

@@ -12,6 +12,7 @@ from medsam_tune.data.intensity import AS_STORED
 from medsam_tune.errors import RecipeError
 from medsam_tune.inference.new_images import image_tensor
 from medsam_tune.inference.predictor import Predictor
+from medsam_tune.inference.slice_context import context_of
 from medsam_tune.inference.slice_prompts import SliceAnswer, SlicePrompts
 from medsam_tune.inference.sliced_file import SlicedFile
 from medsam_tune.segmenters.base import Segmenter
@@ -57,14 +58,20 @@ class EncodedSlices:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        levels = slices.levels(position)
-        priors = None if self._find_priors is None else self._find_priors(image_tensor(levels, intensity=AS_STORED))
-        encoded = self.predictor.with_image(levels, intensity=AS_STORED, priors=priors)
+        encoded = self._encoded(slices, position)
         with self._lock:
             self._kept[key] = encoded
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         return encoded
+
+    def _encoded(self, slices: SlicedFile, position: int) -> Predictor:
+        context = context_of(self.predictor.segmenter, slices)
+        if context is not None:
+            return self.predictor.with_slice(context, position)
+        levels = slices.levels(position)
+        priors = None if self._find_priors is None else self._find_priors(image_tensor(levels, intensity=AS_STORED))
+        return self.predictor.with_image(levels, intensity=AS_STORED, priors=priors)
 
     def forget(self, owner: Hashable) -> None:
         """Drop the slices of one image."""

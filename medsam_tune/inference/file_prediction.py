@@ -21,6 +21,7 @@ from medsam_tune.inference.new_images import image_tensor
 from medsam_tune.inference.predictor import Predictor
 from medsam_tune.inference.prompt_files import DrawnObject
 from medsam_tune.inference.propagation import Propagated, Step, VolumePrompt, check_range, propagate
+from medsam_tune.inference.slice_context import context_of
 from medsam_tune.inference.slice_prompts import SliceAnswer, SlicePrompts
 from medsam_tune.inference.sliced_file import SlicedFile
 from medsam_tune.inference.trained_data import TrainedData
@@ -219,7 +220,11 @@ def _objects(
 
 
 def _show(asking: Asking, slices: SlicedFile, position: int) -> None:
-    """Make a slice the predictor's image."""
+    """Make a slice the predictor's image, with its neighbours where the model looks at them."""
+    context = context_of(asking.predictor.segmenter, slices)
+    if context is not None:
+        asking.predictor.set_slice(context, position)
+        return
     levels = slices.levels(position)
     priors = None if asking.find_priors is None else asking.find_priors(image_tensor(levels, intensity=AS_STORED))
     asking.predictor.set_image(levels, intensity=AS_STORED, priors=priors)

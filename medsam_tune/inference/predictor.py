@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from medsam_tune.inference.small_parts import thresholded
 from medsam_tune.inference.stitching import answer, embedded
 from medsam_tune.inference.tiled_prediction import answer_tiles, tiled_batch, with_prompts
 from medsam_tune.inference.user_prompts import user_queries
+from medsam_tune.inference.windows import mean_prediction
 from medsam_tune.segmenters.base import SamParts, Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.segmenters.semantic import class_margins
@@ -27,6 +29,8 @@ from medsam_tune.types import AutomaticMasks, MaskPrediction, Queries, Segmentat
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from medsam_tune.inference.slice_context import SliceContext
 
 Answer = tuple["NDArray[np.generic]", "NDArray[np.float32] | None", "NDArray[np.float32]"]
 
@@ -89,6 +93,32 @@ class Predictor:
         """
         predictor = Predictor(self.segmenter, intensity=self.intensity, tiles=self.tiles)
         predictor._images = CurrentImages(self._encoded(image, intensity, priors), self._images.lock)
+        return predictor
+
+    def set_slice(self, context: SliceContext, position: int) -> None:
+        """Make a slice of a volume the current image of this thread, for a network that looks at its neighbours.
+
+        ``predict`` then averages the probabilities of all windows that hold the slice, as a test does.
+
+        Args:
+            context: Of ``slice_context.context_of``.
+            position: Along the axis, from 0.
+
+        Raises:
+            DataError: If a slice cannot be read.
+        """
+        with self._images.lock:
+            self._images.set(context.batch(position))
+
+    def with_slice(self, context: SliceContext, position: int) -> Predictor:
+        """Return a predictor of the same network that has this slice in every thread; arguments as in ``set_slice``.
+
+        Raises:
+            DataError: As ``set_slice``.
+        """
+        predictor = Predictor(self.segmenter, intensity=self.intensity, tiles=self.tiles)
+        with self._images.lock:
+            predictor._images = CurrentImages(context.batch(position), self._images.lock)
         return predictor
 
     def reset_image(self) -> None:
@@ -320,7 +350,8 @@ class Predictor:
 
     def _answer(self, batch: SegmentationBatch, multimask_output: bool, return_logits: bool) -> Answer:
         with self._images.lock, torch.no_grad():
-            prediction = self.segmenter.candidates(batch) if multimask_output else answer(self.segmenter, batch)
+            ask = self.segmenter.candidates if multimask_output else partial(answer, self.segmenter)
+            prediction = mean_prediction([ask(window) for window in _windows(batch)])
         logits, ious = self._original(prediction, batch), prediction.iou_predictions
         masks = logits if return_logits else thresholded(logits, prediction.smallest_part)
         scores = None if ious is None else ious.float().cpu().numpy()
@@ -391,6 +422,13 @@ class Predictor:
     def _batch_of(self, images: Sequence[Tensor]) -> SegmentationBatch:
         device = next(self.segmenter.parameters()).device
         return new_batch(images, self.segmenter).to(device)
+
+
+def _windows(batch: SegmentationBatch) -> Iterator[SegmentationBatch]:
+    """Yield the one image of a batch with each of its embeddings: a slice of a volume has one in every window that holds it."""
+    embeddings = batch.image_embeddings
+    for row in range(1 if embeddings is None else len(embeddings)):
+        yield batch if embeddings is None else replace(batch, image_embeddings=embeddings[row : row + 1])
 
 
 def _one(prompt: ArrayLike | None) -> NDArray[np.generic] | None:

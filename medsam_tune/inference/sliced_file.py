@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medsam_tune.data.intensity import AS_STORED, Intensity, apply_intensity, default_intensity
+from medsam_tune.data.neighbours import NeighbourSource
 from medsam_tune.data.slices import slice_spacing, take_slice
 from medsam_tune.data.volumes import VolumeSource
 from medsam_tune.inference.new_files import NewFile
@@ -26,6 +27,7 @@ class SlicedFile:
 
     Attributes:
         header: The file's own.
+        contexts: What networks that mix slices have encoded of it, see ``slice_context``.
 
     Raises:
         DataError: If its header cannot be read.
@@ -36,6 +38,9 @@ class SlicedFile:
         self._source = VolumeSource(file.format, axis=data.axis, intensity=data.intensity)
         self._source.open_images({file.name: file.path})
         self.header = self._source.header(file.name)
+        shows_neighbours = data.shows_neighbours and self.header.is_volume and len(self._source) > 1
+        self._shown = NeighbourSource(self._source) if shows_neighbours else self._source
+        self.contexts: dict[int, Any] = {}
 
     def __len__(self) -> int:
         """Return the number of slices."""
@@ -48,7 +53,7 @@ class SlicedFile:
             DataError: If the file cannot be read, or its values do not fit the rule.
         """
         if self.header.is_volume:
-            return self._source[position].image.permute(1, 2, 0).numpy().astype(np.uint8)
+            return self._shown[position].image.permute(1, 2, 0).numpy().astype(np.uint8)
         values = self.file.format.read_image(self.file.path)[0]
         levels = apply_intensity(values, self._image_rule(values), self.file.path)
         # A source of volumes rounds grey levels, one of images does not.

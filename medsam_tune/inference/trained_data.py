@@ -30,6 +30,9 @@ class TrainedData:
         mask_threshold: The value above which a mask's pixel was object, or None.
         priors: How automatic masks were found where the model fuses them into the image.
         images: What the stored images were like; None where the export does not say.
+        chunk: Slices that travelled together.
+        chunk_stride: Slices from one window of as many to the next.
+        shows_neighbours: Whether a slice's neighbours were its colours.
     """
 
     axis: Axis = "axial"
@@ -40,6 +43,9 @@ class TrainedData:
     mask_threshold: int | None = None
     priors: PriorSettings | None = None
     images: StoredImages | None = None
+    chunk: int = 1
+    chunk_stride: int = 1
+    shows_neighbours: bool = False
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> TrainedData:
@@ -60,6 +66,9 @@ class TrainedData:
                 mask_threshold=_whole(data.get("mask_threshold")),
                 priors=PriorSettings(**_with_tuples(priors)) if isinstance(priors, Mapping) else None,
                 images=StoredImages.read(data.get("stored_images")),
+                chunk=_count(data, "chunk"),
+                chunk_stride=_count(data, "chunk_stride"),
+                shows_neighbours=data.get("shown") == "neighbours",
             )
         except (KeyError, TypeError, ValueError, IndexError, RecipeError) as error:
             raise DataError(f"export.json: its data cannot be read ({error}). Export the run again.") from error
@@ -94,6 +103,13 @@ def _target(value: object) -> Target:
 def _whole(value: object) -> int | None:
     if value is not None and type(value) is not int:
         raise ValueError(f"mask_threshold is {value!r}, expected a whole number")
+    return value
+
+
+def _count(data: Mapping[str, Any], name: str) -> int:
+    value = data.get(name, 1)
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} is {value!r}, expected a whole number of at least 1")
     return value
 
 

@@ -83,6 +83,23 @@ def answer_windows(segmenter: Segmenter, batch: SegmentationBatch) -> MaskPredic
     return MaskPrediction(logit_of(found), ious.value())
 
 
+def mean_prediction(parts: Sequence[MaskPrediction]) -> MaskPrediction:
+    """Return what several windows answer about the same objects: probabilities and predicted IoU are averaged.
+
+    Args:
+        parts: At least one, of the same shapes.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    classes = [part.class_logits.float().softmax(dim=1) for part in parts if part.class_logits is not None]
+    smallest = parts[0].smallest_part
+    if classes:
+        return replace(class_prediction(torch.stack(classes).mean(dim=0)), smallest_part=smallest)
+    ious = [part.iou_predictions.float() for part in parts if part.iou_predictions is not None]
+    probs = torch.stack([part.low_res_masks.float().sigmoid() for part in parts]).mean(dim=0)
+    return MaskPrediction(logit_of(probs), torch.stack(ious).mean(dim=0) if ious else None, smallest_part=smallest)
+
+
 def class_prediction(probs: Tensor) -> MaskPrediction:
     """Return the prediction whose softmax is ``probs`` (B, 1 + K, h, w)."""
     from medsam_tune.segmenters.semantic import class_margins

@@ -21,6 +21,7 @@ from medsam_tune.errors import CheckpointError, RecipeError, own_error
 from medsam_tune.training.callbacks import StageClock
 from medsam_tune.training.checkpoint import check_fits, read_checkpoint
 from medsam_tune.training.checkpoint_schema import check_goes_on
+from medsam_tune.training.chunk_memory import check_chunk_memory
 from medsam_tune.training.console import quieten, say
 from medsam_tune.training.example_length import plan_length, stated
 from medsam_tune.training.faults import one_fault, unwritable
@@ -258,6 +259,7 @@ class MedsamCLI(LightningCLI):
     def _check_before_folder(self, recipe: Mapping[str, Any]) -> None:
         if self.subcommand in (None, "fit"):
             self.model.trainable_parameters()
+            check_chunk_memory(self.model.segmenter, self.datamodule)
             self.model.check_optimizer()
             check_pretraining(self.model, self.datamodule)
             # The split of a test on another cohort has cases to test alone; ``check_trains`` refuses to train on it.

@@ -309,6 +309,11 @@ def _check_tests(segmenter: Segmenter, parts: SamParts) -> None:
             f"model.views_at_test: {parts.views_at_test} flips images, but this model is asked by {prompt} on the image as it "
             "lies. Leave it out; it is for models that need no prompt."
         )
+    if parts.views_at_test != "one" and segmenter.mixes_slices():
+        raise RecipeError(
+            f"model.views_at_test: {parts.views_at_test} flips single images, but this model's tuner mixes the slices of a "
+            "chunk. Leave it out; data.chunk_stride averages what overlapping windows answer."
+        )
     if parts.smallest_part and segmenter.classes():
         raise RecipeError(
             "model.smallest_part: a hole in one class is another class or background, so nothing is filled where every pixel "

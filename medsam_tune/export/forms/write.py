@@ -100,14 +100,22 @@ def check_form(segmenter: Segmenter, form: FormName) -> None:
     Raises:
         CheckpointError: Saying why, and which forms it can take.
     """
-    reason = _WHY_NOT[form](segmenter)
+    reason = _why_not(segmenter, form)
     if reason is not None:
         raise _refusal(segmenter, form, reason)
 
 
+def _why_not(segmenter: Segmenter, form: FormName) -> str | None:
+    """Return why a network cannot take a form; one that mixes slices would see one slice in any foreign tool."""
+    if form != "adapter" and segmenter.mixes_slices():
+        return "its adapters mix the slices of a chunk, which no weight of SAM can hold and no graph of one image shows"
+    return _WHY_NOT[form](segmenter)
+
+
 def _refusal(segmenter: Segmenter, form: FormName, reason: str, *, lost: tuple[FormName, ...] = ()) -> CheckpointError:
-    can = [name for name in FORMS if name not in (form, *lost) and _WHY_NOT[name](segmenter) is None]
-    return CheckpointError(f"--to {form}: {reason.rstrip('.')}. What this model can be written as: {', '.join(can)}.")
+    can = [name for name in FORMS if name not in (form, *lost) and _why_not(segmenter, name) is None]
+    own = "the run's own export folder, which medsam_tune.load_export reads"
+    return CheckpointError(f"--to {form}: {reason.rstrip('.')}. What this model can be written as: {', '.join(can) or own}.")
 
 
 def _check_place(tuned: Tuned, folder: Path) -> None:
