@@ -10,17 +10,20 @@ import torch
 
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.backbone.anatomy import open_block
+from medsam_tune.evaluation.predict import predict_masks, update_metric
 from medsam_tune.geometry import make_frame
 from medsam_tune.inference.stitching import answer
+from medsam_tune.metrics.overlap import OverlapMetric
 from medsam_tune.tuners.base import Tuner
 from medsam_tune.tuners.depthwise_adapter import DepthwiseBottleneck
 from medsam_tune.tuners.msa.space_depth import DepthAdapter
 from medsam_tune.tuners.volume_adapter import DepthBottleneck
-from medsam_tune.types import EncoderInput
+from medsam_tune.types import EncoderInput, SegmentationBatch
 from tests.backbones import BACKBONES
+from tests.conformance.recipe_cases import batch_of, small_module
 from tests.conformance.steps import make_segmenter, take_step
 from tests.conformance.tuner_cases import CASES
-from tests.factories import make_batch, one_image
+from tests.factories import make_batch, one_image, with_masks
 
 RUNS = [(name, family) for name, case in CASES.items() if case.make().mixes_slices for family in case.families]
 each = pytest.mark.parametrize(("name", "family"), RUNS, ids=lambda value: value)
@@ -48,6 +51,21 @@ def encode(backbone: SamBackbone, images: torch.Tensor, chunks: list[int], slice
 
 def stack(n: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(n, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) * 255
+
+
+def volume_batch(n: int) -> SegmentationBatch:
+    """The slices of one volume, to be answered in windows of three."""
+    batch = make_batch(sizes=((40, 64),) * n)
+    zeros = torch.zeros(n, dtype=torch.int64)
+    return replace(
+        batch,
+        slice_index=torch.arange(n),
+        chunk_length=3,
+        window_stride=1,
+        chunk_index=zeros,
+        case_index=zeros,
+        volume_index=zeros,
+    )
 
 
 def test_all_three_published_adapters_are_covered():
@@ -241,10 +259,7 @@ def test_windows_over_a_volume_average_what_each_of_them_answers(name, family):
     segmenter = make_segmenter(name, family)
     take_step(segmenter, make_batch())
     segmenter.eval()
-    sizes = ((40, 64),) * 4
-    whole = replace(
-        make_batch(sizes=sizes), slice_index=torch.arange(4), chunk_length=3, window_stride=1, chunk_index=torch.zeros(4).long()
-    )
+    whole = volume_batch(4)
     with torch.no_grad():
         found = answer(segmenter, whole).low_res_masks.sigmoid()
         parts = [replace(whole.part(s, s + 3), window_stride=0) for s in (0, 1)]
@@ -257,3 +272,41 @@ def test_windows_over_a_volume_average_what_each_of_them_answers(name, family):
         )
         single = replace(one_image(whole, 0), chunk_length=3, window_stride=1)
         assert torch.isfinite(answer(segmenter, single).low_res_masks).all()
+
+
+@each
+def test_rule_7_dice_is_that_of_the_volume_and_a_volume_empty_in_both_counts_for_nothing(name, family):
+    segmenter = make_segmenter(name, family).eval()
+    volume = volume_batch(4)
+    truth = volume.masks.clone()
+    truth[1:3] = False
+    original = tuple(mask.dense() & (row not in (1, 2)) for row, mask in enumerate(volume.original_masks))
+    volume = with_masks(volume, truth, original)
+    with torch.no_grad():
+        prediction = answer(segmenter, volume)
+    masks = [found[0] for found in predict_masks(prediction, volume, 64)]
+    both = sum(int((found & true[0]).sum()) for found, true in zip(masks, original, strict=True))
+    areas = sum(int(found.sum() + true.sum()) for found, true in zip(masks, original, strict=True))
+    metric = OverlapMetric()
+    update_metric(metric, volume, prediction, 64)
+    torch.testing.assert_close(float(metric.compute()["dice"]), 2 * both / areas)
+    empty = with_masks(
+        replace(volume, case_index=volume.case_index + 1, sample_index=volume.sample_index + 4),
+        truth & False,
+        tuple(mask & False for mask in original),
+    )
+    nothing = replace(prediction, low_res_masks=torch.full_like(prediction.low_res_masks, -9.0))
+    update_metric(metric, empty, nothing, 64)
+    torch.testing.assert_close(float(metric.compute()["dice"]), 2 * both / areas)
+
+
+def test_clicks_of_the_3d_adapters_recipe_lie_where_their_label_says():
+    segmenter = small_module("sam3d_adapter.yaml").segmenter
+    for seed in range(8):
+        batch = batch_of("sam3d_adapter.yaml", seed=seed)
+        queries = segmenter.ask(batch)
+        assert queries.point_labels.tolist() == [[1, 0]] * batch.n_objects
+        for mask, points in zip(batch.masks[:, 0], queries.point_coords.long().tolist(), strict=True):
+            (x_on, y_on), (x_off, y_off) = points
+            assert mask[y_on, x_on]
+            assert not mask[y_off, x_off]
