@@ -22,7 +22,9 @@ def asks_with_boxes(segmenter: Segmenter, batch: SegmentationBatch) -> bool:
     return segmenter.ask(batch).boxes is not None
 
 
-def move_boxes(segmenter: SamSegmenter, batch: SegmentationBatch, share: float) -> SegmentationBatch:
+def move_boxes(
+    segmenter: SamSegmenter, batch: SegmentationBatch, share: float, *, purpose: str = "moved box"
+) -> SegmentationBatch:
     """Return the batch with the queries that the network is asked with, each side of each box moved in or out.
 
     The move depends on the run's seed, the image and the object alone, so every network gets the same boxes.
@@ -31,13 +33,14 @@ def move_boxes(segmenter: SamSegmenter, batch: SegmentationBatch, share: float) 
         segmenter: Draws the queries.
         batch: Labelled images.
         share: Of the box's width or height.
+        purpose: Another one gives other moves.
     """
     queries = segmenter.ask(batch)
     if queries.boxes is None:
         return batch
     jitter = BoxJitter(high=share, low=share, unit="fraction", signed=True)
     whole = whole_image_boxes(batch.frames, queries.boxes.device)[batch.image_index]
-    moved = jitter_boxes(queries.boxes, jitter, limits=whole, generators=object_generators(batch, purpose="moved box"))
+    moved = jitter_boxes(queries.boxes, jitter, limits=whole, generators=object_generators(batch, purpose=purpose))
     return replace(batch, queries=replace(queries, boxes=moved))
 
 

@@ -94,8 +94,7 @@ svg.plot .grid { stroke: var(--line); stroke-width: 1; }
 svg.plot .rule { stroke: var(--muted); stroke-width: 1; stroke-dasharray: 4 3; }
 svg.plot .whisker { stroke: var(--muted); stroke-width: 1.5; }
 svg.plot .dot { fill: var(--accent); fill-opacity: .8; stroke: var(--page); }
-svg.plot .line { fill: none; stroke: var(--accent); stroke-width: 2; }
-svg.plot .bar { fill: var(--muted); fill-opacity: .25; }
+svg.plot .dot.other { fill: UNTUNED_COLOUR; }
 details { margin: .4rem 0; }
 summary { cursor: pointer; }
 details.case { border-top: 1px solid var(--line); margin: 0; padding: .35rem 0; }

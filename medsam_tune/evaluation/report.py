@@ -9,6 +9,7 @@ from typing import Any
 
 from medsam_tune.evaluation import page
 from medsam_tune.evaluation.report_cases import CasePanel, CaseRow, ShownCase, case_table, gallery
+from medsam_tune.evaluation.report_certainty import certainty_section
 from medsam_tune.evaluation.report_results import opening, results
 from medsam_tune.files import write_text
 
@@ -56,6 +57,8 @@ class ReportContent:
             asked as the tuned model is.
         verdict: Whether the tuned model is better than the untuned one, as ``verdict_of`` returns it.
         moved_boxes: What ``score_moved_boxes`` returned: Dice where each box is drawn a little wrong.
+        calibration: What ``summarise_certainty`` returned, or nothing.
+        doubts: Case, uncertainty in bits and Dice of each test case.
         inference: Summaries by name, for the tuned model under each kind of inference it offers.
         curves: PNG of ``draw_curves``.
         cases: Every test case and label.
@@ -68,6 +71,7 @@ class ReportContent:
         config: The resolved recipe.
         facts: Facts by block, such as ``{"Time": {"fit": "12 s"}}``.
         files: Addresses of the run's files from the report's folder, by name.
+        packages: Name and version of each installed package, one a line.
         citations: BibTeX of what the run rests on.
     """
 
@@ -80,6 +84,8 @@ class ReportContent:
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     verdict: Mapping[str, Any] = field(default_factory=dict)
     moved_boxes: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    doubts: Sequence[tuple[str, float, float]] = ()
     inference: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     curves: bytes | None = None
     cases: Sequence[CaseRow] = ()
@@ -92,6 +98,7 @@ class ReportContent:
     config: str = ""
     facts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    packages: str = ""
     citations: str = ""
 
 
@@ -105,6 +112,7 @@ def write_report(folder: Path, content: ReportContent) -> Path:
         DataError: If the folder cannot be written.
     """
     before = [*_head(content), *results(content.test, content.baselines, content.moved_boxes, content.inference)]
+    before += certainty_section(content.calibration, content.doubts)
     table = case_table(content.cases, content.shown)
     after = [*_training(content), *_data(content.data), *_use(content), *_again(content), *_citations(content)]
     room = PAGE_LIMIT_BYTES - len(page.page(content.title, [*before, *table, *after]).encode())
@@ -123,6 +131,7 @@ def _head(content: ReportContent) -> list[str]:
         parts.append(page.facts(content.description))
     sections: dict[str, object] = {
         "Test results": content.test,
+        "How sure it is": content.calibration,
         "Test cases": content.cases,
         "Training": content.curves or content.trained,
         "Data": content.data != DataContent(),
@@ -197,6 +206,8 @@ def _again(content: ReportContent) -> list[str]:
         parts.append(page.columns(blocks))
     if content.config:
         parts.append(page.folded("The resolved recipe", page.code(content.config)))
+    if content.packages:
+        parts.append(page.folded("Installed packages", page.code(content.packages)))
     return [_section("Run it again"), *parts] if parts else []
 
 

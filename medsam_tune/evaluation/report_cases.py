@@ -33,6 +33,7 @@ class CaseRow:
         true_size: Volume or area over the slices that were tested.
         predicted_size: The same of the prediction.
         size_unit: Unit of the sizes.
+        nsd: Normalised surface Dice; None where it is undefined.
         untuned_dice: Dice of the untuned network under the same queries; None where it was not scored.
     """
 
@@ -47,6 +48,7 @@ class CaseRow:
     predicted_size: float
     size_unit: str
     untuned_dice: float | None = None
+    nsd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,21 @@ def case_table(rows: Sequence[CaseRow], shown: Sequence[ShownCase]) -> list[str]
     names = {each.case: case_name(number) for number, each in enumerate(shown)}
     labelled, compared = len({row.label for row in rows}) > 1, any(row.untuned_dice is not None for row in rows)
     headers = ["case", *(["label"] if labelled else []), "slices", "Dice", *(["untuned Dice"] if compared else [])]
-    cells = [_cells(row, names.get(row.case, ""), labelled=labelled, compared=compared) for row in rows]
+    measured = any(row.nsd is not None for row in rows)
+    has = _Columns(labelled, compared, measured)
+    cells = [_cells(row, names.get(row.case, ""), has) for row in rows]
     units = _one_or_all(row.distance_unit for row in rows), _one_or_all(row.size_unit for row in rows)
-    headers += ["IoU", f"HD95{units[0]}", f"true size{units[1]}", f"predicted size{units[1]}"]
+    headers += [
+        "IoU",
+        f"HD95{units[0]}",
+        *(["NSD"] if measured else []),
+        f"true size{units[1]}",
+        f"predicted size{units[1]}",
+        "difference",
+    ]
     note = (
         "A click on a heading sorts. HD95: 95th percentile of the distance between the outlines; infinite where one of the two "
-        "masks is missing. Sizes are over the slices that were tested."
+        "masks is missing. Sizes are over the slices that were tested; the difference is predicted minus true."
     )
     table = page.table(headers, cells, sortable=True)
     return [page.heading("Test cases", name="test-cases"), table, page.paragraph(note, kind="muted")]
@@ -151,17 +162,33 @@ def _case(shown: ShownCase, name: str, panels: Sequence[CasePanel]) -> str:
     return page.folded(shown.heading, inner, kind="case", name=name, is_open=shown.is_open)
 
 
-def _cells(row: CaseRow, link: str, *, labelled: bool, compared: bool) -> list[str | page.Cell]:
+@dataclass(frozen=True)
+class _Columns:
+    """Say which columns the table has beside those that it always has."""
+
+    label: bool
+    untuned: bool
+    nsd: bool
+
+
+def _cells(row: CaseRow, link: str, has: _Columns) -> list[str | page.Cell]:
+    difference = row.predicted_size - row.true_size
     return [
         page.Cell(row.case, link=link),
-        *([row.label] if labelled else []),
+        *([row.label] if has.label else []),
         page.Cell(str(row.n_slices), row.n_slices),
         _ratio(row.dice),
-        *([_ratio(row.untuned_dice)] if compared else []),
+        *([_ratio(row.untuned_dice)] if has.untuned else []),
         _ratio(row.iou),
         _distance(row.hd95),
-        *(page.Cell(f"{size:.3g}" if size < 1000 else f"{size:,.0f}", size) for size in (row.true_size, row.predicted_size)),
+        *([_ratio(row.nsd)] if has.nsd else []),
+        *(page.Cell(_size(size), size) for size in (row.true_size, row.predicted_size)),
+        page.Cell(f"{'+' if difference > 0 else ''}{_size(difference)}", difference),
     ]
+
+
+def _size(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _ratio(value: float | None) -> page.Cell:

@@ -60,12 +60,43 @@ def results(
     if len(labels := test.get("per_label") or {}) > 1:
         named = [_result_row(str(name), summary) for name, summary in labels.items()]
         parts += [page.heading("By label", 3), page.table(("label", *_HEADERS), named)]
+    parts += _measures(test)
     if moved_boxes:
         parts += _moved_boxes(test, baselines, moved_boxes)
     if inference:
         kinds = [_result_row(name.replace("_", " "), summary) for name, summary in inference.items()]
         parts += [page.heading("By kind of inference", 3), page.table(("inference", *_HEADERS), kinds)]
     return [page.heading("Test results", name="test-results"), *parts, page.paragraph(_unit_note(test), kind="muted")]
+
+
+def _measures(test: Summary) -> list[str]:
+    """Return what a test measured beside Dice and IoU, and means over other units than the case."""
+    rows = []
+    for key, name in (("hd", "Hausdorff distance"), ("hd95", "HD95"), ("asd", "average surface distance")):
+        found = test.get(key) or {}
+        if found.get("mean") is not None and found.get("n"):
+            missing = f"{found['n_infinite']} more infinite" if found["n_infinite"] else ""
+            rows.append([f"{name} ({found['unit']})", f"{found['mean']:.3g}", _figure(found["std"]), missing])
+    for key, name in (("nsd", "NSD"), ("s_measure", "S-measure"), ("aji", "AJI"), ("pixel_f", "pixel F")):
+        if found := test.get(key):
+            within = f" within {found['tolerance']:g} {found['unit'] or 'mm or px'}" if key == "nsd" else ""
+            rows.append([f"{name}{within}", _figure(found["mean"]), _figure(found["std"]), _interval_text(found).lstrip(", ")])
+    if difference := test.get("size_difference"):
+        unit = difference["unit"].replace("mm2", "mm\N{SUPERSCRIPT TWO}")
+        absolute = f"{difference['mean_absolute']:.3g} without its sign"
+        rows.append([f"size, predicted minus true ({unit})", f"{difference['mean']:+.3g}", _ABSENT, absolute])
+    for key, name in (("balanced", "Dice, mean over targets"), ("patients", "Dice, mean over patients")):
+        if (found := test.get(key)) and (key == "patients" or found["n_targets"] > 1):
+            dice = found["dice"]
+            rows.append([name, _figure(dice["mean"]), _figure(dice["std"]), _interval_text(dice).lstrip(", ")])
+    for name, found in (test.get("per_data_set") or {}).items():
+        dice = found["dice"]
+        rows.append([f"Dice on {name}", _figure(dice["mean"]), _figure(dice["std"]), _interval_text(dice).lstrip(", ")])
+    labels = (test.get("per_label") or {}).values()
+    empty, wrong = (sum(each.get(key, 0) for each in labels) for key in ("empty_slices", "false_positive_slices"))
+    if empty:
+        rows.append(["slices without the object", f"{empty:,}", _ABSENT, f"something was found on {wrong:,} of them"])
+    return [page.heading("Other figures", 3), page.table(("", "mean", "std", ""), rows)] if rows else []
 
 
 def _moved_boxes(test: Summary, baselines: Mapping[str, Summary], moved: Summary) -> list[str]:

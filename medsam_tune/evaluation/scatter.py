@@ -23,6 +23,7 @@ class Point:
         label: Short text beside the point; none by default.
         low: Lower end of its interval, or None.
         high: Upper end.
+        is_untuned: Whether it is the untuned network's, which has a colour of its own.
     """
 
     x: float
@@ -31,6 +32,7 @@ class Point:
     label: str = ""
     low: float | None = None
     high: float | None = None
+    is_untuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def _mark(point: Point, x: float, x_range: tuple[float, float], y_range: tuple[f
     if point.low is not None and point.high is not None:
         low, high = (_place(x, end, x_range, y_range)[1] for end in (point.low, point.high))
         whisker = f'<path class="whisker" d="M{left:.1f} {low:.1f}V{high:.1f}"/>'
-    circle = f'<circle class="dot" cx="{left:.1f}" cy="{top:.1f}" r="4"><title>{escape(point.name)}</title></circle>'
+    kind = "dot other" if point.is_untuned else "dot"
+    circle = f'<circle class="{kind}" cx="{left:.1f}" cy="{top:.1f}" r="4"><title>{escape(point.name)}</title></circle>'
     if not point.label:
         return whisker + circle
     # Text to the left of a point at the right end stays inside.
@@ -123,4 +126,4 @@ def _number(value: float) -> str:
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
-    return f"{value:.2g}" if abs(value) < 1 else f"{value:.3g}"
+    return f"{value:.3g}"

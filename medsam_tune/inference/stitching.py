@@ -134,10 +134,22 @@ def mask_chunks(prediction: MaskPrediction, batch: SegmentationBatch, image: Ask
     if prediction.class_logits is not None:
         yield _class_masks(prediction.class_logits, batch, image, side)
         return
+    for logits in logit_chunks(prediction, batch, image, side):
+        yield thresholded(logits, prediction.smallest_part)
+
+
+def logit_chunks(prediction: MaskPrediction, batch: SegmentationBatch, image: AskedImage, side: int) -> Iterator[Tensor]:
+    """Yield the logits of an image's objects at its own size, a few objects at a time: (c, H, W), at least one tensor.
+
+    Args:
+        prediction: Logits (N, M, h, w); mask 0 of the M candidates is taken. What labels pixels has no logits of objects.
+        batch: What was asked.
+        image: One of ``asked_images(batch)``.
+        side: S, the side of the input frame in pixels.
+    """
     step = max(1, _PIXELS_AT_ONCE // max(image.size[0] * image.size[1], side * side))
     for start in range(0, max(1, len(image.objects)), step):
-        logits = _logits(prediction.low_res_masks[:, :1], batch, image, slice(start, start + step), side)
-        yield thresholded(logits, prediction.smallest_part)
+        yield _logits(prediction.low_res_masks[:, :1], batch, image, slice(start, start + step), side)
 
 
 def stitched(maps: Tensor, frames: list[Frame], areas: list[tuple[slice, slice]], size: tuple[int, int], side: int) -> Tensor:

@@ -61,6 +61,7 @@ def case_rows(cli: MedsamCLI) -> list[CaseRow]:
                 true_size=float(measures.true_size[row]),
                 predicted_size=float(measures.predicted_size[row]),
                 size_unit=measures.size_unit[row],
+                nsd=None if np.isnan(measures.nsd[row]) else float(measures.nsd[row]),
                 untuned_dice=untuned.get((case, label)),
             )
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from medsam_tune.data.chunks import ChunkDataset, collate_chunks
 from medsam_tune.evaluation.baselines import BOXES, evaluate_inference, evaluate_segmenters, untuned_networks
+from medsam_tune.evaluation.calibration import score_certainty, summarise_certainty, write_certainty
 from medsam_tune.evaluation.comparison import paired_difference
 from medsam_tune.evaluation.instances import score_automatic, summarise_instances
 from medsam_tune.evaluation.moved_boxes import asks_with_boxes, score_moved_boxes
@@ -83,6 +84,45 @@ def score_boxes(cli: MedsamCLI) -> dict[str, Any] | None:
             name: paired_difference(found, exact[name], cli.datamodule.case_patients) for name, found in moved.items()
         },
     }
+
+
+def score_calibration(cli: MedsamCLI) -> dict[str, Any]:
+    """Hold what the tuned network says of its own answers against their errors, and write both by case.
+
+    Returns:
+        ``calibration`` as ``summarise_certainty`` returns it, with the same of the ``untuned`` network where that is asked
+        alike; empty where the recipe asks for none, or the network labels
+        pixels.
+    """
+    tested, data = cli.results.scores, cli.datamodule
+    if not cli.settings.calibration or tested is None:
+        return {}
+    cli.clock.start("calibration")
+    certainty = score_certainty(cli.model.segmenter, scored_batches(cli))
+    untuned = None if certainty is None else _untuned_certainty(cli)
+    cli.clock.stop("calibration")
+    if certainty is None:
+        return {}
+    dice = _dice_by_case(tested)
+    write_certainty(cli.run_folder.certainty, certainty, dice, data.case_names)
+    return {"calibration": {**summarise_certainty(certainty, dice, data.case_patients), "untuned": untuned}}
+
+
+def _untuned_certainty(cli: MedsamCLI) -> dict[str, Any] | None:
+    """Return what the untuned network says of its answers to the same queries; None where it was not scored."""
+    segmenter = cli.model.segmenter
+    if not isinstance(segmenter, SamSegmenter):
+        return None
+    name, network = next(iter(untuned_networks(segmenter).items()))
+    scores = cli.results.baseline_scores.get(name)
+    if scores is None or name in BOXES:
+        return None
+    certainty = score_certainty(network, scored_batches(cli))
+    return None if certainty is None else summarise_certainty(certainty, _dice_by_case(scores), cli.datamodule.case_patients)
+
+
+def _dice_by_case(scores: CaseScores) -> dict[int, float]:
+    return dict(zip(scores.scored_cases().tolist(), scores.case_dice().tolist(), strict=True))
 
 
 def score_instances(cli: MedsamCLI) -> dict[str, Any]:

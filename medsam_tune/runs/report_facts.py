@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 import re
 from collections.abc import Mapping
@@ -134,10 +135,17 @@ def device_facts(cli: MedsamCLI) -> dict[str, object]:
     }
 
 
+def installed_packages() -> str:
+    """Return what ``pip freeze`` would name: each installed package with its version, one a line, without places."""
+    found = {(each.metadata["Name"] or "", each.version) for each in importlib.metadata.distributions()}
+    return "\n".join(f"{name}=={version}" for name, version in sorted(found, key=lambda each: each[0].lower()) if name)
+
+
 def run_files(folder: RunFolder) -> dict[str, str]:
     """Return the addresses of the run's files from its report, by name."""
     files = (
         *(folder.config, folder.splits, folder.summary, folder.test_cases, folder.metrics_csv, folder.epochs_csv),
+        *([folder.certainty] if folder.certainty.is_file() else []),
         *(folder.checkpoints / "best.ckpt", folder.export),
     )
     return {path.relative_to(folder.path).as_posix(): f"../{path.relative_to(folder.path).as_posix()}" for path in files}

@@ -11,6 +11,7 @@ import yaml
 from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.data.splits import PARTS
 from medsam_tune.data.stored_images import stored_images
+from medsam_tune.evaluation.calibration import read_certainty
 from medsam_tune.evaluation.curves import draw_curves
 from medsam_tune.evaluation.report import DataContent, ReportContent, write_report
 from medsam_tune.evaluation.survey import draw_histogram, spread, survey
@@ -24,6 +25,7 @@ from medsam_tune.runs.report_facts import (
     data_facts,
     data_name,
     described_parts,
+    installed_packages,
     run_facts,
     run_files,
     training_settings,
@@ -67,6 +69,8 @@ def report_stage(cli: MedsamCLI) -> Path | None:
         baselines=summary.get("baselines") or {},
         verdict=summary.get("verdict") or {},
         moved_boxes=summary.get("moved_boxes") or {},
+        calibration=summary.get("calibration") or {},
+        doubts=read_certainty(folder.certainty),
         inference=(summary.get("inference") or {}).get("test", {}),
         curves=draw_curves(folder.metrics_csv, folder.epochs_csv),
         cases=case_rows(cli),
@@ -79,6 +83,7 @@ def report_stage(cli: MedsamCLI) -> Path | None:
         config=folder.config.read_text(encoding="utf-8"),
         facts=run_facts(cli),
         files=run_files(folder),
+        packages=installed_packages(),
         citations=citations(cli),
     )
     return write_report(folder.report, content)

@@ -23,6 +23,7 @@ from medsam_tune.runs.closing import closing
 from medsam_tune.runs.other_scores import (
     score_baselines,
     score_boxes,
+    score_calibration,
     score_inference,
     score_instances,
     score_others,
@@ -364,7 +365,8 @@ def _score_beside(cli: MedsamCLI) -> None:
     verdict = not_compared(_why_not_compared(cli)) if baselines is None else verdict_of(baselines)
     moved = score_boxes(cli)
     boxes = {} if moved is None else {"moved_boxes": moved}
-    cli.results.write(baselines=baselines, verdict=verdict, **boxes, **_inference(cli), **score_instances(cli))
+    more = {**boxes, **_inference(cli), **score_calibration(cli), **score_instances(cli)}
+    cli.results.write(baselines=baselines, verdict=verdict, **more)
 
 
 def _why_not_compared(cli: MedsamCLI) -> str:

@@ -80,6 +80,11 @@ class RunFolder:
         return self.path / "test_cases.csv"
 
     @property
+    def certainty(self) -> Path:
+        """Return the table of uncertainty and calibration by test case."""
+        return self.path / "test_certainty.csv"
+
+    @property
     def export(self) -> Path:
         """Return the folder of what was trained, reloadable in one line."""
         return self.path / "export"

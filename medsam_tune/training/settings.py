@@ -27,6 +27,7 @@ class RunSettings:
             networks that are asked with boxes; 0 leaves it out.
         nsd_tolerance_mm: Distance within which surfaces agree in a test's normalised surface Dice, in mm; in pixels where no
             file states a spacing.
+        calibration: Also hold the tuned network's probabilities, and its uncertainty under moved boxes, against its errors.
         automatic: Also find masks in the test images without a prompt and compare them with the instances (``data.target:
             per_instance``), before and after tuning: average precision, panoptic quality, AJI, F1. Not by default.
     """
@@ -39,6 +40,7 @@ class RunSettings:
     report: bool = True
     box_jitter: float = 0.1
     nsd_tolerance_mm: float = NSD_TOLERANCE
+    calibration: bool = True
     automatic: AutomaticSettings | None = None
 
     def __post_init__(self) -> None:

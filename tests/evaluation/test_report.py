@@ -20,8 +20,11 @@ TEST = {
     "n_cases": 9,
     "n_patients": 9,
     "n_excluded": 2,
-    "per_label": {},
+    "per_label": {"object": {"empty_slices": 12, "false_positive_slices": 4}},
     "slices": {"dice": {"mean": 0.8, "std": 0.1}, "n": 90},
+    "nsd": {"mean": 0.9123, "std": 0.02, "ci95": [0.9, 0.92], "ci95_method": "t", "n_cases": 9, "tolerance": 2.0, "unit": "mm"},
+    "size_difference": {"mean": -0.25, "mean_absolute": 0.5, "unit": "ml"},
+    "balanced": {"dice": {"mean": 0.8432, "std": 0.1}, "n_targets": 3},
     "hd95": {"mean": 3.456, "median": 2.0, "std": 1.0, "n": 8, "n_infinite": 1, "unit": "mm"},
 }
 MOVED = {
@@ -29,7 +32,7 @@ MOVED = {
     "dice": {"tuned": FIGURES | {"mean": 0.8311}, "untuned": FIGURES | {"mean": 0.7022}},
     "minus_exact": {"tuned": GAIN | {"mean": -0.0301, "ci95": None}, "untuned": GAIN | {"mean": -0.068, "ci95": None}},
 }
-ROW = CaseRow("case_07", "object", 3, 0.7, 0.54, 2.513, "mm", 3.25, 3.5, "ml", untuned_dice=0.61)
+ROW = CaseRow("case_07", "object", 3, 0.7, 0.54, 2.513, "mm", 3.25, 3.5, "ml", untuned_dice=0.61, nsd=0.88)
 ROWS = [replace(ROW, case="case_<i>", dice=0.2, hd95=float("inf")), ROW, replace(ROW, case="case_01", dice=None, hd95=None)]
 SHOWN = [ShownCase("case_<i>", "Worst: case_<i>, Dice 0.200", is_open=True), ShownCase("case_07", "case_07, Dice 0.700")]
 PANELS = [
@@ -58,6 +61,18 @@ CONTENT = ReportContent(
     },
     verdict={"text": "Better than the untuned network <b>", "verdict": "better", "against": "same_prompts"},
     moved_boxes=MOVED,
+    calibration={
+        "ece": {"mean": 0.0567, "std": 0.01, "ci95": None, "ci95_method": None},
+        "bins": [
+            {"pixels": 10, "probability": 0.25, "object_share": 0.2},
+            {"pixels": 90, "probability": 0.9, "object_share": 1.0},
+        ],
+        "uncertainty": {"kind": "box_ensemble", "spearman": 0.42, "n_cases": 9},
+        "selective": {"kept": 0.8811, "all": 0.8612, "n_dropped": 1},
+        "untuned": {"ece": {"mean": 0.1234}, "bins": [{"pixels": 7, "probability": 0.5, "object_share": 0.1}]},
+    },
+    doubts=[("case_<i>", 0.4, 0.2), ("case_07", 0.1, 0.7)],
+    packages="torch==2.15.0",
     curves=PNG,
     cases=ROWS,
     shown=SHOWN,
@@ -109,6 +124,22 @@ def test_every_figure_and_command_stands_on_the_page(tmp_path):
         "+0.091 (+0.050 to +0.132)",
         "0.770",
         "3.46 mm",
+        "NSD within 2 mm",
+        "0.912",
+        "95 % interval 0.900 to 0.920",
+        "size, predicted minus true (ml)",
+        "0.5 without its sign",
+        "Dice, mean over targets",
+        "0.843",
+        "something was found on 4 of them",
+        "0.057",
+        "+0.42",
+        "Dice without the least certain case, 0.861 with",
+        "tuned: 90 pixels of probability 0.90",
+        "mean over cases; untuned 0.123",
+        "case_<i>: Dice 0.200, 0.400 bits",
+        "torch==2.15.0",
+        "+0.25",
         "mean of 8; 1 more is infinite",
         "25 %",
         "1,084",
@@ -133,7 +164,7 @@ def test_every_figure_and_command_stands_on_the_page(tmp_path):
 def test_text_from_outside_is_escaped(tmp_path):
     words = read(tmp_path)
     assert not {"b", "i", "u"} & {tag for tag, _ in words.tags if tag != "b"}
-    assert [tag for tag, _ in words.tags].count("b") == 5  # the figures of the tiles
+    assert [tag for tag, _ in words.tags].count("b") == 8  # the figures of the tiles
     assert [tag for tag, _ in words.tags].count("script") == 1
     assert SCRIPT in words.text
     for text in ("autosam <script>alert(1)</script>", "<i>folder</i>", "case_<i>", "slice <1>: Dice 0.2", "from <b>there</b>"):
@@ -162,8 +193,9 @@ def test_cases_can_be_sorted_by_numbers_and_lead_to_their_slices(tmp_path):
     words = read(tmp_path)
     text = words.text
     first = text.index("case", text.index("Test cases"))
-    assert text[first : first + 8] == [
-        *("case", "slices", "Dice", "untuned Dice", "IoU", "HD95 (mm)", "true size (ml)", "predicted size (ml)")
+    assert text[first : first + 10] == [
+        *("case", "slices", "Dice", "untuned Dice", "IoU", "HD95 (mm)", "NSD", "true size (ml)", "predicted size (ml)"),
+        "difference",
     ]
     values = [float(attributes["data-value"]) for tag, attributes in words.tags if tag == "td" and "data-value" in attributes]
     assert {0.2, 0.7, 2.513, 1e9} <= {round(value, 4) for value in values}
@@ -172,6 +204,15 @@ def test_cases_can_be_sorted_by_numbers_and_lead_to_their_slices(tmp_path):
         "case-0",
         "case-1",
     ]
+
+
+def test_plots_stand_in_the_page_and_take_its_colours(tmp_path):
+    text = write_report(tmp_path / "report", CONTENT).read_text(encoding="utf-8")
+    plots = re.findall(r'<svg class="plot".*?</svg>', text)
+    assert [plot.count("<circle") for plot in plots] == [3, 2]
+    assert 'class="dot other"' in plots[0]
+    assert not any("fill=" in plot or "style=" in plot for plot in plots)
+    assert "How sure it is" not in "\n".join(read(tmp_path, replace(CONTENT, calibration={})).text)
 
 
 def test_pictures_that_have_no_room_are_left_out_and_counted(tmp_path):

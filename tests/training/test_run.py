@@ -49,6 +49,7 @@ def test_run_leaves_exactly_the_documented_folder(finished):
         "epochs.csv",
         "summary.json",
         "test_cases.csv",
+        "test_certainty.csv",
         "export/export.json",
         "export/trained.safetensors",
         "export/README.md",
@@ -90,7 +91,10 @@ def test_summary_has_the_documented_keys_and_agrees_with_the_case_table(finished
     assert summary["steps"] == 2 * STEPS_PER_EPOCH
     best = torch.load(finished[1].checkpoints / "best.ckpt", weights_only=True)
     assert summary["tested_step"] == best["global_step"]
-    assert set(summary["seconds"]) == {"cache", "fit", "test", "baselines", "export", "report"}
+    assert set(summary["seconds"]) == {"cache", "fit", "test", "baselines", "calibration", "export", "report"}
+    assert 0 <= summary["calibration"]["ece"]["mean"] <= 1
+    assert summary["calibration"]["uncertainty"]["kind"] == "one_answer"
+    assert summary["calibration"]["untuned"] is not None
     assert 0.05 < summary["peak_memory_gb"] < 50
 
 
