@@ -1,9 +1,11 @@
 """Files that people hand over: whatever they hold, a reader takes them or refuses them in words that begin with the file."""
 
+import contextlib
 import io
 import json
 import zipfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from hypothesis import strategies as st
 from medsam_tune.data.coco_files import read_coco
 from medsam_tune.data.formats.npz import array_shapes, read_key
 from medsam_tune.data.split_file import read_splits
-from medsam_tune.errors import MedsamTuneError
+from medsam_tune.errors import MedsamTuneError, RecipeError
 from medsam_tune.export.description import read_description
 from medsam_tune.inference.prompt_files import read_prompts
 from medsam_tune.sweeps.sweep_file import read_sweep
+from medsam_tune.training.checkpoint_schema import check_goes_on, check_schema
+from medsam_tune.training.limits import check_numbers, check_recipe_files
 from medsam_tune.training.short_keys import load_named_classes
 from medsam_tune.yaml_files import read_yaml
 
@@ -52,6 +56,7 @@ def taken_or_refused(path):
     assert not said or path.name in said
 
 
+TO_GO_ON = ("loops", "optimizer_states", "lr_schedulers", "callbacks", "images_per_batch")
 ANNOTATION = with_keys("id", "image_id", "category_id", "segmentation", "iscrowd", "bbox")
 COCO = st.fixed_dictionaries(
     {},
@@ -126,6 +131,36 @@ def test_sweep_of_anything(tmp_path, content):
     path.write_text(yaml.safe_dump(content))
     with taken_or_refused(path):
         read_sweep(path)
+
+
+@few
+@given(st.one_of(values, with_keys("model", "data", "trainer", "run", "seed_everything", "sections"), st.just({"model": {}})))
+def test_recipe_of_anything(tmp_path, content):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with taken_or_refused(path):
+        check_recipe_files([f"--config={path}"], ["model", "data", "trainer", "run", "seed_everything"])
+
+
+@few
+@given(with_keys("backbone", "loss", "warmup_steps", "seed", "width"), with_keys("root", "batch_size", "num_workers", "source"))
+def test_numbers_of_a_recipe_of_anything(model, data):
+    with contextlib.suppress(RecipeError):
+        check_numbers({"model": model, "data": data})
+
+
+@few
+@given(
+    with_keys("base_weights", "frozen", "epoch", "global_step", "pytorch-lightning_version", "train_means", *TO_GO_ON),
+    st.one_of(values, st.just({})),
+)
+def test_checkpoint_of_anything(content, weights):
+    path = Path("last.ckpt")
+    with taken_or_refused(path):
+        check_goes_on(path, check_schema(path, {**content, "state_dict": weights}), [])
+    sound = {"base_weights": None, "frozen": {}, "epoch": 1, "global_step": 2, "pytorch-lightning_version": "2.6.0"}
+    with taken_or_refused(path):
+        check_goes_on(path, check_schema(path, {**content, **sound, "state_dict": {}, "train_means": {}}), [])
 
 
 @few

@@ -25,6 +25,7 @@ from medsam_tune.training.chunk_memory import check_chunk_memory
 from medsam_tune.training.console import quieten, say
 from medsam_tune.training.example_length import plan_length, stated
 from medsam_tune.training.faults import one_fault, unwritable
+from medsam_tune.training.launched import die_with_launcher
 from medsam_tune.training.limits import check_numbers, check_recipe_files, config_files
 from medsam_tune.training.module import TuningModule
 from medsam_tune.training.opening import counted
@@ -104,6 +105,7 @@ class MedsamCLI(LightningCLI):
         self.command, self.words = command, args
         self.results = TestResults()
         self.clock = StageClock()
+        die_with_launcher()
         self._read: dict[str, Any] | None = None
         quieten()
         strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
