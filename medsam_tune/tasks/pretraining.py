@@ -136,7 +136,9 @@ class Pretraining(Task):
             better = value < trivial
             beaten &= better
             against = f"{cast(Objective, objective).knows_nothing} has {trivial:.4f}"
-            told.append(f"{name} {value:.4f}, {against}: {'beaten' if better else 'NOT BEATEN'}")
+            # Of a batch of one image nothing can be told apart, so there is nothing to beat.
+            outcome = "beaten" if better else "NOT BEATEN" if trivial > 0 else "NOT TOLD, validation has one image a batch"
+            told.append(f"{name} {value:.4f}, {against}: {outcome}")
         text = f"Pretraining on held-out images: {'; '.join(told)}."
         if not beaten:
             text += " What is not beaten taught the encoder nothing: train longer, lower the learning rate, or leave it out."

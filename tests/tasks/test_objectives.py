@@ -298,6 +298,12 @@ def test_an_objective_that_is_not_beaten_is_said():
     assert "taught the encoder nothing" in told["text"]
 
 
+def test_emix_is_not_told_where_validation_has_one_image_a_batch():
+    told = attached(network(), mae=0, shed=0).verdict({"emix": 0.0, "emix_trivial": 0.0, "loss": 0.0})
+    assert told["verdict"] == "not beaten"
+    assert "emix 0.0000, log B has 0.0000: NOT TOLD, validation has one image a batch" in told["text"]
+
+
 def test_figures_are_means_over_images_beside_the_trivial_ones():
     segmenter = network()
     task = attached(segmenter, shed_ratio=0.3)
