@@ -78,8 +78,11 @@ class MazurowskiProtocol(Protocol):
             for each in image.objects():
                 asked = asked or AskedImage(model, image.sample)
                 facts = named(model, image, each)
-                rng = object_generator(seed, image.sample.image_id, each.name, "mazurowski")
-                questions = [mazurowski.ask(each.mask, mode, rng) for mode in self.settings.modes]
+                # Each mode draws for itself, so that none depends on which others are asked.
+                questions = [
+                    mazurowski.ask(each.mask, mode, object_generator(seed, image.sample.image_id, each.name, "mazurowski"))
+                    for mode in self.settings.modes
+                ]
                 for question, answer in zip(questions, asked.answers(questions, name=each.label), strict=True):
                     told = {"strategy": question.strategy, "clicks": None, "error_map": ""}
                     yield from ({**facts, **told, **row} for row in scored(answer, each))

@@ -147,6 +147,16 @@ def test_segment_scores_a_volume_whole_and_in_millimetres():
     assert row["dice"] == pytest.approx(2 * row["tp"] / (2 * row["tp"] + row["fp"] + row["fn"]))
 
 
+def test_a_mode_is_asked_the_same_whatever_other_modes_are():
+    """The line has many innermost pixels, among which one is drawn."""
+    image, few = studied([rectangle(10, 0, 11, 70, 40, 70)]), MazurowskiSettings(modes=("mode 2",), clicks=0)
+    every = rows_of(MazurowskiProtocol(MazurowskiSettings(clicks=0)), [image])
+    two = [row for row in every if row["strategy"] == "mode 2"]
+    assert two == rows_of(MazurowskiProtocol(few), [image])
+    # Of one piece, mode 2 is mode 1.
+    assert [{**row, "strategy": "mode 2"} for row in every if row["strategy"] == "mode 1"] == two
+
+
 def test_matches_of_a_shared_mask_are_not_one_to_one():
     """Everything mode may give one mask to two objects; matching of instances may not."""
     true = torch.from_numpy(np.stack([rectangle(0, 0, 10, 10), rectangle(0, 12, 10, 22)]))
