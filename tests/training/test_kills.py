@@ -110,7 +110,7 @@ def test_run_killed_twice_in_the_middle_of_an_accumulation_ends_as_the_one_that_
     assert_same(recorded(newest(root)), recorded(newest(folder / "whole")))
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(10))
 def test_run_killed_at_a_random_moment_ends_as_the_one_that_was_not(fresh, place, deadly, number):
     folder, root = fresh
     draw = random.Random(number)
