@@ -11,6 +11,8 @@ from medsam_tune.errors import RecipeError
 from medsam_tune.folders import expand
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from medsam_tune.metrics.interval import Interval
     from medsam_tune.runs.compare import Comparison
 
@@ -40,7 +42,7 @@ def main(arguments: list[str]) -> int:
         raise RecipeError(f"--pictures: must be at least 0 cases, got {options.pictures}.")
     page = expand(options.html, "--html")
     data = None if options.data is None else str(expand(options.data, "--data"))
-    comparison = compare_runs([expand(run, "RUN") for run in options.runs], data=data)
+    comparison = compare_runs([_meant(run) for run in options.runs], data=data)
     print_runs(comparison)
     print()
     print_pairs(comparison)
@@ -53,6 +55,14 @@ def main(arguments: list[str]) -> int:
 
         print(log_comparison(comparison_content(comparison, shown), shown, options.wandb))
     return 0
+
+
+def _meant(word: str) -> Path:
+    """Return the folder that a word names; one that is no folder may be the name of a run."""
+    from medsam_tune.runs.listing import run_named
+
+    folder = expand(word, "RUN")
+    return folder if folder.exists() else run_named(word) or folder
 
 
 def print_runs(comparison: Comparison) -> None:

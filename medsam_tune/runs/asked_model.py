@@ -17,6 +17,7 @@ from medsam_tune.export.parts import PartReader
 from medsam_tune.files import sha256_of
 from medsam_tune.folders import expand
 from medsam_tune.inference.trained_data import TrainedData
+from medsam_tune.runs.listing import run_named
 from medsam_tune.runs.run import Run
 from medsam_tune.training.run_folder import RunFolder
 
@@ -70,7 +71,7 @@ def open_model(name: str, *, checkpoint: str | None = None, trusted: bool = Fals
     """Load the model of a run, of an export folder, or the untuned network of released weights.
 
     Args:
-        name: A folder, or the name of weights; a folder of that name comes first.
+        name: A folder, the name of weights, or the name or time of the one run below ``runs``; looked for in that order.
         checkpoint: Where the base weights lie if they are a file of your own.
         trusted: Import classes from outside ``medsam_tune`` that the folder names; that runs their code.
 
@@ -90,6 +91,8 @@ def open_model(name: str, *, checkpoint: str | None = None, trusted: bool = Fals
         return _untuned(name, checkpoint)
     if (found := plain_checkpoint(name)) is not None:
         return replace(_untuned(*found), name=name)
+    if not folder.exists() and (named := run_named(name)) is not None:
+        return replace(open_model(str(named), checkpoint=checkpoint, trusted=trusted), name=name)
     raise RecipeError(_no_model(name, folder))
 
 

@@ -108,6 +108,23 @@ def named_runs(words: Sequence[str], root: Path) -> list[RunEntry]:
     return found
 
 
+def run_named(word: str, root: Path = Path("runs")) -> Path | None:
+    """Return the one run below ``root`` that goes by a word: the end of its path, its recipe and name, or its name alone.
+
+    Args:
+        word: Such as ``2026-11-26_20-56-28``, ``lora-wide``, or ``wide`` for a run that was started with ``name=wide``.
+        root: Where runs lie.
+
+    Raises:
+        RecipeError: If several go by it; which one is meant is not guessed.
+    """
+    meant = [run for run in _run_folders(root) if _goes_by(run, word)]
+    if len(meant) > 1:
+        shown = ", ".join(str(run) for run in sorted(meant)[-3:])
+        raise RecipeError(f"{word}: names {len(meant)} runs, such as {shown}. Give the folder of one of them.")
+    return meant[0] if meant else None
+
+
 def remove_runs(entries: Sequence[RunEntry], root: Path) -> None:
     """Remove runs with all their files, and the folders above them that held nothing else, up to ``root``.
 
@@ -132,6 +149,11 @@ def _run_folders(root: Path) -> Iterator[Path]:
         if _is_run(Path(place)):
             folders.clear()
             yield Path(place)
+
+
+def _goes_by(run: Path, word: str) -> bool:
+    kind = run.parent.name
+    return f"/{run.as_posix()}".endswith(f"/{word}") or kind == word or kind.endswith(f"-{word}")
 
 
 def _is_run(folder: Path) -> bool:

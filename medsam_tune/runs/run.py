@@ -20,6 +20,7 @@ from medsam_tune.folders import expand
 from medsam_tune.runs.build import Overrides, build, check_priors, override_words
 from medsam_tune.runs.case_pictures import SliceArtist, fullest_slices
 from medsam_tune.runs.closing import closing
+from medsam_tune.runs.listing import run_named
 from medsam_tune.runs.other_scores import (
     score_baselines,
     score_boxes,
@@ -89,13 +90,16 @@ class Run:
         """Open the folder of an earlier run; it knows recipe, overrides, split and checkpoint.
 
         Args:
-            folder: The run folder.
+            folder: The run folder; or, where there is no such folder, the name or time of the one run below ``runs``.
             trusted: Take a recipe that names code from outside the package; using the run then imports and runs it.
 
         Raises:
-            RecipeError: If the folder holds no run, or its recipe names foreign code and ``trusted`` is False.
+            RecipeError: If the folder holds no run, several go by that name, or its recipe names foreign code and ``trusted``
+                is False.
         """
         path = expand(str(folder), "RUN").absolute()
+        if not path.exists() and (named := run_named(str(folder))) is not None:
+            path = named.absolute()
         if not RunFolder(path).config.is_file():
             raise RecipeError(f"{folder}: is no run: it holds no config.yaml. `medsam-tune runs list` shows them.")
         run = cls(path)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from medsam_tune.cli import main
+from medsam_tune.errors import RecipeError
 from medsam_tune.runs.listing import STILL_SECONDS, find_runs
+from medsam_tune.runs.run import Run
 
 SUMMARY = {
     "verdict": {"verdict": "better", "text": "Better than the untuned network.", "against": "same_prompts"},
@@ -113,3 +115,17 @@ def test_no_folder_of_runs_is_named(capsys):
     capsys.readouterr()
     assert main(["runs", "list", "--folder=elsewhere"]) == 2
     assert "elsewhere: no such folder, so there are no runs in it." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["wide", "lora-wide", f"lora-wide/{TIME}"])
+def test_every_command_takes_a_run_by_its_name(word, capsys):
+    assert Run.open(word).folder == Path("runs/hippocampus/lora-wide", TIME).absolute()
+    assert main(["predict", word, "images", "-o", "out"]) == 2
+    assert f"{word}: no such run" not in capsys.readouterr().err
+
+
+def test_a_name_of_several_runs_is_not_guessed():
+    with pytest.raises(RecipeError, match=r"^lora: names 2 runs, such as runs.*Give the folder of one of them"):
+        Run.open("lora")
+    with pytest.raises(RecipeError, match="nothing: is no run"):
+        Run.open("nothing")
