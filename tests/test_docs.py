@@ -65,7 +65,8 @@ def shown_commands(path):
     """Every command of a document as words, without the program's name, comments and shell around it."""
     lines = [line for block in code_blocks(path, "bash", "sh") for line in block.replace("\\\n", " ").splitlines()]
     lines += _INLINE.findall(_FENCE.sub("", path.read_text(encoding="utf-8")))
-    found = [_COMMAND.search(line) for line in lines]
+    # What the scheduler of a cluster fills in.
+    found = [_COMMAND.search(line.replace("$SLURM_ARRAY_TASK_ID", "0")) for line in lines]
     return [[match[1], *shlex.split(match[2].partition(";")[0], comments=True)] for match in found if match]
 
 
