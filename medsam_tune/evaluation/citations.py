@@ -65,6 +65,9 @@ REFERENCES = tuple(
         ("chen2023masam", "Chen, Cheng and others",
          "{MA-SAM}: Modality-agnostic {SAM} Adaptation for {3D} Medical Image Segmentation", 2023, "2309.08842", "", "",
          ("MA-SAM",)),
+        ("gong2023sam3d", "Gong, Shizhan and others",
+         "{3DSAM}-adapter: Holistic Adaptation of {SAM} from {2D} to {3D} for Promptable Medical Image Segmentation", 2023,
+         "2306.13465", "", "", ("3DSAM-adapter",)),
         ("kirillov2023sam", "Kirillov, Alexander and Mintun, Eric and Ravi, Nikhila and Mao, Hanzi and Rolland, Chloe and "
          "Gustafson, Laura and Xiao, Tete and Whitehead, Spencer and Berg, Alexander C. and Lo, Wan-Yen and "
          "Doll{\\'a}r, Piotr and Girshick, Ross", "Segment Anything", 2023, "2304.02643", "", "",

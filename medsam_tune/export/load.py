@@ -13,6 +13,7 @@ from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.export.build import build_segmenter, names_own_file
 from medsam_tune.export.description import DESCRIPTION_FILE
 from medsam_tune.export.folder import CONFIG_FILE, TRAINED_FILE, ExportFolder
+from medsam_tune.export.parts import ForeignClassError
 from medsam_tune.export.trained import beside_adapter, frozen_identities, tuner_of
 from medsam_tune.files import sha256_of
 from medsam_tune.inference.predictor import Predictor
@@ -133,10 +134,11 @@ def _build(stored: ExportFolder, checkpoint: Checkpoint | None, *, force: bool, 
         files |= {} if found is None else {_BASE: found}
     try:
         segmenter = build_segmenter(model, trusted=trusted, files=files)
+    except ForeignClassError:
+        raise
     except RecipeError as error:
-        raise CheckpointError(
-            f"{stored.folder / DESCRIPTION_FILE}: {error} Copy the file again, or export the run again."
-        ) from error
+        file = stored.folder / DESCRIPTION_FILE
+        raise RecipeError(f"{file}: {error} Copy the file again, or export the run again.") from error
     if not force:
         check_base_weights(stored.folder, weights, segmenter)
         remedy = 'Give its file, as checkpoint={"prompt_encoder.weights": FILE}, or pass force=True if you know that it fits.'

@@ -29,6 +29,10 @@ FILE_ARGUMENTS = ("checkpoint", "encoder_weights", "weights")
 """Arguments that hold a file where they may also be None; a backbone's ``weights``, which may not, holds a name."""
 
 
+class ForeignClassError(RecipeError):
+    """A class outside ``medsam_tune`` is named, and the user has not said that it is trusted."""
+
+
 @dataclass(frozen=True)
 class Part:
     """Hold a class and its checked arguments, not constructed yet.
@@ -245,8 +249,8 @@ def _check_place(class_path: str, module_name: str, seams: tuple[type, ...], key
         )
 
 
-def _outside(class_path: str, key: str) -> RecipeError:
-    return RecipeError(
+def _outside(class_path: str, key: str) -> ForeignClassError:
+    return ForeignClassError(
         f"{key}: {class_path} lies outside medsam_tune, and building it runs its code. "
         "Pass trusted=True if you trust this file and that package."
     )

@@ -42,7 +42,8 @@ def own_folder_words(recipe: Path, words: Sequence[str]) -> tuple[list[str], str
     if not isinstance(data, Mapping) or root is None or root == data.get("root"):
         return [], ""
     stated = str(data.get("root") or SAMPLE_PREFIX)
-    if str((data.get("source") or {}).get("class_path")).endswith("UnlabelledFolder"):
+    source = data.get("source")  # a class with its settings, or its name alone
+    if str(source.get("class_path") if isinstance(source, Mapping) else source).endswith("UnlabelledFolder"):
         return [], ""  # it reads whatever there is
     says_how = any(given_value(words, key) is not None for key in _READING)
     # Another sample than the recipe's own is laid out otherwise too; one that is none is refused by the data module.

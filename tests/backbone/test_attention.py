@@ -165,7 +165,10 @@ def test_a_plain_projection_sees_real_tokens_and_zero_alone():
 
 
 class StockAttention(nn.Module):
-    """segment_anything's windows and formula over the layers that ``SamAttention`` holds, whatever a tuner made of them."""
+    """segment_anything's windows and formula over the layers that ``SamAttention`` holds, whatever a tuner made of them.
+
+    Between slices it is that of ``SamAttention``: stock segment_anything has none.
+    """
 
     def __init__(self, attn):
         super().__init__()
@@ -177,6 +180,9 @@ class StockAttention(nn.Module):
             return Attention.forward(self.attn, tokens)
         windows, padded = window_partition(tokens, window)
         return window_unpartition(Attention.forward(self.attn, windows), window, padded, tokens.shape[1:3])
+
+    def with_slices(self, tokens, n_slices, bias):
+        return self(tokens), self.attn.with_slices(tokens, n_slices, bias)[1]
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "vit" in case.families])

@@ -58,7 +58,7 @@ def test_the_input_is_never_written_into(tmp_path):
     for out in (place, place / "sub", tmp_path / "link" / "sub"):
         with pytest.raises(RecipeError, match=r"-o: .* lies in the input folder"):
             check_place(place, out)
-    with pytest.raises(RecipeError, match=r"-o: .*a\.png is a file"):
+    with pytest.raises(RecipeError, match=r"-o: .*a\.png: is a file"):
         check_place(tmp_path / "other", place / "a.png")
     check_place(place, tmp_path / "out")
 

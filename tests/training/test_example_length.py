@@ -76,4 +76,4 @@ def test_own_training_inside_its_warmup_is_refused_and_leaves_no_run(workplace, 
     own.write_text(example.read_text().replace("sample:hippocampus", "images"))
     with pytest.raises(RecipeError, match=r"^model\.warmup_steps: is 20, but the whole training takes (16|18|20) "):
         build(*words, recipe=own)
-    assert list((workplace / "runs").iterdir()) == []
+    assert not (workplace / "runs").exists()

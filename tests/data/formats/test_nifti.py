@@ -104,7 +104,7 @@ def test_header_that_claims_more_than_the_file_holds_is_refused_before_memory_is
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"srow_x": [np.nan, 0, 0, 0]}, "orientation is unknown. Repair"),
+        ({"srow_x": [np.nan, 0, 0, 0]}, "its affine holds NaN or infinity. Repair"),
         ({"srow_x": [0, 0, 0, 0]}, "orientation is unknown. Repair"),
         ({"sform_code": 0, "pixdim": [1, 0, 1, 1, 1, 1, 1, 1]}, r"states voxel sizes \[0\.0, 1\.0, 1\.0\]"),
         ({"scl_slope": np.inf}, "states scl_slope inf"),
