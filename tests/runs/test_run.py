@@ -24,9 +24,9 @@ QUICK = {"epochs": 1, "run.baselines": False, "run.report": False}
 
 @pytest.fixture
 def trained(finished, workplace):
-    """A fresh workplace that holds a copy of the finished run."""
+    """A fresh workplace that holds a copy of the finished run, without what another test may have tested it on."""
     run = workplace / "runs" / run_place("images", "tiny") / finished[1].path.name
-    shutil.copytree(finished[1].path, run)
+    shutil.copytree(finished[1].path, run, ignore=shutil.ignore_patterns("tests"))
     return run
 
 
