@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from medsam_tune.cli.options import OptionParser
 from medsam_tune.cli.table import print_table
+from medsam_tune.cli.watched import behind_a_bar
 from medsam_tune.errors import RecipeError
 from medsam_tune.folders import expand
-from medsam_tune.terminal import is_watched
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from medsam_tune.protocols.base import Protocol
-    from medsam_tune.runs.evaluation.job import CaseRecord, EvaluationJob, EvaluationPlan
+    from medsam_tune.runs.evaluation.job import EvaluationPlan
 
 PROTOCOLS = ("huang", "mazurowski", "prompts", "segment")
 _ORACLE_NOTE = "The oracle chooses by the truth, which no user knows: an upper limit, not a result."
@@ -56,7 +56,7 @@ def main(words: list[str]) -> int:
         print(f"warning: left out: {' '.join(fault.split())}", file=sys.stderr)
     job = EvaluationJob(plan, out, devices=_devices(options.devices), workers=options.workers, overwrite=options.overwrite)
     try:
-        records = _watched(job)
+        records = behind_a_bar(job.records(), "Evaluating", total=len(job.cases))
     except KeyboardInterrupt:
         print(f"Stopped. The cases that were answered are in {out}; the same command goes on.", file=sys.stderr)
         raise
@@ -159,23 +159,6 @@ def _number(text: str, option: str) -> float:
         return float(text)
     except ValueError as error:
         raise RecipeError(f"--{option}: expected numbers with commas between, got {text!r}.") from error
-
-
-def _watched(job: EvaluationJob) -> list[CaseRecord]:
-    """Ask each case behind a bar that counts them."""
-    from rich.console import Console
-    from rich.progress import track
-
-    return list(
-        track(
-            job.records(),
-            "Evaluating",
-            total=len(job.cases),
-            console=Console(stderr=True, force_jupyter=False),
-            transient=True,
-            disable=not is_watched(sys.stderr),
-        )
-    )
 
 
 def _print(summary: Mapping[str, Any], out: Path, *, stood: int) -> None:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from medsam_tune.cli.options import OptionParser
 from medsam_tune.cli.slice_options import add_slice_options, volume_prompt_of
+from medsam_tune.cli.watched import behind_a_bar
 from medsam_tune.errors import RecipeError
 from medsam_tune.folders import expand
-from medsam_tune.terminal import is_watched
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from medsam_tune.runs.prediction import Outcome, PredictionJob
+    from medsam_tune.runs.prediction import PredictionJob
 
 WRITERS = (
     "nifti",
@@ -52,7 +52,7 @@ def main(words: list[str]) -> int:
     job = _job(options)
     for difference in job.differences:
         print(f"warning: {options.input}: {difference}. The masks may be wrong.", file=sys.stderr)
-    outcomes = _outcomes(job)
+    outcomes = behind_a_bar(job.outcomes(), "Predicting", total=len(job.files))
     faults = [outcome.fault for outcome in outcomes if outcome.fault]
     stood = sum(outcome.stood for outcome in outcomes)
     there = f", {stood} of them from before" if stood else ""
@@ -108,21 +108,4 @@ def _job(options: Namespace) -> PredictionJob:
         drawn[0] if drawn else None,
         Wanted(options.overlays, options.uncertainty, options.overwrite, options.to, options.keep_patient),
         volume_prompt=volume_prompt,
-    )
-
-
-def _outcomes(job: PredictionJob) -> list[Outcome]:
-    """Answer each file behind a bar that counts them."""
-    from rich.console import Console
-    from rich.progress import track
-
-    return list(
-        track(
-            job.outcomes(),
-            "Predicting",
-            total=len(job.files),
-            console=Console(stderr=True, force_jupyter=False),
-            transient=True,
-            disable=not is_watched(sys.stderr),
-        )
     )
