@@ -119,7 +119,10 @@ class Page:
         import gradio as gr
 
         shown, status = [*views, parts["status"]], parts["status"]
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        # Gradio's queue closes its stream of answers when none is awaited. An event sent in that moment is answered to nobody,
+        # and the page waits for ever; what is done after one other action goes around the queue. ``case.lock`` orders it.
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+        slow = quiet | {"show_progress": "minimal", "queue": True}
         parts["files"].change(
             self._open, [parts["files"], case], [case, parts["slice"], parts["all"], parts["file"], *shown], **quiet
         )
@@ -136,8 +139,8 @@ class Page:
         for view in views:
             view.select(on_view, asked, [parts["slice"], *shown], **quiet)
         here = [case, parts["slice"]]
-        parts["find"].click(self._step(OpenedCase.automatic), here, shown, **(quiet | {"show_progress": "minimal"}))
-        parts["all"].click(self._everywhere, here, shown, **(quiet | {"show_progress": "minimal"}))
+        parts["find"].click(self._step(OpenedCase.automatic), here, shown, **slow)
+        parts["all"].click(self._everywhere, here, shown, **slow)
         parts["undo"].click(self._step(lambda held, position: held.undo(position)), here, shown, **quiet)
         parts["clear"].click(self._step(OpenedCase.clear), here, shown, **quiet)
         parts["prepare"].click(self._write, [case], [parts["file"], status], **quiet)

@@ -1,5 +1,6 @@
 """The page in a real browser, with a real mouse: what it shows, writes and saves is what the networks said."""
 
+import gc
 import json
 import shutil
 import socket
@@ -22,6 +23,7 @@ from tests.serve.conftest import serving
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: install one to test the page")
 GRADIO_USES_OLD_PANDAS = pytest.mark.filterwarnings("ignore:.*(no_silent_downcasting|copy keyword is deprecated)")
+GRADIO_LEAVES_LOOPS_OPEN = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 HEIGHT, WIDTH = SHAPE[1], SHAPE[0]
 SECONDS = 30_000
 SHOWN = "['#tuned .score', '#tuned img', '#status'].map(each => document.querySelector(each).outerHTML).join()"
@@ -228,14 +230,29 @@ def test_places_become_pixels_and_the_border_belongs_to_the_last():
     assert [pixel(place, (10, 20)) for place in places] == [(0, 0), (19, 5), (19, 9)]
 
 
-def test_the_page_of_untuned_weights_has_one_view(tmp_path):
+@pytest.fixture
+def build(tmp_path):
+    """Build a page that nobody serves; the event loops that Gradio then leaves open are no fault of ours."""
     from medsam_tune.app.page import Page
 
-    models = Models.of(open_model("random_tiny"))
-    page = Page(models, saved=tmp_path, licence="none", work=tmp_path).build()
+    yield lambda models: Page(models, saved=tmp_path, licence="none", work=tmp_path).build()
+    gc.collect()
+
+
+@GRADIO_LEAVES_LOOPS_OPEN
+def test_the_page_of_untuned_weights_has_one_view(build):
+    page = build(Models.of(open_model("random_tiny")))
     named = {block.elem_id for block in page.blocks.values() if getattr(block, "elem_id", None)}
     assert "tuned" in named
     assert "untuned" not in named
+
+
+@GRADIO_LEAVES_LOOPS_OPEN
+def test_only_what_takes_long_waits_in_the_queue_whose_stream_closes_between_two_actions(build, models):
+    page = build(models)
+    named = {page.blocks[block].elem_id: each.queue for each in page.fns.values() for block, _ in each.targets if block}
+    assert {name for name, queued in named.items() if queued} == {"find", "all"}
+    assert {"files", "slice", "tool", "tuned", "untuned", "undo", "clear", "download", "save"} <= set(named)
 
 
 @pytest.mark.parametrize(
