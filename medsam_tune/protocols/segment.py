@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from medsam_tune.errors import RecipeError
-from medsam_tune.evaluation.measures import DISTANCES, CaseMeasures, measure_cases
+from medsam_tune.evaluation.measures import DISTANCES, SHARES, CaseMeasures, measure_cases
+from medsam_tune.metrics.instances import InstancePixels, instance_pixels
 from medsam_tune.metrics.overlap import CaseScores, overlap_counts
 from medsam_tune.metrics.surface import OutlineMetric, OutlinePlace
 from medsam_tune.prompts.sampling import Mask
@@ -19,8 +21,19 @@ from medsam_tune.protocols.base import Protocol, Row, finite
 from medsam_tune.protocols.questions import Question, tight_box
 
 _TOGETHER = "object"
-Shown = dict[str, tuple[Mask, Mask]]
-"""Predicted and true mask (H, W) of each label of an image."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Hold what was answered about an image.
+
+    Attributes:
+        masks: Predicted and true mask (H, W) of each label, objects joined.
+        apart: Of labels with several objects, each asked for by its own box, what answers and objects share.
+    """
+
+    masks: dict[str, tuple[Mask, Mask]]
+    apart: dict[str, InstancePixels] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,7 @@ class SegmentProtocol(Protocol):
     axes: ClassVar[tuple[str, ...]] = ("strategy",)
     columns: ClassVar[tuple[str, ...]] = (
         *("model", "case", "patient", "label", "strategy", "n_slices"),
-        *("tp", "fp", "fn", "dice", "iou", *DISTANCES, "distance_unit", "nsd", "s_measure"),
+        *("tp", "fp", "fn", "dice", "iou", *DISTANCES, "distance_unit", *SHARES),
         *("true_size", "predicted_size", "size_unit", "empty_slices", "false_positive_slices", "excluded"),
     )
 
@@ -69,7 +82,7 @@ class SegmentProtocol(Protocol):
         """Yield a row for each label of the case; nothing is drawn."""
         boxed = self.asks_boxes(model)
         shown = [_by_box(model, image) if boxed else _automatic(model, image) for image in images]
-        labels = sorted({label for each in shown for label in each})
+        labels = sorted({label for each in shown for label in each.masks})
         if not labels:
             return
         scores, measures = score_case(images, shown, labels)
@@ -79,7 +92,7 @@ class SegmentProtocol(Protocol):
             figures = finite(
                 {
                     **{name: float(getattr(scores, name)[place]) for name in ("dice", "iou")},
-                    **{name: float(getattr(measures, name)[place]) for name in ("nsd", "s_measure")},
+                    **{name: float(getattr(measures, name)[place]) for name in SHARES},
                 }
             )
             yield {
@@ -112,8 +125,10 @@ def score_case(
     """
     metric = OutlineMetric(gather=False)
     volumes = {each.sample.volume_id: number for number, each in enumerate(images)}
-    for number, (image, masks) in enumerate(zip(images, shown, strict=True)):
-        for label, (predicted, true) in masks.items():
+    for number, (image, answer) in enumerate(zip(images, shown, strict=True)):
+        for label, counted in answer.apart.items():
+            metric.add_instances(number, 0, labels.index(label), counted)
+        for label, (predicted, true) in answer.masks.items():
             place = OutlinePlace(0, labels.index(label), volumes[image.sample.volume_id], image.sample.slice_index)
             both = torch.from_numpy(predicted), torch.from_numpy(true)
             metric.add_outlines(place, *both)
@@ -128,15 +143,31 @@ def score_case(
 
 def _by_box(model: AskableModel, image: StudiedImage) -> Shown:
     """Ask with the box of each object and join the answers of a label."""
-    found: Shown = {}
+    pairs: dict[str, list[tuple[Mask, Mask]]] = {}
     asked: AskedImage | None = None
     for each in image.objects():
         asked = asked or AskedImage(model, image.sample)
         answer = asked.answers([Question("box", boxes=(tight_box(each.mask),))], name=each.label)[0]
-        predicted = answer.masks[0] if each.known is None else answer.masks[0] & each.known
-        before = found.get(each.label, (predicted, each.mask))
-        found[each.label] = before[0] | predicted, before[1] | each.mask
+        pairs.setdefault(each.label, []).append((_seen(answer.masks[0], each.known), each.mask))
+    return Shown(
+        {label: (_joined(found), _joined(true)) for label, (found, true) in _sides(pairs)},
+        {label: instance_pixels(_places(found), _places(true)) for label, (found, true) in _sides(pairs) if len(true) > 1},
+    )
+
+
+def _sides(pairs: Mapping[str, Sequence[tuple[Mask, Mask]]]) -> Iterator[tuple[str, tuple[list[Mask], list[Mask]]]]:
+    """Yield each label with its predicted masks and its true ones."""
+    for label, rows in pairs.items():
+        yield label, ([found for found, _ in rows], [true for _, true in rows])
+
+
+def _joined(masks: Sequence[Mask]) -> Mask:
+    found: Mask = np.logical_or.reduce(masks)
     return found
+
+
+def _places(masks: Sequence[Mask]) -> list[NDArray[np.int64]]:
+    return [np.flatnonzero(mask) for mask in masks]
 
 
 def _automatic(model: AskableModel, image: StudiedImage) -> Shown:
@@ -156,9 +187,12 @@ def _automatic(model: AskableModel, image: StudiedImage) -> Shown:
     else:
         predicted = dict(zip(classes, masks, strict=True))
     nothing = np.zeros_like(masks[0])
-    return {
-        label: (_seen(predicted.get(label, nothing), known), true.get(label, nothing)) for label in sorted({*predicted, *true})
-    }
+    return Shown(
+        {
+            label: (_seen(predicted.get(label, nothing), known), true.get(label, nothing))
+            for label in sorted({*predicted, *true})
+        }
+    )
 
 
 def _seen(mask: Mask, known: Mask | None) -> Mask:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medsam_tune.evaluation.figures import figures
-from medsam_tune.evaluation.measures import DISTANCES
+from medsam_tune.evaluation.measures import DISTANCES, SHARES
 from medsam_tune.protocols.base import CLICKS, Protocol, Row
 from medsam_tune.protocols.correlation import partial_spearman
 from medsam_tune.protocols.mazurowski import NOC_THRESHOLDS, clicks_needed
@@ -113,7 +113,7 @@ def _distances(rows: Sequence[Row]) -> dict[str, Any]:
         finite = [row[name] for row in kept if math.isfinite(row[name])]
         mean = None if unit is None else _mean(finite)
         found[name] = {"mean": mean, "n": len(finite), "n_infinite": len(kept) - len(finite), "unit": unit}
-    for name in ("nsd", "s_measure"):
+    for name in SHARES:
         found[name] = {"mean": _mean(row[name] for row in kept if row[name] is not None)}
     slices = {name: sum(row[name] for row in rows) for name in ("empty_slices", "false_positive_slices")}
     return {**found, **slices}

@@ -17,6 +17,7 @@ from medsam_tune.protocols.huang import HuangSettings
 from medsam_tune.protocols.mazurowski import MazurowskiSettings
 from medsam_tune.protocols.questions import Displacement, Question
 from medsam_tune.protocols.segment import SegmentProtocol
+from medsam_tune.protocols.selection import Candidates
 from medsam_tune.protocols.studies import HuangProtocol, MazurowskiProtocol
 from medsam_tune.protocols.sweep import PromptsProtocol
 from medsam_tune.samples import Sample
@@ -145,6 +146,25 @@ def test_segment_scores_a_volume_whole_and_in_millimetres():
     assert (row["n_slices"], row["distance_unit"], row["size_unit"]) == (2, "mm", "ml")
     assert row["true_size"] == pytest.approx(2 * 800 * 20 / 1000)
     assert row["dice"] == pytest.approx(2 * row["tp"] / (2 * row["tp"] + row["fp"] + row["fn"]))
+
+
+def test_several_objects_of_a_label_are_scored_apart_too(monkeypatch):
+    """Nuclei of 100, 100 and 60 pixels; the answers hit one, half of the next, and lie beside the last."""
+    true = [rectangle(0, 0, 10, 10, 40, 70), rectangle(0, 20, 10, 30, 40, 70), rectangle(20, 0, 26, 10, 40, 70)]
+    found = [true[0], rectangle(0, 20, 5, 30, 40, 70), rectangle(30, 0, 36, 10, 40, 70)]
+    answers = iter(found)
+    said = staticmethod(lambda questions, *, name: [Candidates(next(answers)[None], None)])
+    monkeypatch.setattr(AskedImage, "answers", said)
+    image = studied(true)
+    image = replace(image, sample=replace(image.sample, labels=torch.ones(3).long()))
+    row = rows_of(SegmentProtocol(), [image])[0]
+    assert row["dice"] == row["pixel_f"] == pytest.approx(2 * 150 / (210 + 260))
+    assert row["aji"] == pytest.approx((100 + 50 + 0) / (100 + 100 + 60 + 60))
+
+
+def test_a_single_object_is_no_instance():
+    row = rows_of(SegmentProtocol(), [studied()])[0]
+    assert row["aji"] is row["pixel_f"] is None
 
 
 def test_a_mode_is_asked_the_same_whatever_other_modes_are():

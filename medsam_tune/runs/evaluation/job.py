@@ -91,7 +91,7 @@ class Asker:
         identities = [[name, each.identity] for name, each in zip(plan.names(), self._opened, strict=True)]
         data = plan.data
         read = [repr(data.source), data.target, data.patient, data.slices, data.ignore_label, repr(data.colours), data.inverted]
-        protocol = [plan.protocol.name, repr(plan.protocol), plan.seed]
+        protocol = [plan.protocol.name, repr(plan.protocol), plan.seed, plan.protocol.columns]
         return question_of(__version__, identities, read, protocol, self.data.checksums(case))
 
     def record(self, case: str, question: str) -> dict[str, Any]:
