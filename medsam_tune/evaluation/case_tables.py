@@ -14,7 +14,7 @@ from pathlib import Path
 from medsam_tune.errors import DataError
 from medsam_tune.metrics.interval import Interval, mean_interval, mean_p_value
 
-FIGURES = ("iou", "hd95", "nsd")
+FIGURES = ("iou", "hd95", "nsd", "untuned_dice")
 """What is read of a table beside Dice, where it is there."""
 
 

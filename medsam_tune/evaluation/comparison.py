@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from medsam_tune.metrics.interval import mean_interval
 from medsam_tune.metrics.overlap import CaseScores
 
+Case = TypeVar("Case", int, str)
 Verdict = Literal["better", "not shown to be better", "worse", "not compared"]
 _FAIR = {
     "same_prompts": "under the same prompts",
@@ -33,9 +34,20 @@ def paired_difference(tuned: CaseScores, untuned: CaseScores, patients: Sequence
         ``n_patients``, and the ``verdict``: ``better`` and ``worse`` only where the interval leaves 0 out; None without a pair.
     """
     ours, theirs = (dict(zip(s.scored_cases().tolist(), s.case_dice().tolist(), strict=True)) for s in (tuned, untuned))
-    both = [case for case in ours if case in theirs]
-    gains = np.array([ours[case] - theirs[case] for case in both])
-    people = [case if patients is None else patients[case] for case in both]
+    return difference_of(ours, theirs, dict(enumerate(patients)) if patients is not None else {})
+
+
+def difference_of(tuned: Mapping[Case, float], untuned: Mapping[Case, float], patients: Mapping[Case, str]) -> dict[str, Any]:
+    """Return what ``paired_difference`` does, of the Dice of each case.
+
+    Args:
+        tuned: Of the tuned network.
+        untuned: Of the untuned one.
+        patients: A case that is not there is a patient of its own.
+    """
+    both = [case for case in tuned if case in untuned]
+    gains = np.array([tuned[case] - untuned[case] for case in both])
+    people = [patients.get(case, case) for case in both]
     interval = mean_interval(gains, groups=people, bounds=(-1.0, 1.0))
     ends = None if interval is None else (interval.low, interval.high)
     return {
@@ -85,7 +97,16 @@ def verdict_of(baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if alike[0] != "same_prompts":
         alike.sort(key=lambda name: float(baselines[name]["tuned_minus_this"]["mean"]))
     against = alike[0]
-    difference = baselines[against]["tuned_minus_this"]
+    return verdict_against(against, baselines[against]["tuned_minus_this"])
+
+
+def verdict_against(against: str, difference: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``verdict_of`` does, of one difference.
+
+    Args:
+        against: ``same_prompts``, ``no_prompt`` or ``whole_image_box``.
+        difference: Of ``paired_difference``, with a pair.
+    """
     figures = {name: difference[name] for name in ("mean", "ci95", "ci95_method", "n_cases", "n_patients")}
     text = verdict_sentence(difference, _FAIR[against])
     return {"verdict": difference["verdict"], "text": text, "against": against, "difference": figures}

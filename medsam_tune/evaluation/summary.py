@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -20,7 +21,7 @@ CASE_TABLE_COLUMNS = (
     *("case", "label", "n_slices", "tp", "fp", "fn", "dice", "iou"),
     *("hd95", "hd95_unit", "true_size", "predicted_size", "size_unit", "excluded"),
     *("patient", "size_difference", "hd", "asd", "nsd", "s_measure", "aji", "pixel_f"),
-    *("empty_slices", "false_positive_slices"),
+    *("empty_slices", "false_positive_slices", "untuned_dice"),
 )
 
 
@@ -77,11 +78,14 @@ def write_case_table(
     case_names: Sequence[str],
     label_names: Mapping[int, str],
     patients: Sequence[str] | None = None,
+    *,
+    untuned: Mapping[tuple[int, int], float] | None = None,
 ) -> Path:
     """Write one row per case and label to a CSV file, atomically.
 
-    A figure is empty where it is undefined, as all are where the row is excluded; a distance is ``inf`` where one of the two
-    masks is missing. ``hd``, ``hd95`` and ``asd`` are in ``hd95_unit``, sizes and their difference in ``size_unit``.
+    ``untuned`` is the Dice of the untuned network by case index and label, where it was scored. A figure is empty where it is
+    undefined, as all are where the row is excluded; a distance is ``inf`` where one of the two masks is missing. ``hd``,
+    ``hd95`` and ``asd`` are in ``hd95_unit``, sizes and their difference in ``size_unit``.
 
     Raises:
         DataError: If the file cannot be written.
@@ -107,6 +111,7 @@ def write_case_table(
                 _text(measures.size_difference[row]),
                 *(_text(column[row]) for column in more),
                 *(int(column[row]) for column in (measures.empty_slices, measures.false_positive_slices)),
+                _text((untuned or {}).get((case, int(scores.label[row])), math.nan)),
             ]
         )
     write_text(path, buffer.getvalue())

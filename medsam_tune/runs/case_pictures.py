@@ -45,7 +45,7 @@ def case_rows(cli: MedsamCLI) -> list[CaseRow]:
     scores, measures, data = cli.results.scores, cli.results.measures, cli.datamodule
     if scores is None or measures is None:
         return []
-    untuned = _untuned_dice(cli)
+    untuned = cli.results.untuned_dice()
     rows = []
     for row, (case, label) in enumerate(zip(scores.case_index.tolist(), scores.label.tolist(), strict=True)):
         known = [None if scores.excluded[row] else float(each[row]) for each in (scores.dice, scores.iou, measures.hd95)]
@@ -243,15 +243,6 @@ def _slices_of(scores: CaseScores, case: int) -> list[int]:
 def _worst_first(scores: CaseScores) -> list[tuple[int, float]]:
     cases, dice = scores.scored_cases(), scores.case_dice()
     return [(int(cases[place]), float(dice[place])) for place in np.argsort(dice, kind="stable")]
-
-
-def _untuned_dice(cli: MedsamCLI) -> dict[tuple[int, int], float]:
-    """Return the Dice of the network that the verdict is against, by case and label."""
-    scores = cli.results.baseline_scores.get((cli.results.summary.get("verdict") or {}).get("against") or "")
-    if scores is None:
-        return {}
-    keys = zip(scores.case_index.tolist(), scores.label.tolist(), strict=True)
-    return {key: float(dice) for key, dice in zip(keys, scores.dice, strict=True) if not np.isnan(dice)}
 
 
 def _untuned_network(cli: MedsamCLI) -> tuple[Segmenter | None, bool]:

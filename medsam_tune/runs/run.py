@@ -371,6 +371,7 @@ def _score_beside(cli: MedsamCLI) -> None:
     boxes = {} if moved is None else {"moved_boxes": moved}
     more = {**boxes, **_inference(cli), **score_calibration(cli), **score_instances(cli)}
     cli.results.write(baselines=baselines, verdict=verdict, **more)
+    cli.results.write_cases(cli.datamodule)
 
 
 def _why_not_compared(cli: MedsamCLI) -> str:

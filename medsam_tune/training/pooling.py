@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medsam_tune.evaluation.case_tables import read_case_table
+from medsam_tune.evaluation.case_tables import CaseTable, read_case_table
+from medsam_tune.evaluation.comparison import difference_of, verdict_against
 from medsam_tune.evaluation.figures import figures
 from medsam_tune.evaluation.pooled_tables import write_pooled_table
 from medsam_tune.files import read_json, write_json
@@ -30,6 +31,7 @@ def write_pooled(runs: Mapping[str, Path], folder: Path) -> dict[str, Any]:
     means = {label: read_case_table(path).mean for label, path in tables.items()}
     people = pooled.patients_of(pooled.dice)
     summary = {
+        **_pooled_verdict(pooled, list(summaries.values())),
         "test": {
             "dice": figures(np.array(list(pooled.dice.values()), np.float64), people),
             "n_cases": len(pooled.dice),
@@ -60,8 +62,10 @@ def pooled_text(summary: Mapping[str, Any], folder: Path) -> str:
     runs, dice, spread = summary["runs"], summary["test"]["dice"], summary["std_over_runs"]
     ends = dice["ci95"]
     shown = "one patient has no interval" if ends is None else f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}"
+    verdict = (summary.get("verdict") or {}).get("text")
     return "\n".join(
         [
+            *([verdict] if verdict else []),
             *(f"{label:<14} Dice {values['dice']:.4f}  {values['verdict']}".rstrip() for label, values in runs.items()),
             *(f"inference {kind:<4} Dice {value:.4f}" for kind, value in summary.get("mean_dice_by_inference", {}).items()),
             f"Standard deviation over {len(runs)} runs {spread:.4f}",
@@ -69,6 +73,15 @@ def pooled_text(summary: Mapping[str, Any], folder: Path) -> str:
             f"Pooled in   {folder}",
         ]
     )
+
+
+def _pooled_verdict(pooled: CaseTable, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the verdict over all runs, of the mean over its runs of each case; nothing where they were held against others."""
+    against = {(summary.get("verdict") or {}).get("against") for summary in summaries}
+    found = difference_of(pooled.dice, pooled.figures.get("untuned_dice", {}), pooled.patients)
+    if len(against) != 1 or (name := against.pop()) is None or found["verdict"] is None:
+        return {}
+    return {"verdict": verdict_against(name, found)}
 
 
 def _verdict(summary: Mapping[str, Any]) -> str:

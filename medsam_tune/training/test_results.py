@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
@@ -75,16 +76,29 @@ class TestResults(Callback):
             return
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self.measures = measure_cases(self.scores, data.voxel_sizes("test"), tolerance=self.nsd_tolerance)
-        names = data.case_names, data.label_names, data.case_patients
-        write_case_table(self.folder.test_cases, self.scores, self.measures, *names)
+        self.write_cases(data)
         self.summary = {
             "test": {
-                **summarise(self.scores, *names),
+                **summarise(self.scores, data.case_names, data.label_names, data.case_patients),
                 **summarise_measures(self.scores, self.measures, data.case_patients),
             },
             **self._facts(trainer, module),
         }
         self.write()
+
+    def write_cases(self, data: SegmentationDataModule) -> None:
+        """Write the table of test cases, with the Dice of the untuned network once it is known."""
+        if self.folder is not None and self.scores is not None and self.measures is not None:
+            names = data.case_names, data.label_names, data.case_patients
+            write_case_table(self.folder.test_cases, self.scores, self.measures, *names, untuned=self.untuned_dice())
+
+    def untuned_dice(self) -> dict[tuple[int, int], float]:
+        """Return the Dice of the network that the verdict is against, by case index and label; empty before there is one."""
+        scores = self.baseline_scores.get((self.summary.get("verdict") or {}).get("against") or "")
+        if scores is None:
+            return {}
+        keys = zip(scores.case_index.tolist(), scores.label.tolist(), strict=True)
+        return {key: float(dice) for key, dice in zip(keys, scores.dice, strict=True) if not np.isnan(dice)}
 
     def take_untested(self, trainer: pl.Trainer, module: TuningModule, best: Path) -> None:
         """Load the best weights and write the summary of a task that has no test.

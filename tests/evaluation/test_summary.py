@@ -113,7 +113,9 @@ def test_case_table_holds_one_row_per_case_and_label(tmp_path):
         empty_slices=counts,
         false_positive_slices=counts,
     )
-    path = write_case_table(tmp_path / "test_cases.csv", scores_of(ROWS), measures, NAMES, LABELS, ("p", "p", "q", "q"))
+    people, scores = ("p", "p", "q", "q"), scores_of(ROWS)
+    untuned = {(int(scores.case_index[0]), int(scores.label[0])): 0.25}
+    path = write_case_table(tmp_path / "test_cases.csv", scores, measures, NAMES, LABELS, people, untuned=untuned)
     rows = list(csv.DictReader(path.read_text().splitlines()))
     assert rows[0] == {
         "case": "a",
@@ -140,7 +142,9 @@ def test_case_table_holds_one_row_per_case_and_label(tmp_path):
         "pixel_f": "",
         "empty_slices": "1",
         "false_positive_slices": "1",
+        "untuned_dice": "0.250000",
     }
+    assert rows[1]["untuned_dice"] == ""
     assert [(row["case"], row["dice"], row["hd95"], row["excluded"]) for row in rows[2:]] == [
         ("b", "0.500000", "0.000000", "false"),
         ("c", "", "", "true"),

@@ -121,6 +121,33 @@ def test_pooled_summary_has_what_the_runs_took_and_the_mean_of_each_inference(tm
     assert summary["mean_dice_by_inference"] == {"raw": pytest.approx(0.6)}
 
 
+def pooled_of(tmp_path, against):
+    """Two seeds that tested the same three patients, held against the untuned network on each."""
+    runs = {}
+    for seed, name in enumerate(against):
+        runs[f"seed{seed}"] = folder = tmp_path / f"run{seed}"
+        folder.mkdir()
+        rows = [f"{case},object,{dice + seed / 10},false,{dice - 0.5}" for case, dice in (("a", 0.7), ("b", 0.8), ("c", 0.75))]
+        (folder / "test_cases.csv").write_text("\n".join(["case,label,dice,excluded,untuned_dice", *rows, ""]))
+        (folder / "summary.json").write_text(json.dumps({"verdict": {"verdict": "better", "against": name}}))
+    return repeats.write_pooled(runs, tmp_path / "pooled")
+
+
+def test_the_verdict_over_runs_is_that_of_the_mean_of_each_case(tmp_path):
+    summary = pooled_of(tmp_path, ("same_prompts", "same_prompts"))
+    # Each case gained 0.5 with the first seed and 0.6 with the second: 0.55 without a spread.
+    assert summary["verdict"]["difference"]["mean"] == pytest.approx(0.55)
+    assert (summary["verdict"]["verdict"], summary["verdict"]["difference"]["n_cases"]) == ("better", 3)
+    assert next(iter(summary)) == "verdict"
+    first = repeats.pooled_text(summary, tmp_path).splitlines()[0]
+    assert first.startswith("Better than the untuned network under the same prompts: Dice +0.550 (paired over 3 cases")
+
+
+@pytest.mark.parametrize("against", [("same_prompts", "no_prompt"), (None, None)])
+def test_runs_that_were_held_against_others_have_no_verdict_together(tmp_path, against):
+    assert "verdict" not in pooled_of(tmp_path, against)
+
+
 def test_a_training_that_fails_ends_the_repetitions_with_its_status(trainings):
     assert main(["run", "tiny.yaml", "seeds=8,1"]) == 2
     assert len(trainings) == 1
@@ -134,6 +161,7 @@ def test_folds_of_a_real_training_test_every_case_once(tmp_path, monkeypatch):
     write_workplace(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
-    assert main(["run", "tiny.yaml", "folds=2", "epochs=1", "run.baselines=false", "run.report=false"]) == 0
+    assert main(["run", "tiny.yaml", "folds=2", "epochs=1", "run.report=false"]) == 0
     (summary,) = Path("runs").glob("*/tiny-folds/*/summary.json")
-    assert json.loads(summary.read_text())["test"]["n_cases"] == N_CASES
+    found = json.loads(summary.read_text())
+    assert found["test"]["n_cases"] == found["verdict"]["difference"]["n_cases"] == N_CASES
