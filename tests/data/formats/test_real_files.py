@@ -1,12 +1,14 @@
 """Files of other programs with the answers that their authors give; ``real/ATTRIBUTION.md`` says where they come from."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import nibabel
 import nrrd
 import numpy as np
 import pytest
+from pydicom.data import get_testdata_file
 
 from medsam_tune.data.formats import DicomFormat, DicomStructures, NiftiFormat, NrrdFormat, check_same_grid
 
@@ -82,14 +84,35 @@ def test_masks_of_a_shuffled_series_are_read_back_on_the_same_voxels(tmp_path, f
     np.testing.assert_array_equal(form.read_labels_on(path, header), labels)
 
 
-@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy of Debian's dicom3tools")
+def errors_of(path):
+    """What Debian's dicom3tools find wrong with a file."""
+    said = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, timeout=300)
+    return [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")]
+
+
+NEEDS_VALIDATOR = pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy of Debian's dicom3tools")
+
+
+@NEEDS_VALIDATOR
 @pytest.mark.parametrize("form", [DicomFormat(), DicomStructures(), DicomFormat(patient="copied")])
 @pytest.mark.parametrize("image", ["image", "multiframe/mf.dcm"])
 def test_written_objects_are_without_error_to_a_validator(tmp_path, form, image):
-    import subprocess
-
     header = FORM.read_header(REAL / "dcmqi_23x38x3" / image)
     labels = FORM.read_labels_on(REAL / "dcmqi_23x38x3/seg/label.seg", header).astype(np.uint8)
-    path = form.write_labels(tmp_path / "answer", labels, header, {1: "Liver", 2: "liver tumour"})
-    said = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, timeout=300)
-    assert [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")] == []
+    assert errors_of(form.write_labels(tmp_path / "answer", labels, header, {1: "Liver", 2: "liver tumour"})) == []
+
+
+# Files that pydicom ships for its own tests: ultrasound, a capture of a screen, a bone scan without a position, MR.
+@NEEDS_VALIDATOR
+@pytest.mark.parametrize(
+    "name", ["examples_rgb_color", "SC_ybr_full_422_uncompressed", "image_dfl", "JPEG2000", "MR_small_RLE"]
+)
+def test_masks_of_pictures_are_without_error_to_a_validator(tmp_path, name):
+    image = Path(get_testdata_file(f"{name}.dcm", download=False))
+    header = FORM.read_header(image)
+    labels = np.zeros(header.stored_shape, np.uint8)
+    labels[0, 2:9, 3:5] = 1
+    assert FORM.read_image(image).shape[:3] == labels.shape
+    path = FORM.write_labels(tmp_path / "answer", labels, header, {1: "Liver"})
+    assert errors_of(path) == []
+    np.testing.assert_array_equal(FORM.read_labels_on(path, header), labels)

@@ -156,13 +156,17 @@ class DicomFormat(Format):
         return Scan(found, others) if found else self.find(folder)
 
     def image_names(self, masks: Sequence[Path], folder: Path, images: Mapping[str, Path]) -> dict[Path, str]:
-        """Return the image that each file of masks refers to by its series; else that of its own or its folder's name."""
-        by_series = {self._slices(path)[0].series.uid: name for name, path in images.items() if not _is_foreign(path)}
+        """Return the image that each file of masks refers to: a picture, or a series; else that of its or its folder's name."""
+        by_uid: dict[str, str] = {}
+        for name, path in images.items():
+            if not _is_foreign(path):
+                first = self._slices(path)[0]
+                by_uid[_picture(first) or first.series.uid] = name
         names = {}
         for path in masks:
             own = self.name_of(path, folder)
             above = Path(own).parent.as_posix()
-            stated = next((by_series[uid] for uid in _referenced_series(path) if uid in by_series), None)
+            stated = next((by_uid[uid] for uids in _references(path) for uid in uids if uid in by_uid), None)
             names[path] = stated or (above if own not in images and above in images else own)
         return names
 
@@ -325,17 +329,24 @@ def _kind(path: Path) -> Literal["SEG", "RTSTRUCT"] | None:
     return "SEG" if modality == "SEG" else "RTSTRUCT" if modality == "RTSTRUCT" else None
 
 
-def _referenced_series(path: Path) -> list[str]:
-    """Return the SeriesInstanceUIDs that a segmentation or structure set says it belongs to."""
+def _references(path: Path) -> tuple[list[str], list[str]]:
+    """Return the UIDs of the slices or pictures, and of the series, that a file of masks says it belongs to."""
     if _kind(path) is None:
-        return []
+        return [], []
     dataset = read_dataset(path, tags=("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence"))
     with readable(path):
         found = list(dataset.get("ReferencedSeriesSequence") or [])
         for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []:
             for study in frame.get("RTReferencedStudySequence") or []:
                 found += list(study.get("RTReferencedSeriesSequence") or [])
-        return [str(item.SeriesInstanceUID) for item in found]
+        words = ("ReferencedInstanceSequence", "ContourImageSequence")
+        slices = [each for item in found for word in words for each in item.get(word) or []]
+        return [str(each.ReferencedSOPInstanceUID) for each in slices], [str(item.SeriesInstanceUID) for item in found]
+
+
+def _picture(first: Slice) -> str | None:
+    """Return the SOPInstanceUID of a picture without a place in space, which stands in no row with others of its series."""
+    return first.uid if not first.lies_in_space and first.frames == 1 else None
 
 
 def _check_reference(path: Path, image: VolumeHeader) -> None:
@@ -345,9 +356,12 @@ def _check_reference(path: Path, image: VolumeHeader) -> None:
     with readable(path):
         frames = dataset.get("ReferencedFrameOfReferenceSequence") or [dataset]
         stated = [str(item.get("FrameOfReferenceUID") or "") for item in frames]
-    series = image.slices[0].series
+    first, (instances, all_series) = image.slices[0], _references(path)
+    if (picture := _picture(first)) and instances and picture not in instances:
+        raise DataError(f"{path}: was drawn on another picture than {image.path}. Give each picture its own masks.")
+    series = first.series
     matching = series.frame_of_reference if series.frame_of_reference in stated else stated[0]
-    named = series.uid in _referenced_series(path)
+    named = series.uid in all_series
     check_frame_of_reference(path, matching, series.frame_of_reference, names_series=named)
 
 

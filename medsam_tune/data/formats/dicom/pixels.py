@@ -84,11 +84,13 @@ def check_size(dataset: Any, path: Path) -> None:  # noqa: ANN401
         DataError: With both numbers of bytes.
     """
     frames, samples = int(dataset.get("NumberOfFrames") or 1), int(dataset.get("SamplesPerPixel", 1))
-    bits = math.prod((int(dataset.Rows), int(dataset.Columns), frames, samples, int(dataset.get("BitsAllocated", 8))))
     syntax = dataset.file_meta.TransferSyntaxUID
+    if str(dataset.get("PhotometricInterpretation")) == "YBR_FULL_422":
+        samples = 2  # Two pixels share their two colours.
+    bits = math.prod((int(dataset.Rows), int(dataset.Columns), frames, samples, int(dataset.get("BitsAllocated", 8))))
     if not syntax.is_transfer_syntax:
         raise DataError(f"{path}: its pixels are packed in a way that is not known here ({syntax}). Decompress the file.")
-    packed = syntax.is_compressed
+    packed = syntax.is_compressed or syntax.is_deflated
     stored = path.stat().st_size
     if bits // 8 > stored * (_LARGEST_RATIO if packed else 1):
         raise DataError(f"{path}: claims {bits // 8} bytes of pixels, but the file has {stored}. It is truncated; replace it.")
@@ -108,13 +110,20 @@ def decode(dataset: Any, path: Path, frames: int) -> NDArray[Any]:  # noqa: ANN4
     except (NotImplementedError, RuntimeError) as error:
         syntax = dataset.file_meta.TransferSyntaxUID.name
         said = " ".join(str(error).split())
-        raise DataError(f"{path}: its pixels ({syntax}) cannot be decoded ({said}). Decompress the file.") from error
+        raise DataError(f"{path}: its pixels ({syntax}) cannot be decoded ({said}). {_remedy(syntax)}") from error
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         values = apply_color_lut(values, dataset)
     values = values[None] if frames == 1 else values
     if values.ndim == 4 and values.dtype != np.uint8:
         return np.asarray(values >> (8 * (values.dtype.itemsize - 1)), np.uint8)
     return values
+
+
+def _remedy(syntax: str) -> str:
+    if syntax.startswith("JPEG Extended"):
+        # Of the decoders that pydicom finds, only that one, which is GPL and so no part of an installation, reads 12 bits.
+        return "Decompress the file, or `pip install pylibjpeg-libjpeg`, which reads 12 bits."
+    return "Decompress the file."
 
 
 def _in_units(values: NDArray[Any], dataset: Any, frame: int) -> NDArray[Any]:  # noqa: ANN401

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam_tune.data.formats.base import VolumeHeader
+from medsam_tune.data.formats.base import VolumeHeader, image_header
 from medsam_tune.data.formats.dicom.placing import place_plane, stack_layers
 from medsam_tune.data.formats.dicom.reading import read_dataset, readable
 from medsam_tune.data.formats.dicom.slices import Slice, functional_group, read_frames
@@ -45,7 +45,7 @@ def read_segmentation(path: Path) -> SegmentationFile:
     """Read a segmentation without its pixels.
 
     Raises:
-        DataError: If it is of another type, or its frames say nothing of segment or place.
+        DataError: If it is of another type, or its frames say nothing of their segment.
     """
     dataset = read_dataset(path)
     with readable(path):
@@ -64,9 +64,6 @@ def read_segmentation(path: Path) -> SegmentationFile:
         frames = read_frames(dataset, path)
         segments = [_segment(dataset, frame.frame, names, path) if kind != "LABELMAP" else 0 for frame in frames]
         padding = dataset.get("PixelPaddingValue")
-    lost = next((frame for frame in frames if not frame.lies_in_space or frame.spacing_mm is None), None)
-    if lost is not None:
-        raise DataError(f"{path}: frame {lost.frame + 1} states no place in space. Repair or remove the file.")
     return SegmentationFile(path, kind, names, segments, None if padding is None else int(padding), frames, largest)
 
 
@@ -76,6 +73,11 @@ def own_grid(found: SegmentationFile) -> VolumeHeader:
     Raises:
         DataError: If they are no even stack, as where slices without an object were left out.
     """
+    first = found.frames[0]
+    if all(not frame.lies_in_space and frame.size == first.size for frame in found.frames):
+        return image_header(found.path, first.size, first.spacing_mm)
+    for frame in found.frames:
+        _check_placed(found, frame)
     distinct: dict[tuple[float, ...], Slice] = {}
     for frame in found.frames:
         place = () if frame.position_mm is None else tuple(frame.position_mm.round(4).tolist())
@@ -98,7 +100,7 @@ def read_segments(found: SegmentationFile, image: VolumeHeader, fraction: float)
     pixels = _decode(found)
     places: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
     for frame, segment, values in zip(found.frames, found.segments, pixels, strict=True):
-        plane, name = plane_affine(frame), f"frame {frame.frame + 1}"
+        plane, name = _plane_on(found, frame, image), f"frame {frame.frame + 1}"
         for label, mask in _masks(found, values, segment, fraction):
             places[label].append(place_plane(mask, plane, image, found.path, name))
     return stack_layers({label: np.concatenate(places[label]) for label in sorted(places)}, image.stored_shape)
@@ -111,7 +113,24 @@ def check_place(found: SegmentationFile, image: VolumeHeader) -> None:
         DataError: If a frame does not lie on them.
     """
     for frame in found.frames:
-        place_plane(np.zeros(frame.size, np.bool_), plane_affine(frame), image, found.path, f"frame {frame.frame + 1}")
+        plane = _plane_on(found, frame, image)
+        place_plane(np.zeros(frame.size, np.bool_), plane, image, found.path, f"frame {frame.frame + 1}")
+
+
+def _plane_on(found: SegmentationFile, frame: Slice, image: VolumeHeader) -> NDArray[np.float64]:
+    """Return the affine of a frame: its own, or that of the picture of its size, where that has no place in space either."""
+    if not frame.lies_in_space and not image.is_volume and frame.size == image.stored_shape[1:]:
+        return image.affine
+    _check_placed(found, frame)
+    return plane_affine(frame)
+
+
+def _check_placed(found: SegmentationFile, frame: Slice) -> None:
+    if not frame.lies_in_space or frame.spacing_mm is None:
+        raise DataError(
+            f"{found.path}: frame {frame.frame + 1} of {frame.size[0]} x {frame.size[1]} states no place in space, which only "
+            "masks of a picture of that size may. Repair or remove the file."
+        )
 
 
 def _masks(found: SegmentationFile, values: NDArray[Any], segment: int, fraction: float) -> list[tuple[int, NDArray[np.bool_]]]:

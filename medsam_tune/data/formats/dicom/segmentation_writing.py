@@ -22,6 +22,7 @@ from medsam_tune.data.formats.dicom.sources import (
     segment_names,
     source_datasets,
 )
+from medsam_tune.data.formats.dicom.stack import order_slices
 from medsam_tune.files import write_bytes
 
 
@@ -49,6 +50,10 @@ def write_segmentation(
     files = list(dict.fromkeys(each.path for each in slices))
     place = slices[0].path
     sources = source_datasets(files, patient)
+    if slices[0].lies_in_space:
+        depth_mm = float(np.linalg.norm(order_slices(slices, place)[1][:3, 0]))
+        for source in sources:
+            _state_depth(source, depth_mm)
     with readable(place):
         made = Segmentation(
             source_images=sources,
@@ -67,6 +72,8 @@ def write_segmentation(
             content_description="Masks predicted by a tuned model",
         )
         made.SeriesDescription = "Segmentation"
+        if not slices[0].lies_in_space:
+            _describe_picture(made, sources[0])
         if len(slices) == 1:
             # highdicom makes a distance of 1 mm up where there is no second slice.
             for measures in made.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence", []):
@@ -83,6 +90,25 @@ def _by_source(labels: NDArray[Any], slices: Sequence[Slice]) -> NDArray[Any]:
     for number, (each, plane) in enumerate(zip(slices, labels, strict=True)):
         planes[each.frame if each.frames > 1 else number] = plane
     return planes
+
+
+def _state_depth(source: Any, depth_mm: float) -> None:  # noqa: ANN401
+    """Write the distance of the slices where a header leaves their thickness out, which a segmentation must state."""
+    from pydicom.valuerep import format_number_as_ds
+
+    groups = [*source.get("SharedFunctionalGroupsSequence", []), *source.get("PerFrameFunctionalGroupsSequence", [])]
+    measures = [item for group in groups for item in group.get("PixelMeasuresSequence", [])]
+    for item in measures or [source]:
+        if not item.get("SliceThickness"):
+            item.SliceThickness = format_number_as_ds(depth_mm)
+
+
+def _describe_picture(made: Any, source: Any) -> None:  # noqa: ANN401
+    """Say of masks on a picture without a place in space what DICOM asks for, and no more, as dciodvfy checks it."""
+    made.PatientOrientation = source.get("PatientOrientation") or []
+    shared = made.SharedFunctionalGroupsSequence[0]
+    if any("SliceThickness" not in measures for measures in shared.get("PixelMeasuresSequence", [])):
+        del shared.PixelMeasuresSequence
 
 
 def _describe(number: int, name: str) -> Any:  # noqa: ANN401

@@ -118,8 +118,10 @@ def read_slices(path: Path) -> list[Slice]:
             return []
         has_pixels = dataset.get("Rows") and dataset.get("Columns")
         # pydicom takes a file that ends within its header for a short one.
-        if not dataset.get("SeriesInstanceUID") or (kind.name.endswith("Image Storage") and not has_pixels):
+        if not has_pixels and (not dataset.get("SeriesInstanceUID") or kind.name.endswith("Image Storage")):
             raise DataError(f"{path}: ends within its header. Replace or remove the file.")
+        if not dataset.get("SeriesInstanceUID"):
+            raise DataError(f"{path}: states no SeriesInstanceUID, so nothing says what it belongs to. Repair the header.")
         if not has_pixels or str(dataset.get("Modality", "")) in _NO_IMAGES:
             return []
     return read_frames(dataset, path)

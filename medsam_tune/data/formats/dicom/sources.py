@@ -97,7 +97,7 @@ def check_frame(first: Slice) -> None:
     if not first.series.frame_of_reference:
         raise DataError(
             f"{first.path}: states no FrameOfReferenceUID, without which a DICOM object cannot say where it lies. "
-            "Write NIfTI instead."
+            "Write NIfTI instead (predict --to nifti)."
         )
 
 

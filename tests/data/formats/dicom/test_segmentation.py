@@ -4,6 +4,7 @@ import pytest
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
+from pydicom.uid import UltrasoundImageStorage
 
 from medsam_tune.data.formats import DicomFormat
 from medsam_tune.errors import DataError, DataWarning, RecipeError
@@ -161,3 +162,39 @@ def test_masks_find_their_series_by_what_they_refer_to(series, tmp_path):
     three = by_highdicom(write_series(tmp_path / "c3", VOLUME, SeriesInstanceUID="8.8"), LABELS[..., None] % 2)
     three = three.rename(masks / "first" / "z.dcm")
     assert form.image_names([three], masks, images) == {three: "first"}
+
+
+def picture(path):
+    """An ultrasound picture: no place in space."""
+    bare = dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID", "SliceThickness"))
+    kind = {"PixelSpacing": None, "SOPClassUID": UltrasoundImageStorage, "Modality": "US"}
+    return save(path, plane(VOLUME[0], **bare | kind))
+
+
+def test_pictures_without_a_place_are_each_read_with_their_own_masks(tmp_path):
+    # Both of one series, as an ultrasound machine saves them.
+    form, images, masks = DicomFormat(), {}, {}
+    for number, name in enumerate(("first", "second")):
+        images[name] = picture(tmp_path / "images" / f"{name}.dcm")
+        masks[name] = form.write_labels(tmp_path / f"answer {name}", LABELS[[number]], form.read_header(images[name]))
+        np.testing.assert_array_equal(read(images[name], masks[name]), LABELS[[number]])
+        np.testing.assert_array_equal(form.read_labels(masks[name]), LABELS[[number]])
+    found = form.image_names(list(masks.values()), tmp_path, images)
+    assert found == {masks["first"]: "first", masks["second"]: "second"}
+    with pytest.raises(DataError, match=r"answer first\.dcm: was drawn on another picture than .*second\.dcm"):
+        read(images["second"], masks["first"])
+
+
+def test_masks_of_a_picture_fit_no_slice_in_space(series, tmp_path):
+    form = DicomFormat()
+    path = form.write_labels(tmp_path / "a", LABELS[:1], form.read_header(picture(tmp_path / "x.dcm")))
+    with pytest.raises(DataError, match=r"a\.dcm: frame 1 of 5 x 7 states no place in space"):
+        read(series, path)
+
+
+@pytest.mark.parametrize("stated", [None, ""])
+def test_slices_that_state_no_thickness_are_as_thick_as_they_are_apart(tmp_path, stated):
+    header = DicomFormat().read_header(write_series(tmp_path / "c1", VOLUME, SliceThickness=stated))
+    path = DicomFormat().write_labels(tmp_path / "a", LABELS, header)
+    assert dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == 3
+    np.testing.assert_array_equal(read(tmp_path / "c1", path), LABELS)

@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 from pydicom import dcmread
-from pydicom.uid import RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from medsam_tune.data.formats import DicomFormat
 from medsam_tune.errors import DataError, RecipeError
@@ -199,3 +199,26 @@ def test_frames_without_a_place_are_refused(tmp_path):
     film = plane(VOLUME.reshape(-1, 6), NumberOfFrames=4, Rows=5, ImagePositionPatient=None, ImageOrientationPatient=None)
     with pytest.raises(DataError, match="4 frames without a place in space, such as a film"):
         read(save(tmp_path / "film.dcm", film))
+
+
+def test_pixels_of_a_deflated_file_may_be_more_than_its_bytes(tmp_path):
+    dataset = plane(np.full((64, 64), 7, np.uint16))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = save(tmp_path / "x.dcm", dataset)
+    assert path.stat().st_size < 64 * 64
+    assert (read(path)[1] == 7).all()
+
+
+def test_two_pixels_may_share_their_colours(tmp_path):
+    path = save(tmp_path / "x.dcm", plane(np.zeros((64, 64, 3), np.uint8), PhotometricInterpretation="YBR_FULL_422"))
+    dataset = dcmread(path)
+    dataset.PixelData = bytes([90, 90, 128, 128]) * 2048  # Y Y Cb Cr of 64 x 64 grey pixels
+    dataset.save_as(path)
+    assert path.stat().st_size < 64 * 64 * 3
+    assert (read(path)[1] == 90).all()
+
+
+def test_a_picture_of_no_series_is_refused_by_what_it_lacks(tmp_path):
+    path = save(tmp_path / "x.dcm", plane(VOLUME[0], SeriesInstanceUID=None))
+    with pytest.raises(DataError, match=r"x\.dcm: states no SeriesInstanceUID"):
+        read(path)
