@@ -9,8 +9,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from _pytest.doctest import DoctestModule
 
 from medsam_tune.backbone import SamBackbone
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    # Examples stand in the package; looking for some in every file of the tests takes each worker seconds.
+    return [found for found in (yield) if not isinstance(found, DoctestModule)]
 
 
 @pytest.fixture(autouse=True, scope="session")

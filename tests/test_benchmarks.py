@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -35,10 +36,11 @@ def test_rows_compare_outputs_and_are_written_with_machine_and_commit(tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"), [(("P99",), "P99: no such row"), (("G1",), "G1: not measured on cpu. Set --device cuda")]
 )
-def test_a_row_that_is_not_there_is_refused_before_anything_runs(words, expected):
-    found = run(*words)
-    assert found.returncode == 1
-    assert expected in found.stderr
+def test_a_row_that_is_not_there_is_refused_before_anything_runs(words, expected, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(RUN), *words])
+    monkeypatch.syspath_prepend(RUN.parent)
+    with pytest.raises(SystemExit, match=expected):
+        runpy.run_path(str(RUN), run_name="__main__")
 
 
 def test_the_comparison_of_ways_through_a_volume_averages_seeds_and_pairs_patients(tmp_path):

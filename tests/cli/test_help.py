@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import medsam_tune
 from medsam_tune.cli import LIGHTNING_COMMANDS, OWN_COMMANDS, main
 
 HEAVY = {"torch", "lightning", "jsonargparse", "numpy", "monai", "gradio", "fastapi", "uvicorn", "blosc2", "nnInteractive"}
@@ -22,7 +23,8 @@ for command in {commands}:
 assert {HEAVY} & set(sys.modules) == set(), {HEAVY} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"medsam-tune {medsam_tune.__version__}\n" in done.stdout
     for command in commands:
         assert f"usage: medsam-tune {command}" in done.stdout
 

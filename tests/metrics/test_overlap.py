@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from medsam_tune.metrics import OverlapMetric, overlap_counts
+from tests.processes import warm
 
 # sample, case, label, object, tp, fp, fn
 ROWS = (
@@ -146,8 +147,8 @@ def test_two_processes_score_what_one_process_scores():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    queue = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(score_in_two_processes, args=(port, queue), nprocs=2)
+    queue = warm().SimpleQueue()
+    mp.start_processes(score_in_two_processes, args=(port, queue), nprocs=2, start_method="forkserver")
     alone = metric_of(ROWS)
     for _ in range(2 * len(SHARES)):
         dice, found, foreign_rows_kept = queue.get()

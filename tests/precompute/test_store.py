@@ -3,8 +3,6 @@ import logging
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,6 +10,7 @@ import torch
 
 from medsam_tune.errors import DataError
 from medsam_tune.precompute import Store
+from tests.processes import warm
 
 
 def at(folder):
@@ -202,29 +201,24 @@ def test_a_pickled_store_reads_the_same_folder(tmp_path):
     assert torch.equal(store.read("t-a"), embeddings(1)[0])
 
 
-WRITER = """
-import sys, torch
-from pathlib import Path
-from medsam_tune.precompute import Store
-store = Store(Path(sys.argv[1]), "t")
-print("ready", flush=True)
-for step in range(int(sys.argv[3])):
-    store.write({f"t-{sys.argv[2]}{step}": torch.full((256, 16, 16), float(step))})
-"""
+def write_many(folder, name, n_writes):
+    store = Store(folder, "t")
+    for step in range(n_writes):
+        store.write({f"t-{name}{step}": torch.full((256, 16, 16), float(step))})
 
 
 @pytest.mark.slow
 def test_a_killed_writer_leaves_whole_shards_beside_a_second_writer(tmp_path):
-    command = [sys.executable, "-c", WRITER, str(tmp_path)]
-    endless = subprocess.Popen([*command, "killed", "1000000"], stdout=subprocess.PIPE)
-    second = subprocess.Popen([*command, "kept", "20"], stdout=subprocess.PIPE)
-    with endless, second:
-        assert second.stdout.readline() == b"ready\n"
-        assert endless.stdout.readline() == b"ready\n"
-        second.wait(300)
-        while not any(tmp_path.glob("shard-*")):
-            time.sleep(0.01)
-        endless.send_signal(signal.SIGKILL)
+    endless = warm().Process(target=write_many, args=(tmp_path, "killed", 1_000_000))
+    second = warm().Process(target=write_many, args=(tmp_path, "kept", 20))
+    endless.start()
+    while not any(tmp_path.glob("shard-*")):
+        time.sleep(0.01)
+    second.start()
+    second.join(300)
+    endless.kill()
+    endless.join(300)
+    assert (second.exitcode, endless.exitcode) == (0, -signal.SIGKILL)
     store = at(tmp_path)
     assert store.discard_corrupt(store.keys()) == set()
     assert {f"t-kept{step}" for step in range(20)} <= store.keys()

@@ -16,6 +16,7 @@ from medsam_tune.runs.asked_model import open_model
 from medsam_tune.runs.evaluation.data import EvaluationData, plan_data
 from medsam_tune.runs.evaluation.job import case_file
 from medsam_tune.runs.run import Run
+from tests.processes import warm
 from tests.training.tiny_runs import forget_run
 
 QUICK = ("--protocol=prompts", "--jitter=0,0.1", "--depths=1", "--draws=1", "--clicks=2")
@@ -119,8 +120,9 @@ def test_several_models_get_the_same_prompts(place):
     assert first == second
 
 
-@pytest.mark.slow  # two processes import torch anew
-def test_two_processes_find_what_one_finds(place):
+def test_two_processes_find_what_one_finds(place, monkeypatch):
+    # The command starts them anew, which imports everything once more in each.
+    monkeypatch.setattr("medsam_tune.runs.evaluation.job.get_context", lambda method: warm())
     words = ("random_tiny", "data", "--protocol=mazurowski", "--clicks=2")
     assert evaluate(*words, "-o", "one", "--workers=1") == 0
     assert evaluate(*words, "-o", "two", "--workers=2", "--batch-size=1") == 0

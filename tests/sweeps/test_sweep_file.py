@@ -2,7 +2,6 @@
 
 import pytest
 import yaml
-from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from medsam_tune.cli import main
 from medsam_tune.errors import RecipeError
@@ -27,6 +26,9 @@ def read(tmp_path, **changes):
 
 @pytest.mark.parametrize("macro", ["args", "args_no_hyphens", "args_no_equals"])
 def test_words_are_those_of_the_agent_and_mean_the_same_overrides(macro):
+    # Imported here, for it takes seconds of the collection of every worker otherwise.
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
     agent = create_sweep_command_args({"args": {key: {"value": value} for key, value in VALUES.items()}})
     words = expand_command(["medsam-tune", "run", "lora", f"${{{macro}}}"], VALUES)
     assert words[3:] == agent[macro]
@@ -140,6 +142,9 @@ def test_bounds_in_scientific_notation_are_numbers(tmp_path):
 
 
 def test_null_of_the_agent_is_null_of_the_parser():
+    # Imported here, for it takes seconds of the collection of every worker otherwise.
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
     agent = create_sweep_command_args({"args": {"data.augmentation": {"value": None}}})
     assert normalise_overrides(agent["args"]) == ["--data.augmentation=null"]
 

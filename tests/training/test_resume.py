@@ -1,8 +1,6 @@
 import csv
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,24 +11,21 @@ from medsam_tune.training.callbacks import RandomState
 from medsam_tune.training.module import TuningModule
 from medsam_tune.tuners import PeftTuner
 from medsam_tune.tuners.base import Tuner
+from tests.processes import start_command, status_of
 from tests.training.tiny_runs import STEPS_PER_EPOCH, only_run, run, weights_of
 
 FAST = ("--run.baselines=false", "--run.report=false")
-KILLER = """
-import os, signal
-from medsam_tune.training.module import TuningModule
-from medsam_tune.tuners import PeftTuner
-from medsam_tune.tuners.base import Tuner
-step = TuningModule.training_step
-def deadly(self, batch, index):
-    if self.global_step == int(os.environ["KILL_AT"]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch, index)
-TuningModule.training_step = deadly
-import sys
-from medsam_tune.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
+
+
+def die_at_a_step():
+    original = TuningModule.training_step
+
+    def training_step(self, *arguments):
+        if self.global_step == STEPS_PER_EPOCH + 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *arguments)
+
+    TuningModule.training_step = training_step
 
 
 class PowerCut(BaseException):
@@ -171,10 +166,8 @@ def test_finished_run_goes_on_when_more_epochs_are_asked_for(workplace):
 @pytest.mark.slow
 def test_killed_process_resumes_to_the_same_weights(workplace):
     overrides = [*FAST, "--run.save_every_n_steps=2", "--trainer.max_epochs=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "KILL_AT": str(STEPS_PER_EPOCH + 3)}
-    command = [sys.executable, "-c", KILLER, "run", "tiny.yaml", *overrides]
-    killed = subprocess.run(command, env=environment, capture_output=True, timeout=300, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = start_command("run", "tiny.yaml", *overrides, folder=workplace, before=die_at_a_step)
+    assert status_of(killed) == -signal.SIGKILL, (workplace / "log.txt").read_text()
     assert not only_run().summary.exists()
     assert run(*overrides, "--ckpt_path=last") == 0
     resumed = only_run()
