@@ -18,7 +18,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,7 @@ from medsam_tune.inference.stitching import answer, asked_images, embedded, know
 from medsam_tune.inference.uncertainty import BOX_SHARE, N_MOVED, mean_entropy_bits
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.segmenters.semantic import class_log_odds
 from medsam_tune.types import MaskPrediction, SegmentationBatch
 
 N_BINS = 10
@@ -59,7 +60,7 @@ class Certainty:
     kind: Kind
 
 
-def score_certainty(segmenter: Segmenter, batches: Iterable[SegmentationBatch]) -> Certainty | None:
+def score_certainty(segmenter: Segmenter, batches: Iterable[SegmentationBatch]) -> Certainty:
     """Ask a network once for probabilities, and once more with moved boxes where it is asked with boxes.
 
     Args:
@@ -67,7 +68,7 @@ def score_certainty(segmenter: Segmenter, batches: Iterable[SegmentationBatch]) 
         batches: Test batches; moved to the segmenter's device.
 
     Returns:
-        What it says, or None of a network that labels pixels: its objects have no probabilities of their own.
+        What it says; of a network that labels pixels, of each class against all else.
     """
     segmenter.eval()
     device = next(segmenter.parameters()).device
@@ -78,9 +79,7 @@ def score_certainty(segmenter: Segmenter, batches: Iterable[SegmentationBatch]) 
         for batch in batches:
             on_device = batch.to(device)
             whole = embedded(segmenter, on_device) if batch.image_embeddings is None else on_device
-            prediction = answer(segmenter, whole)
-            if prediction.class_logits is not None:
-                return None
+            prediction = _with_probabilities(answer(segmenter, whole))
             _add_pixels(bins, segmenter, whole, prediction)
             answers = [prediction.low_res_masks[:, 0]]
             if isinstance(segmenter, SamSegmenter) and asks_with_boxes(segmenter, whole):
@@ -90,6 +89,14 @@ def score_certainty(segmenter: Segmenter, batches: Iterable[SegmentationBatch]) 
                 if bits is not None:
                     found[int(whole.case_index[row])].append(bits)
     return Certainty(dict(bins), {case: float(np.mean(values)) for case, values in found.items()}, kind)
+
+
+def _with_probabilities(prediction: MaskPrediction) -> MaskPrediction:
+    """Return the prediction with masks whose sigmoid is a probability: the margins of classes tell who wins and no more."""
+    if prediction.class_logits is None:
+        return prediction
+    rows = class_log_odds(prediction.class_logits.float())[:, 1:].flatten(0, 1)[:, None]
+    return replace(prediction, low_res_masks=rows, class_logits=None)
 
 
 def _add_pixels(

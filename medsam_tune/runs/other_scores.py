@@ -91,18 +91,15 @@ def score_calibration(cli: MedsamCLI) -> dict[str, Any]:
 
     Returns:
         ``calibration`` as ``summarise_certainty`` returns it, with the same of the ``untuned`` network where that is asked
-        alike; empty where the recipe asks for none, or the network labels
-        pixels.
+        alike; empty where the recipe asks for none.
     """
     tested, data = cli.results.scores, cli.datamodule
     if not cli.settings.calibration or tested is None:
         return {}
     cli.clock.start("calibration")
     certainty = score_certainty(cli.model.segmenter, scored_batches(cli))
-    untuned = None if certainty is None else _untuned_certainty(cli)
+    untuned = _untuned_certainty(cli)
     cli.clock.stop("calibration")
-    if certainty is None:
-        return {}
     dice = _dice_by_case(tested)
     write_certainty(cli.run_folder.certainty, certainty, dice, data.case_names)
     return {"calibration": {**summarise_certainty(certainty, dice, data.case_patients), "untuned": untuned}}
@@ -118,7 +115,7 @@ def _untuned_certainty(cli: MedsamCLI) -> dict[str, Any] | None:
     if scores is None or name in BOXES:
         return None
     certainty = score_certainty(network, scored_batches(cli))
-    return None if certainty is None else summarise_certainty(certainty, _dice_by_case(scores), cli.datamodule.case_patients)
+    return summarise_certainty(certainty, _dice_by_case(scores), cli.datamodule.case_patients)
 
 
 def _dice_by_case(scores: CaseScores) -> dict[int, float]:

@@ -168,6 +168,25 @@ def class_margins(class_logits: Tensor) -> Tensor:
     return class_logits - torch.where(class_logits == largest, second, largest)
 
 
+def class_log_odds(class_logits: Tensor) -> Tensor:
+    """Return the logit of each class against all others together: its sigmoid is the softmax probability.
+
+    Args:
+        class_logits: (B, 1 + K, h, w) scores before the softmax.
+
+    Returns:
+        (B, 1 + K, h, w).
+
+    Examples:
+        >>> class_log_odds(torch.tensor([0.0, 0.0, 0.0]).view(1, 3, 1, 1)).sigmoid().flatten().tolist()
+        [0.3333333432674408, 0.3333333432674408, 0.3333333432674408]
+    """
+    n_scores = class_logits.shape[1]
+    own = torch.eye(n_scores, dtype=torch.bool, device=class_logits.device)[:, :, None, None]
+    others = class_logits[:, None].masked_fill(own, -torch.inf).logsumexp(dim=2)
+    return class_logits - others
+
+
 def class_rows(class_logits: Tensor, frame: Frame, side: int) -> Tensor:
     """Bring the scores of one image to its original frame, class by class, and compare them there.
 

@@ -15,9 +15,12 @@ from medsam_tune.evaluation.calibration import (
     summarise_certainty,
     write_certainty,
 )
+from medsam_tune.geometry import to_original
 from medsam_tune.prompts import BoxPrompt, PointPrompt
 from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
+from medsam_tune.segmenters.semantic import SemanticSegmenter, class_log_odds
+from tests.class_batches import make_class_batch
 from tests.factories import make_batch
 
 NO_BINS = np.zeros((3, 10))
@@ -87,6 +90,25 @@ def test_images_give_the_same_figures_together_and_apart():
     batch = make_batch(sizes=((40, 64), (64, 48)), objects=(2, 1))
     together, apart = score_certainty(segmenter, [batch]), score_certainty(segmenter, [batch.part(0, 1), batch.part(1, 2)])
     assert together.uncertainty == pytest.approx(apart.uncertainty, abs=1e-5)
+
+
+def test_classes_are_held_against_all_else_by_their_softmax_probability():
+    segmenter = SemanticSegmenter(SamParts(SamBackbone("random_tiny")), ("wall", "lumen")).eval()
+    batch = make_class_batch(2, sizes=((40, 64),))
+    with torch.no_grad():
+        probs = segmenter(batch).class_logits.softmax(dim=1)[:, 1:]
+    rows = to_original(probs.logit(), batch.frames[0], 64)[0]
+    wanted = sum(bin_pixels(row, mask) for row, mask in zip(rows, batch.original_masks[0].dense(), strict=True))
+    said = score_certainty(segmenter, [batch])
+    assert said.kind == "one_answer"
+    np.testing.assert_allclose(said.bins[0], wanted, rtol=1e-4)
+
+
+def test_log_odds_of_classes_are_those_of_the_softmax():
+    scores = 5 * torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(class_log_odds(scores).sigmoid(), scores.softmax(dim=1))
+    # No margin to the best of the others is one: three equal scores are a third each.
+    torch.testing.assert_close(class_log_odds(torch.zeros(1, 3, 1, 1)).sigmoid(), torch.full((1, 3, 1, 1), 1 / 3))
 
 
 def test_table_of_certainty_is_read_again(tmp_path):
