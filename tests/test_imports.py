@@ -80,6 +80,7 @@ ROOMS = {
     "uvicorn": ("serve/",),
     "nnInteractive": ("serve/",),
     "blosc2": ("serve/",),
+    "httpx": ("serve/",),
     "tensorboard": (),
     "pytorch_lightning": (),
     "lightning_sdk": (),

@@ -1,8 +1,9 @@
-"""``medsam-tune serve MODEL``: napari and 3D Slicer ask the model through nnInteractive's protocol."""
+"""``medsam-tune serve MODEL``: napari, 3D Slicer and Label Studio ask the model through the protocols that they speak."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,15 @@ from medsam_tune.folders import expand
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from fastapi import FastAPI
+
     from medsam_tune.inference.propagation import PropagationRules
     from medsam_tune.serve.served_model import ServedModel
 
 _DESCRIPTION = """\
 Answer napari (plug-in napari-nninteractive, Remote) and 3D Slicer (extension nnInteractive, Remote) with a model of yours.
+
+With --protocol label-studio it is an ML backend of Label Studio instead, for single images.
 
 MODEL is a run's folder, an export folder, or the name of released weights: the untuned network. Boxes and points are answered
 on the slice that they are drawn on, along the axis and by the rule of grey levels of the training; with --propagate the object
@@ -25,6 +30,7 @@ is followed up and down from there.
 
 Only this machine is let in, unless --host says otherwise; then clients need a key, and what is sent is not encrypted: an SSH
 tunnel (ssh -L 1527:127.0.0.1:1527 MACHINE) needs no --host and is. docs/how-to/viewers.md goes through it click by click."""
+_PORTS = {"nninteractive": 1527, "label-studio": 9090}
 _PACKAGES = ("fastapi", "uvicorn", "nnInteractive", "blosc2")
 
 
@@ -41,18 +47,10 @@ def main(words: list[str]) -> int:
     key = read_key(None if options.key_file is None else expand(options.key_file, "--key-file"))
     check_host(options.host, key)
     _check_numbers(options)
-    with listen(options.host, options.port) as place:
-        from medsam_tune.serve.app import make_app
-
+    _check_protocol(options)
+    with listen(options.host, _PORTS[options.protocol] if options.port is None else options.port) as place:
         model = _model(options)
-        app = make_app(
-            model,
-            key=key,
-            hosts=allowed_hosts(options.host),
-            most_sessions=options.sessions,
-            idle_seconds=60 * options.idle_minutes,
-            most_bytes=round(options.max_gigabytes * 1e9),
-        )
+        app = _app(options, model, key, allowed_hosts(options.host))
         print(_opening(options, model, place.getsockname()[1], key), flush=True)
         run(app, place)
     return 0
@@ -63,7 +61,12 @@ def parser() -> OptionParser:
     found = OptionParser("medsam-tune serve", _DESCRIPTION)
     found.add_argument("model", metavar="MODEL", help="a run folder, an export folder, or weights such as lite_medsam")
     found.add_argument("--host", default="127.0.0.1", help="where to listen; any but this machine (127.0.0.1) demands a key")
-    found.add_argument("--port", type=int, default=1527, help="by default 1527, as nnInteractive's own server")
+    found.add_argument("--port", type=int, help="by default 1527, as nnInteractive's own server; 9090 for Label Studio")
+    found.add_argument(
+        "--protocol", choices=sorted(_PORTS), default="nninteractive", help="of napari and Slicer, or of Label Studio"
+    )
+    found.add_argument("--images", metavar="DIR", help="Label Studio: where its tasks' images lie on this machine")
+    found.add_argument("--label-studio", metavar="URL", help="Label Studio: fetch images there; LABEL_STUDIO_API_KEY logs in")
     found.add_argument("--key-file", metavar="FILE", help="holds the key; else NN_INTERACTIVE_API_KEY is one")
     found.add_argument(
         "--orientation",
@@ -92,6 +95,47 @@ def check_packages() -> None:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise RecipeError(f"serve: needs {', '.join(missing)}. Install it: pip install medsam-tune[serve]")
+
+
+def _check_protocol(options: Namespace) -> None:
+    label_studio = options.protocol == "label-studio"
+    if not label_studio and (options.images or options.label_studio):
+        raise RecipeError("--images, --label-studio: go with --protocol label-studio, which is not given. Give it.")
+    if label_studio and options.propagate:
+        raise RecipeError("--propagate: Label Studio shows single images, which have no neighbours. Leave it out.")
+    if label_studio and not (options.images or options.label_studio):
+        raise RecipeError("--protocol label-studio: needs --images DIR or --label-studio URL, where the tasks' images are.")
+    if label_studio and options.label_studio and not options.label_studio.startswith(("http://", "https://")):
+        raise RecipeError(f"--label-studio: expected an address such as http://localhost:8080, got {options.label_studio}.")
+    if options.images and not expand(options.images, "--images").is_dir():
+        raise RecipeError(f"--images: {options.images} is no folder. Give the folder of the images.")
+
+
+def _app(options: Namespace, model: ServedModel, key: str | None, hosts: tuple[str, ...]) -> FastAPI:
+    most_bytes = round(options.max_gigabytes * 1e9)
+    if options.protocol == "label-studio":
+        from medsam_tune.serve.label_studio.app import make_app as make_label_studio
+        from medsam_tune.serve.label_studio.images import TaskImages
+
+        images = TaskImages(
+            model.data,
+            folder=None if options.images is None else expand(options.images, "--images"),
+            address=options.label_studio,
+            token=os.environ.get("LABEL_STUDIO_API_KEY"),
+            most_bytes=most_bytes,
+        )
+        version = Path(options.model).name or options.model
+        return make_label_studio(model, images, version=version, key=key, hosts=hosts, most_bytes=most_bytes)
+    from medsam_tune.serve.app import make_app
+
+    return make_app(
+        model,
+        key=key,
+        hosts=hosts,
+        most_sessions=options.sessions,
+        idle_seconds=60 * options.idle_minutes,
+        most_bytes=most_bytes,
+    )
 
 
 def _check_numbers(options: Namespace) -> None:
@@ -124,6 +168,15 @@ def _opening(options: Namespace, model: ServedModel, port: int, key: str | None)
     asked = "points and boxes" if model.capabilities()["supported_interactions"]["points"] else "no prompts: press Run"
     following = "" if model.rules is None else " and follows the object from there"
     host = f"[{options.host}]" if ":" in options.host else options.host
+    if options.protocol == "label-studio":
+        asked = "boxes, key points and brush strokes" if asked.startswith("points") else "no prompts"
+        return "\n".join(
+            [
+                f"{name}: http://{host}:{port}, {'with' if key else 'without'} a key, for Label Studio; takes {asked}",
+                f"  {model.licence()}",
+                "  Ctrl+C stops it.",
+            ]
+        )
     return "\n".join(
         [
             f"{name}: http://{host}:{port}, {'with' if key else 'without'} a key, for {options.sessions} clients",

@@ -198,13 +198,18 @@ def make_app(
     if key is not None:
         app.add_middleware(KeyCheck, key=key, open_paths=(protocol.PATH_HEALTHZ,))
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    tell_faults(app)
+    _route(app, _Endpoints(model, sessions, most_bytes))
+    return app
+
+
+def tell_faults(app: FastAPI) -> None:
+    """Answer what a request did wrong with one sentence, and log nothing of it."""
     app.add_exception_handler(MedsamTuneError, _say_refusal)
     app.add_exception_handler(RequestValidationError, _say_misfit)
     app.add_exception_handler(ValueError, _say_refusal)
     app.add_exception_handler(MemoryError, _say_full)
     app.add_exception_handler(torch.OutOfMemoryError, _say_full)
-    _route(app, _Endpoints(model, sessions, most_bytes))
-    return app
 
 
 def _route(app: FastAPI, endpoints: _Endpoints) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -19,7 +21,7 @@ _TOO_LARGE = "the request is larger than this server takes. Crop the image, or s
 
 
 class KeyCheck:
-    """Answer 401 to a request that does not bring the key.
+    """Answer 401 to a request that does not bring the key: as a bearer, or as the password of any user.
 
     Args:
         app: What answers all others, an ASGI application.
@@ -28,16 +30,32 @@ class KeyCheck:
     """
 
     def __init__(self, app: Application, *, key: str, open_paths: tuple[str, ...] = ()) -> None:
-        self.app, self._wanted, self._open = app, f"Bearer {key}".encode(), open_paths
+        self.app, self._wanted, self._open = app, key.encode(), open_paths
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Compare the key in a time that tells nothing of it."""
         if scope["type"] == "http" and scope["path"] not in self._open:
-            brought = dict(scope["headers"]).get(b"authorization", b"")
+            brought = _key_of(dict(scope["headers"]).get(b"authorization", b""))
             if not hmac.compare_digest(brought, self._wanted):
                 await _refuse(send, 401, "the key is missing or wrong. Enter the key of this server.")
                 return
         await self.app(scope, receive, send)
+
+
+def _key_of(header: bytes) -> bytes:
+    """Return the key that a request brings, or nothing.
+
+    Examples:
+        >>> _key_of(b"Bearer secret"), _key_of(b"Basic " + base64.b64encode(b"anna:secret")), _key_of(b"secret")
+        (b'secret', b'secret', b'')
+    """
+    kind, _, value = header.partition(b" ")
+    if kind == b"Basic":
+        try:
+            return base64.b64decode(value, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    return value if kind == b"Bearer" else b""
 
 
 class BodyLimit:

@@ -28,6 +28,15 @@ def test_the_opening_line_says_where_how_and_under_which_licence(answered, capsy
     assert not {"/docs", "/redoc", "/openapi.json"} & {route.path for route in app.routes}
 
 
+def test_label_studio_is_told_where_to_connect(answered, tmp_path, capsys):
+    words = ["--protocol", "label-studio", "--images", str(tmp_path), "--port", "0"]
+    assert main(["serve", "random_tiny", *words]) == 0
+    ((app, (_, port)),) = answered
+    said = capsys.readouterr().out
+    assert f"http://127.0.0.1:{port}, without a key, for Label Studio; takes boxes, key points and brush strokes" in said
+    assert {route.path for route in app.routes} >= {"/health", "/setup", "/predict", "/webhook"}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -39,6 +48,11 @@ def test_the_opening_line_says_where_how_and_under_which_licence(answered, capsy
         (["--max-gigabytes", "nan"], "--max-gigabytes: expected a number above 0"),
         (["--port", "99999"], "--port: cannot listen"),
         (["--key-file", "nowhere"], "--key-file:"),
+        (["--images", "."], "go with --protocol label-studio"),
+        (["--protocol", "label-studio"], "needs --images DIR or --label-studio URL"),
+        (["--protocol", "label-studio", "--images", "nowhere"], "--images: nowhere is no folder"),
+        (["--protocol", "label-studio", "--label-studio", "localhost"], "expected an address such as http://"),
+        (["--protocol", "label-studio", "--images", ".", "--propagate"], "--propagate: Label Studio shows single images"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anybody_is_let_in(answered, words, said, capsys):
