@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medsam_tune.cli.options import OptionParser
 from medsam_tune.errors import RecipeError
@@ -13,8 +13,6 @@ from medsam_tune.folders import expand
 
 if TYPE_CHECKING:
     from argparse import Namespace
-
-    from fastapi import FastAPI
 
     from medsam_tune.inference.propagation import PropagationRules
     from medsam_tune.serve.served_model import ServedModel
@@ -111,7 +109,7 @@ def _check_protocol(options: Namespace) -> None:
         raise RecipeError(f"--images: {options.images} is no folder. Give the folder of the images.")
 
 
-def _app(options: Namespace, model: ServedModel, key: str | None, hosts: tuple[str, ...]) -> FastAPI:
+def _app(options: Namespace, model: ServedModel, key: str | None, hosts: tuple[str, ...]) -> Any:  # noqa: ANN401 - fastapi stays in serve/
     most_bytes = round(options.max_gigabytes * 1e9)
     if options.protocol == "label-studio":
         from medsam_tune.serve.label_studio.app import make_app as make_label_studio

@@ -40,6 +40,7 @@ class NibabelFormat(Format):
             DataError: If the file is no volume of three axes, or its geometry is unknown.
         """
         image = _loaded(path, self.kind)
+        _close(image)
         shape = tuple(int(length) for length in image.shape)
         if len(shape) < 3 or set(shape[3:]) - {1} or min(shape) < 1:
             raise DataError(f"{path}: has shape {shape}, expected a volume of 3 axes. Save each time point as a file.")
@@ -73,6 +74,7 @@ class NibabelFormat(Format):
         image = _loaded(path, self.kind)
         with _readable(path, self.kind):
             values: NDArray[Any] = np.asanyarray(image.dataobj).reshape(shape)
+        _close(image)
         return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
@@ -155,10 +157,15 @@ def _loaded(path: Path, kind: str) -> Any:  # noqa: ANN401 - nibabel is not type
     with _readable(path, kind), warnings.catch_warnings():
         # nibabel tries what it does not know, such as another version of PAR/REC, with a warning.
         warnings.simplefilter("error", UserWarning)
-        image = nibabel.load(path)
+        try:
+            image = nibabel.load(path)
+        except FileNotFoundError as error:
+            if error.filename is None or Path(error.filename).name == path.name:
+                raise
+            raise _lacks(path, Path(error.filename).name) from error
         stored = Path(image.file_map["image"].filename)
         if not stored.is_file():
-            raise DataError(f"{path}: its voxels' file {stored.name} is missing. Put it beside the file, or remove both.")
+            raise _lacks(path, stored.name)
         size = np.dtype(image.get_data_dtype()).itemsize
         claimed, held = math.prod(int(length) for length in image.shape) * size, stored.stat().st_size
     if claimed > held * _LARGEST_RATIO:
@@ -166,10 +173,21 @@ def _loaded(path: Path, kind: str) -> Any:  # noqa: ANN401 - nibabel is not type
     return image
 
 
+def _close(image: Any) -> None:  # noqa: ANN401 - nibabel is not typed
+    """Close the file of the voxels, which nibabel keeps open for PAR/REC alone."""
+    file = getattr(image.dataobj, "file_like", None)
+    if hasattr(file, "close"):
+        file.close()
+
+
+def _lacks(path: Path, name: str) -> DataError:
+    return DataError(f"{path}: its voxels' file {name} is missing. Put it beside the file, or remove both.")
+
+
 def _readable(path: Path, kind: str) -> AbstractContextManager[None]:
     from nibabel.filebasedimages import ImageFileError
     from nibabel.parrec import PARRECError
-    from nibabel.spatialimages import HeaderDataError
+    from nibabel.spatialimages import HeaderDataError, ImageDataError
     from nibabel.wrapstruct import WrapStructError
 
     plain = (
@@ -184,4 +202,4 @@ def _readable(path: Path, kind: str) -> AbstractContextManager[None]:
         UserWarning,
         zlib.error,
     )
-    return reading(path, kind, (*plain, ImageFileError, HeaderDataError, PARRECError, WrapStructError))
+    return reading(path, kind, (*plain, ImageFileError, HeaderDataError, ImageDataError, PARRECError, WrapStructError))

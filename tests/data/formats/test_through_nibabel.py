@@ -1,6 +1,8 @@
 """FreeSurfer, PAR/REC, AFNI, MINC and Analyze, read through nibabel."""
 
 import gzip
+import shutil
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -77,3 +79,53 @@ def test_files_are_known_by_their_endings_whatever_their_case():
         "MincFormat",
         "AnalyzeFormat",
     ]
+
+
+# What nibabel ships for its own tests: MINC 1 and 2, AFNI, a Philips scan of three time points, FreeSurfer's of two.
+REAL = Path(nibabel.__file__).parent / "tests" / "data"
+needs_real_files = pytest.mark.skipif(not (REAL / "small.mnc").is_file(), reason="nibabel was installed without its tests")
+
+
+@needs_real_files
+@pytest.mark.parametrize("name", ["small.mnc", "minc1_1_scale.mnc", "minc2_1_scale.mnc", "tiny.mnc", "scaled+tlrc.HEAD"])
+def test_files_of_other_programs_are_read_as_nibabel_shows_them(name):
+    form = format_of(REAL / name)
+    header, values = form.read_header(REAL / name), form.read_image(REAL / name)
+    image = nibabel.load(REAL / name)
+    expected = nibabel.as_closest_canonical(nibabel.Nifti1Image(image.get_fdata().reshape(values.shape), image.affine))
+    np.testing.assert_allclose(header.to_ras(values), expected.get_fdata(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(header.ras_affine, expected.affine, atol=1e-6)
+
+
+@needs_real_files
+def test_one_time_point_of_a_philips_scan_lies_where_nibabel_puts_it(tmp_path):
+    text = (REAL / "phantom_EPI_asc_CLEAR_2_1.PAR").read_text(encoding="latin-1").splitlines(keepends=True)
+    # An image is a line of numbers: slice, echo, dynamic, ...
+    lines = [line for line in text if not line.strip()[:1].isdigit() or line.split()[2] == "1"]
+    single = "".join(lines).replace("dynamics             :   3", "dynamics             :   1")
+    (tmp_path / "a.PAR").write_text(single, encoding="latin-1")
+    shutil.copy(REAL / "phantom_EPI_asc_CLEAR_2_1.REC", tmp_path / "a.REC")
+    form = format_of(tmp_path / "a.PAR")
+    header, values = form.read_header(tmp_path / "a.PAR"), form.read_image(tmp_path / "a.PAR")
+    whole = nibabel.load(REAL / "phantom_EPI_asc_CLEAR_2_1.PAR")
+    np.testing.assert_allclose(values, whole.get_fdata()[..., 0], rtol=1e-5)
+    np.testing.assert_allclose(header.affine, whole.affine, atol=1e-6)
+    whole.dataobj.file_like.close()
+
+
+@needs_real_files
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("phantom_EPI_asc_CLEAR_2_1.PAR", r"shape \(64, 64, 9, 3\), expected a volume of 3 axes"),
+        ("example4d+orig.HEAD", r"shape \(33, 41, 25, 3\), expected a volume of 3 axes"),
+        ("test.mgz", r"shape \(3, 4, 5, 2\), expected a volume of 3 axes"),
+        ("T1.PAR", r"its voxels' file T1\.REC is missing"),
+        ("analyze.hdr", r"its voxels' file analyze\.img is missing"),
+        ("bad_datatype+orig.HEAD", "cannot be read as AFNI volume"),
+        ("phantom_truncated.PAR", "cannot be read as PAR/REC"),
+    ],
+)
+def test_files_of_other_programs_that_are_no_volume_are_refused_by_name(name, words):
+    with pytest.raises(DataError, match=words):
+        format_of(REAL / name).read_header(REAL / name)
