@@ -175,9 +175,8 @@ def _loaded(path: Path, kind: str) -> Any:  # noqa: ANN401 - nibabel is not type
 
 def _close(image: Any) -> None:  # noqa: ANN401 - nibabel is not typed
     """Close the file of the voxels, which nibabel keeps open for PAR/REC alone."""
-    file = getattr(image.dataobj, "file_like", None)
-    if hasattr(file, "close"):
-        file.close()
+    if close := getattr(getattr(image.dataobj, "file_like", None), "close", None):
+        close()
 
 
 def _lacks(path: Path, name: str) -> DataError:

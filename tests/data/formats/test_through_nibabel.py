@@ -102,7 +102,7 @@ def test_one_time_point_of_a_philips_scan_lies_where_nibabel_puts_it(tmp_path):
     text = (REAL / "phantom_EPI_asc_CLEAR_2_1.PAR").read_text(encoding="latin-1").splitlines(keepends=True)
     # An image is a line of numbers: slice, echo, dynamic, ...
     lines = [line for line in text if not line.strip()[:1].isdigit() or line.split()[2] == "1"]
-    single = "".join(lines).replace("dynamics             :   3", "dynamics             :   1")
+    single = "".join(lines).replace("dynamics            :   3", "dynamics            :   1")
     (tmp_path / "a.PAR").write_text(single, encoding="latin-1")
     shutil.copy(REAL / "phantom_EPI_asc_CLEAR_2_1.REC", tmp_path / "a.REC")
     form = format_of(tmp_path / "a.PAR")
