@@ -60,7 +60,9 @@ def set_train_modes(module: nn.Module, training: bool) -> None:
         module: The root; without parameters it follows ``training``.
         training: False sets everything to eval.
     """
-    _set_mode(module, training, parent_trains=True)
+    learns: dict[nn.Module, bool | None] = {}
+    _note_what_learns(module, learns)
+    _set_mode(module, training, learns, parent_trains=True)
 
 
 @dataclass(frozen=True)
@@ -119,13 +121,21 @@ def check_trainable(module: nn.Module, expected_names: Iterable[str]) -> None:
     raise RecipeError(f"{KEY}: the trainable set is not what was asked for. Parameters that {'; that '.join(faults)}.")
 
 
-def _set_mode(module: nn.Module, training: bool, *, parent_trains: bool) -> None:
-    parameters = list(module.parameters())
-    trains = all(p.requires_grad for p in parameters) if parameters else parent_trains
-    trains = trains or getattr(module, "trains_with_tuner", False)
+def _note_what_learns(module: nn.Module, learns: dict[nn.Module, bool | None]) -> bool | None:
+    """Note for a module and all below whether every parameter learns, None where there is none; each is looked at once."""
+    own = [p.requires_grad for p in module.parameters(recurse=False)]
+    below = [_note_what_learns(child, learns) for child in module.children()]
+    flags = [*own, *(flag for flag in below if flag is not None)]
+    learns[module] = all(flags) if flags else None
+    return learns[module]
+
+
+def _set_mode(module: nn.Module, training: bool, learns: dict[nn.Module, bool | None], *, parent_trains: bool) -> None:
+    own = learns[module]
+    trains = (parent_trains if own is None else own) or getattr(module, "trains_with_tuner", False)
     module.training = training and trains
     for child in module.children():
-        _set_mode(child, training, parent_trains=trains)
+        _set_mode(child, training, learns, parent_trains=trains)
 
 
 def _is_below(key: str, path: str) -> bool:

@@ -235,11 +235,6 @@ class TinyViT(nn.Module):
             LayerNorm2d(out_channels),
         )
 
-    def flat_blocks(self) -> tuple[ConvBlock | AttentionBlock, ...]:
-        """Return all blocks in order; with the released depths 0 and 1 are convolutional, 2 to 11 attend."""
-        stages = cast(Sequence[Stage], self.layers)
-        return tuple(cast(ConvBlock | AttentionBlock, block) for stage in stages for block in stage.blocks)
-
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, S, S) to image embeddings (B, C, g, g)."""
         # On CPU the convolutions are faster on this layout, and the token view (B, H, W, C) costs no copy.

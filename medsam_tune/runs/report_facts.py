@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import re
@@ -135,9 +136,12 @@ def device_facts(cli: MedsamCLI) -> dict[str, object]:
     }
 
 
+@functools.cache
 def installed_packages() -> str:
     """Return what ``pip freeze`` would name: each installed package with its version, one a line, without places."""
-    found = {(each.metadata["Name"] or "", each.version) for each in importlib.metadata.distributions()}
+    # Each look at a distribution's metadata reads its file anew.
+    metadata = [each.metadata for each in importlib.metadata.distributions()]
+    found = {(each["Name"] or "", each["Version"]) for each in metadata}
     return "\n".join(f"{name}=={version}" for name, version in sorted(found, key=lambda each: each[0].lower()) if name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -198,10 +198,6 @@ class Segmenter(nn.Module, ABC):
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``extra_state`` returned; nothing by default."""
-
-
-SegmenterFactory = Callable[[SamParts], Segmenter]
-"""What a recipe's ``model.segmenter`` is: given the parts, it returns the segmenter."""
 
 
 def check_one_per_image_target(target: str, owner: str) -> None:

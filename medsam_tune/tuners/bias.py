@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medsam_tune.backbone.base import Backbone
+from torch import nn
+
+from medsam_tune.backbone.anatomy import Anatomy
 from medsam_tune.tuners.parts import BlockRange
 from medsam_tune.tuners.scoped import Scope, ScopedTuner
 
@@ -36,8 +38,8 @@ class BiasTuning(ScopedTuner):
         super().__init__(scope, blocks=blocks)
         self.norms = norms
 
-    def chosen(self, backbone: Backbone, name: str) -> bool:
+    def chosen(self, name: str, owner: nn.Module, anatomy: Anatomy) -> bool:
         """Choose biases, but for those that change no output, and layer norms where they are wanted."""
-        if self.norms and isinstance(backbone.get_submodule(name.rpartition(".")[0]), backbone.anatomy().norm_kinds):
+        if self.norms and isinstance(owner, anatomy.norm_kinds):
             return True
-        return name.endswith(".bias") and name not in backbone.anatomy().decoder.without_effect
+        return name.endswith(".bias") and name not in anatomy.decoder.without_effect

@@ -10,7 +10,9 @@ Differs from the authors' code:
 
 from __future__ import annotations
 
-from medsam_tune.backbone.base import Backbone
+from torch import nn
+
+from medsam_tune.backbone.anatomy import Anatomy
 from medsam_tune.tuners.scoped import ScopedTuner
 
 
@@ -25,6 +27,6 @@ class NormTuning(ScopedTuner):
         RecipeError: If ``scope`` is empty, or ``blocks`` is given without the encoder.
     """
 
-    def chosen(self, backbone: Backbone, name: str) -> bool:
+    def chosen(self, name: str, owner: nn.Module, anatomy: Anatomy) -> bool:
         """Choose the parameters of layer norms."""
-        return isinstance(backbone.get_submodule(name.rpartition(".")[0]), backbone.anatomy().norm_kinds)
+        return isinstance(owner, anatomy.norm_kinds)

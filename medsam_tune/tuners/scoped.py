@@ -6,6 +6,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
+from torch import nn
+
+from medsam_tune.backbone.anatomy import Anatomy
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.errors import RecipeError
 from medsam_tune.tuners.base import OwnWeightsTuner, decoder_names, names_below
@@ -32,8 +35,8 @@ class ScopedTuner(OwnWeightsTuner):
         self.blocks = blocks
 
     @abstractmethod
-    def chosen(self, backbone: Backbone, name: str) -> bool:
-        """Tell whether the parameter of this dotted name, which lies in scope, is to learn."""
+    def chosen(self, name: str, owner: nn.Module, anatomy: Anatomy) -> bool:
+        """Tell whether the parameter of this dotted name, which lies in scope and belongs to this module, is to learn."""
 
     def insert(self, backbone: Backbone) -> list[str]:
         """Return the names of the chosen parameters.
@@ -41,7 +44,8 @@ class ScopedTuner(OwnWeightsTuner):
         Raises:
             RecipeError: If the block range does not fit.
         """
-        return [name for name in _names_in_scope(backbone, self.scope, self.blocks) if self.chosen(backbone, name)]
+        anatomy, names = backbone.anatomy(), _names_in_scope(backbone, self.scope, self.blocks)
+        return [name for name in names if self.chosen(name, backbone.get_submodule(name.rpartition(".")[0]), anatomy)]
 
 
 def _check_scope(scope: Sequence[Scope], blocks: BlockRange | None) -> None:

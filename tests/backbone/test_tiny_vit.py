@@ -90,7 +90,7 @@ def test_every_parameter_gets_a_gradient_in_train_mode():
 
 def test_blocks_are_numbered_flat_two_convolutional_then_ten_that_attend():
     with torch.device("meta"):
-        blocks = TinyViT(256, 1).flat_blocks()
+        blocks = [block for stage in TinyViT(256, 1).layers for block in stage.blocks]
     assert [type(block) for block in blocks] == [ConvBlock] * 2 + [AttentionBlock] * 10
 
 
