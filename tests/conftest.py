@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Before torch is imported, and for every process that a test starts: those of pytest itself have the cores already.
@@ -20,6 +21,12 @@ def pytest_collect_file():
     return [found for found in (yield) if not isinstance(found, DoctestModule)]
 
 
+def pytest_collection_finish():
+    # Off since tests/__init__.py.
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     # The tiny networks are slower on several threads, and parallel runs would fight for cores.
@@ -27,6 +34,14 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_flush():
+    # Every small file waits for the disk otherwise, for seconds where it is busy; no test cuts the power.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

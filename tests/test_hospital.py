@@ -1,6 +1,5 @@
 """The page that walks from a DICOM folder to SEG files, with its commands as they stand there."""
 
-import os
 import re
 import shlex
 from pathlib import Path
@@ -30,7 +29,6 @@ def hospital(tmp_path, monkeypatch):
     quick = recipe.replace("lite_medsam", "random_tiny").replace("max_epochs: 20", "max_epochs: 1, accelerator: cpu")
     (tmp_path / "hippocampus.yaml").write_text(quick)
     monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -54,6 +55,9 @@ def main(argv: list[str] | None = None) -> int:
         argv: The words after ``medsam-tune``; those of this process by default. Under ``ddp`` Lightning starts the process's
             own words again in every rank, whatever is given here.
     """
+    if argv is None:
+        # What is imported lives as long as the process; to look through it for garbage time and again slowed the start.
+        gc.set_threshold(50_000)
     arguments = sys.argv[1:] if argv is None else argv
     with OneLine(["medsam-tune", *arguments]) as command:
         complete_account()

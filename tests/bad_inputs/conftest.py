@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -67,7 +66,6 @@ def template(tmp_path_factory):
     (folder / "npz.yaml").write_text(recipe_for("{class_path: medsam_tune.data.MedsamNpz}", "npz"))
     (folder / "sweep.yaml").write_text(SWEEP)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setenv("MEDSAM_TUNE_CACHE", str(folder / "cache"))
         patch.chdir(folder)
         assert run("--trainer.max_epochs=1", "--run.baselines=false", "--run.report=false") == 0

@@ -10,7 +10,7 @@ import pytest
 from medsam_tune.cli import main
 from medsam_tune.training.run_place import run_place
 from tests.export.forms.tuned import LORA, config_of, exported
-from tests.training.conftest import _no_flush, _own_process, finished, workplace
+from tests.training.conftest import _own_process, finished, workplace
 
 NO_PIXELS = {"pixels_that_differ": 0, "pixels": 1}
 
@@ -21,7 +21,7 @@ class _Done:
     figures: dict = field(default_factory=lambda: {"loads_in": "peft", "questions": 1, "logits_differ_by": 0.0, **NO_PIXELS})
 
 
-__all__ = ["_no_flush", "_own_process", "finished", "workplace"]
+__all__ = ["_own_process", "finished", "workplace"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ WORDS = [
 def workplace(tmp_path, monkeypatch):
     write_workplace(tmp_path)
     monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.chdir(tmp_path)
     forget_run()
     yield tmp_path

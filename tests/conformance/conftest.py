@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.training.tiny_runs import forget_run
@@ -13,8 +11,6 @@ from tests.training.tiny_runs import forget_run
 def toy_place(tmp_path, monkeypatch):
     """Return a fresh current folder with a cache of its own."""
     monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
-    # Every small file waits for the disk otherwise; no test cuts the power.
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.chdir(tmp_path)
     forget_run()
     yield tmp_path

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 
 import numpy as np
 import pytest
@@ -24,7 +23,6 @@ BOX = (12, 8, 39, 30)
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.chdir(tmp_path)
     # Value 1 is a label of every recipe that names any.
     mask = np.zeros((48, 64), np.uint8)

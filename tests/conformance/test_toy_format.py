@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +75,6 @@ def workplace(tmp_path, monkeypatch):
             (tmp_path / "scans" / folder / f"s{scan}.voxels").write_text(json.dumps(content))
     (tmp_path / "toy.yaml").write_text(RECIPE)
     monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

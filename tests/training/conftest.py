@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 
@@ -23,14 +22,6 @@ def _own_process():
         # It keeps the first test's folder otherwise.
         sys.modules["wandb"].finish()
         sys.modules["wandb"].teardown()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _no_flush():
-    # Every small file waits for the disk otherwise, for seconds where it is busy; no test cuts the power.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
 
 
 @pytest.fixture
