@@ -80,7 +80,9 @@ def _out(options: argparse.Namespace, folder: Path) -> Path:
 
 def _list_faults(faults: tuple[str, ...]) -> None:
     if faults:
-        print(DataFaults(f"{len(faults)} files cannot be used and are left out", faults), file=sys.stderr)
+        from medsam_tune.training.opening import counted
+
+        print(DataFaults(f"left out: {counted(len(faults), 'file')} that cannot be used", faults), file=sys.stderr)
 
 
 def _told(text: str) -> None:

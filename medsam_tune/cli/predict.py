@@ -50,6 +50,10 @@ def main(words: list[str]) -> int:
     # Intermixed: OUT may stand behind an option.
     options = parser().parse_intermixed_args(words)
     job = _job(options)
+    from medsam_tune.training.opening import counted
+
+    if job.left_out:
+        print(f"left out: {counted(len(job.left_out), 'mask')} among the images; name a file itself to predict it.")
     for difference in job.differences:
         print(f"warning: {options.input}: {difference}. The masks may be wrong.", file=sys.stderr)
     outcomes = behind_a_bar(job.outcomes(), "Predicting", total=len(job.files))
@@ -59,7 +63,7 @@ def main(words: list[str]) -> int:
     for outcome in outcomes:
         if outcome.note:
             print(outcome.note)
-    print(f"{len(outcomes) - len(faults)} masks in {job.out}{there}")
+    print(f"{counted(len(outcomes) - len(faults), 'mask')} in {job.out}{there}")
     for fault in faults:
         print(f"error: {' '.join(fault.split())}", file=sys.stderr)
     return 1 if faults else 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medsam_tune.data.formats import FORMATS, Format, RasterFormat, format_of, writer_for
+from medsam_tune.data.layouts.masks_among import masks_among
 from medsam_tune.data.names import file_name
 from medsam_tune.data.pairing import first_names
 from medsam_tune.data.volume_names import NNUNET_CHANNEL
@@ -38,7 +39,12 @@ class NewFile:
 
 
 def find_files(
-    place: Path, formats: Sequence[Format] = FORMATS, *, to: str | None = None, keep_patient: bool = False
+    place: Path,
+    formats: Sequence[Format] = FORMATS,
+    *,
+    without: Collection[Path] = (),
+    to: str | None = None,
+    keep_patient: bool = False,
 ) -> list[NewFile]:
     """Return the images and volumes at a place: one file, or a folder with all below it.
 
@@ -48,6 +54,7 @@ def find_files(
     Args:
         place: The file or folder.
         formats: Who may read a file.
+        without: Files that are left out, such as ``masks_in`` finds.
         to: As for ``writer_for``.
         keep_patient: As for ``writer_for``.
 
@@ -60,6 +67,7 @@ def find_files(
     files = [
         NewFile(path, read.name_of(path, folder), read, writer_for(read, to, keep_patient=keep_patient))
         for path, read in sorted(_read_by(place, folder, formats).items())
+        if path not in without
     ]
     if not files:
         endings = ", ".join(ending for each in formats for ending in each.endings)
@@ -69,6 +77,19 @@ def find_files(
     if twice := sorted({file.name for file in files if counts[file.written(folder)] > 1}):
         raise DataError(f"{place}: {first_names(twice)}: several files of that name would have one mask file. Rename them.")
     return files
+
+
+def masks_in(place: Path, formats: Sequence[Format] = FORMATS) -> frozenset[Path]:
+    """Return the files of a folder that are masks of others there, as in the folder of a training; none for a file.
+
+    Args:
+        place: The file or folder.
+        formats: Who may read a file.
+    """
+    if not place.is_dir():
+        return frozenset()
+    folder = _image_folder(place)
+    return masks_among(folder, _read_by(place, folder, formats))
 
 
 def check_place(place: Path, out: Path) -> None:

@@ -26,7 +26,7 @@ from medsam_tune.inference.file_boxes import boxes_of_file, bring_boxes
 from medsam_tune.inference.file_prediction import Asking, answer_file, check_asked
 from medsam_tune.inference.label_values import Meaning, drawn_values
 from medsam_tune.inference.mask_prompts import Prompts, prompts_of_masks
-from medsam_tune.inference.new_files import NewFile, check_place, find_files, match_prompts
+from medsam_tune.inference.new_files import NewFile, check_place, find_files, masks_in, match_prompts
 from medsam_tune.inference.prompt_files import DrawnObject, read_prompts
 from medsam_tune.inference.propagation import VolumePrompt, check_propagation, described
 from medsam_tune.runs.asked_model import AskedModel
@@ -80,6 +80,7 @@ class PredictionJob:
 
     Attributes:
         files: What is asked about.
+        left_out: Masks that lie among them in a folder, as in that of the training.
         differences: Where they differ so much from the training's that the model may fail on them.
 
     Raises:
@@ -98,7 +99,8 @@ class PredictionJob:
     ) -> None:
         check_place(place, out)
         self.model, self.out, self.wanted = model, out, wanted
-        self.files = find_files(place, model.formats, to=wanted.to, keep_patient=wanted.keep_patient)
+        self.left_out = masks_in(place, model.formats)
+        self.files = find_files(place, model.formats, without=self.left_out, to=wanted.to, keep_patient=wanted.keep_patient)
         self._records = AnswerRecords(out)
         if volume_prompt is not None:
             self._check_followed(place)

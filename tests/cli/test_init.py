@@ -45,11 +45,11 @@ def init(*words):
 
 
 def test_folder_is_described_and_a_recipe_with_reasons_is_written(tmp_path, capsys):
-    for number in range(6):
+    for number in range(8):
         write_image(tmp_path / "Eigene Daten", f"p{number}/img/a.png", f"p{number}/seg/a.png", number)
     assert init(tmp_path / "Eigene Daten", "--prompt", "none", "mine.yaml") == 0
     shown = capsys.readouterr().out
-    assert "6 images with masks (masks told by their names): images at {folder}/img/{name}" in shown
+    assert "8 images with masks (masks told by their names): images at {folder}/img/{name}" in shown
     assert "Method: autosam_images, because: no prompt, one class" in shown
     text = (tmp_path / "here/mine.yaml").read_text()
     recipe = yaml.safe_load(text)
@@ -57,8 +57,11 @@ def test_folder_is_described_and_a_recipe_with_reasons_is_written(tmp_path, caps
     patterns = {"image_pattern": "^(.+)/img/(.+)$", "mask_pattern": "^(.+)/seg/(.+)$"}
     assert recipe["data"]["source"]["init_args"] == {"images": ".", "masks": ".", **patterns}
     assert {"# Method:", "# Length:"} <= {line[:9] for line in text.splitlines()}
+    # Two of eight choose and two are tested, so one batch of four is an epoch; 0.6 of eight would be two batches.
+    assert "400 steps of 4 images (400 epochs of 4), of which 40 warm up" in text
+    assert (recipe["trainer"]["max_epochs"], recipe["model"]["warmup_steps"]) == (400, 40)
     found = json.loads((tmp_path / "here/mine.fingerprint.json").read_text())
-    assert (found["pairs"], found["sizes"], found["faults"]) == (6, {"40 x 48": 6}, [])
+    assert (found["pairs"], found["sizes"], found["faults"]) == (8, {"40 x 48": 8}, [])
     with Image.open(tmp_path / "here/mine.png") as sheet:
         # Three training patients beside each other.
         assert sheet.size[0] > 3 * 240
@@ -93,10 +96,10 @@ def test_faulty_files_are_all_listed_and_left_out_by_name(tmp_path, capsys):
     (tmp_path / "data/masks/3.png").unlink()
     assert init(tmp_path / "data", "mine.yaml") == 0
     told = capsys.readouterr()
-    assert "2 files cannot be used and are left out" in told.err
+    assert "left out: 2 files that cannot be used" in told.err
     assert "images/1.png: cannot be read" in told.err
     assert "masks/2.png: mask shape (30, 30) differs" in told.err
-    assert "1 images have no mask and are left out: images/3" in told.out
+    assert "left out: 1 image without a mask: images/3" in told.out
     recipe = yaml.safe_load((tmp_path / "here/mine.yaml").read_text())
     assert recipe["data"]["source"]["init_args"]["exclude"] == ["images/1", "images/2", "images/3", "masks/1", "masks/2"]
 

@@ -1,9 +1,11 @@
 import os
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from medsam_tune.errors import DataError, RecipeError
-from medsam_tune.inference.new_files import check_place, find_files, match_prompts
+from medsam_tune.inference.new_files import check_place, find_files, masks_in, match_prompts
 from medsam_tune.inference.prompt_files import DrawnObject
 
 
@@ -29,6 +31,36 @@ def touch(folder, *names):
 )
 def test_images_are_found_in_every_usual_layout(tmp_path, files, expected):
     assert [file.name for file in find_files(touch(tmp_path, *files))] == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "left_out"),
+    [
+        (["a.png", "a_mask.png", "b.png", "b_mask.png", "c.png"], ["a_mask.png", "b_mask.png"]),
+        (["p1/img/1.png", "p1/seg/1.png", "p2/img/1.png", "p2/seg/1.png"], ["p1/seg/1.png", "p2/seg/1.png"]),
+        (["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"], ["labelsTr/a.nii.gz"]),
+        (
+            ["sub-1/anat/sub-1_T1w.nii.gz", "derivatives/m/sub-1/anat/sub-1_dseg.nii.gz"],
+            ["derivatives/m/sub-1/anat/sub-1_dseg.nii.gz"],
+        ),
+        (["a_mask.png", "b_mask.png"], []),
+        (["a.png", "b.png", "sub/a.png"], []),
+    ],
+)
+def test_masks_among_the_images_of_a_folder_are_left_out_by_their_names(tmp_path, files, left_out):
+    place = touch(tmp_path, *files)
+    masks = masks_in(place)
+    assert sorted(path.relative_to(place).as_posix() for path in masks) == left_out
+    assert len(find_files(place, without=masks)) == len(files) - len(left_out)
+    assert masks_in(place / files[0]) == frozenset()
+
+
+def test_masks_that_no_word_tells_are_left_out_by_their_pixels(tmp_path):
+    grey = np.arange(900, dtype=np.uint8).reshape(30, 30)
+    for name, pixels in (("a.png", grey), ("a_lumen.png", (grey > 99) * 255), ("a_wall.png", (grey > 200) * 255)):
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name.replace("a", "b", 1))
+    assert [file.name for file in find_files(tmp_path, without=masks_in(tmp_path))] == ["a", "b"]
 
 
 def test_one_file_is_taken_alone_and_its_mask_is_called_as_the_case(tmp_path):

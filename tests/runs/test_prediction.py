@@ -153,7 +153,7 @@ def test_released_weights_are_asked_with_every_object_of_masks_and_say_what_they
     assert "--boxes: is not given, and SAM was trained with prompts" in capsys.readouterr().err
     command = ["predict", "random_tiny", "images", "-o", "out", "--every-object-of=labels", "--uncertainty", "--overlays"]
     assert main(command) == 0
-    assert "1 masks in out\n" in capsys.readouterr().out
+    assert "1 mask in out\n" in capsys.readouterr().out
     (row,) = table(tmp_path / "out")
     assert (row["case"], row["label"], row["value"], row["area_mm2"]) == ("case_1", "1", "1", "")
     assert float(row["volume_ml"]) == pytest.approx(int(row["pixels"]) * 1.5 / 1000)
@@ -161,7 +161,7 @@ def test_released_weights_are_asked_with_every_object_of_masks_and_say_what_they
     with Image.open(tmp_path / "out/overlays/case_1.png") as picture:
         assert picture.size[0] > 300
     assert main(command) == 0
-    assert "1 masks in out, 1 of them from before" in capsys.readouterr().out
+    assert "1 mask in out, 1 of them from before" in capsys.readouterr().out
 
 
 def test_npz_files_are_asked_with_the_boxes_they_bring(tmp_path, monkeypatch):
@@ -259,7 +259,7 @@ def test_an_object_is_followed_from_a_box_on_one_slice_by_command(followed, caps
     assert main([*followed, "--box-on-slice", "2:0,0,3,3", "--least-iou=0", "--overlays"]) == 0
     said = capsys.readouterr().out
     assert "case_1: slices " in said
-    assert said.endswith("1 masks in out\n") or "1 masks in " in said
+    assert said.endswith("1 mask in out\n") or "1 mask in " in said
     record = json.loads(Path("out/case_1.propagation.json").read_text())
     assert record["prompt"] == {"slice": 2, "points": [], "box": [0.0, 0.0, 3.0, 3.0]}
     (row,) = table(Path("out"))

@@ -18,7 +18,7 @@ from medsam_tune.data.own_data import Prompt, data_settings, target_of, write_ne
 from medsam_tune.data.split_file import NNUNET_SPLITS, save_splits
 from medsam_tune.runs.build import build
 from medsam_tune.runs.first_recipe.cost import Cost, measure_cost
-from medsam_tune.runs.first_recipe.length import plan_length
+from medsam_tune.runs.first_recipe.length import plan_again, plan_length
 from medsam_tune.runs.first_recipe.method import Means, choose_method
 from medsam_tune.runs.first_recipe.text import RecipeParts, bundled_lines, recipe_text
 
@@ -76,6 +76,11 @@ def make_first_recipe(
     write_needed(found, beside)
     say("Building the network ...")
     cli = _built(recipe_text(parts, start=start, cost=None))
+    trained = len(cli.datamodule.chunks("train"))
+    if trained != length.images:
+        parts = replace(parts, length=plan_again(length, trained, gpu=gpu))
+        if parts.length.batch != length.batch:
+            cli = _built(recipe_text(parts, start=start, cost=None))
     cost = None
     if timed:
         say("Timing a few passes ...")

@@ -12,6 +12,7 @@ import torch
 
 from medsam_tune.inference.flipped_views import VIEWS
 from medsam_tune.runs.first_recipe.length import Length
+from medsam_tune.training.opening import counted
 
 if TYPE_CHECKING:
     from medsam_tune.training.cli import MedsamCLI
@@ -41,7 +42,7 @@ class Cost:
 
     def told(self) -> str:
         """Return one sentence that says it is an estimate."""
-        place = self.device if self.device != "cpu" else f"this CPU ({self.threads} threads)"
+        place = self.device if self.device != "cpu" else f"this CPU ({counted(self.threads, 'thread')})"
         return (
             f"about {_duration(self.minutes)} and {self.memory_gb:.1f} GB on {place}: an estimate from {_PASSES} timed passes, "
             f"{self.encode_seconds:.2f} s an image and {self.step_seconds:.2f} s a step"

@@ -72,23 +72,28 @@ def plan_length(found: Fingerprint, data: DataSettings, *, gpu: bool, augments: 
     trained = _count(found, slices.get("train_slices", {}), data) * (1 - held_out)
     evaluated = _count(found, slices.get("slices", {}), data) * held_out
     images = max(1, round(trained))
-    batch = min(_BATCH[gpu], images)
     views = _views(found, images, gpu=gpu) if augments else 1
+    return _planned(images, max(2, round(evaluated)), views, slices, split, gpu=gpu)
+
+
+def plan_again(length: Length, images: int, *, gpu: bool) -> Length:
+    """Return the length for the training images that the split really leaves, which no share of all images tells exactly.
+
+    Args:
+        length: As planned from the folder alone.
+        images: Training images, slices or tiles of the split.
+        gpu: Whether there is a GPU.
+    """
+    return _planned(images, length.evaluated, length.views, length.slices, length.split, gpu=gpu)
+
+
+def _planned(images: int, evaluated: int, views: int, slices: dict[str, Any], split: SplitSettings, *, gpu: bool) -> Length:
+    batch = min(_BATCH[gpu], images)
     wanted = max(WANTED_STEPS[gpu], min(_VIEWED_STEPS, _VIEWED_STEPS_AN_IMAGE * images) if views > 1 else 0)
-    plan = plan_training(
-        math.ceil(images / batch), epochs=_EPOCHS, warmup_steps=int(WARMUP_SHARE * wanted), fewest_steps=wanted
-    )
+    warmup_steps = int(WARMUP_SHARE * wanted)
+    plan = plan_training(math.ceil(images / batch), epochs=_EPOCHS, warmup_steps=warmup_steps, fewest_steps=wanted)
     return Length(
-        images,
-        max(2, round(evaluated)),
-        batch,
-        plan.epochs,
-        plan.steps,
-        plan.warmup_steps,
-        plan.validate_every,
-        views,
-        slices,
-        split,
+        images, evaluated, batch, plan.epochs, plan.steps, plan.warmup_steps, plan.validate_every, views, slices, split
     )
 
 

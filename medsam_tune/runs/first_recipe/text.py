@@ -21,6 +21,7 @@ from medsam_tune.data.split_file import NNUNET_SPLITS
 from medsam_tune.runs.first_recipe.length import Length
 from medsam_tune.runs.first_recipe.method import Method
 from medsam_tune.runs.recipe_files import bundled_recipe
+from medsam_tune.training.opening import counted
 
 FEW_PATIENTS = 10
 """Below that many patients a first recipe says how all of them are tested."""
@@ -94,8 +95,13 @@ def describe(found: Fingerprint, side: int) -> list[str]:
     facts, pairing = found.facts, found.pairing
     small, n_objects = found.small_objects(side)
     names = ", ".join(found.rule.labels)
-    kinds = {"one object": "one kind of object", "classes": f"classes {names}", "colours": f"colours {names}"}
-    many = f"{found.n_slices()} slices of {len(facts)} volumes" if found.is_volume else f"{len(facts)} images"
+    kinds = {
+        "one object": "one kind of object",
+        "classes": f"class{'es' * (len(found.rule.labels) > 1)} {names}",
+        "colours": f"colours {names}",
+    }
+    many = counted(len(facts), "volume" if found.is_volume else "image")
+    many = f"{counted(found.n_slices(), 'slice')} of {many}" if found.is_volume else many
     lines = [
         f"Data: {many} with masks ({pairing.layout}){_places(pairing)}",
         f"Patients: {_patients(found)}",
@@ -122,12 +128,13 @@ def _places(pairing: Pairing) -> str:
 def _notes(found: Fingerprint) -> list[str]:
     pairing = found.pairing
     notes = list(pairing.notes)
-    for files, what in ((pairing.without_mask, "images have no mask"), (pairing.without_image, "masks have no image")):
+    for files, what, lacks in ((pairing.without_mask, "image", "mask"), (pairing.without_image, "mask", "image")):
         if files:
-            notes.append(f"{len(files)} {what} and are left out: {first_names([file.stem for file in files])}")
+            left = f"{counted(len(files), what)} without {'an' if lacks == 'image' else 'a'} {lacks}"
+            notes.append(f"left out: {left}: {first_names([file.stem for file in files])}")
     if found.parts():
-        counted = Counter(found.parts().values())
-        notes.append(f"the folders make the split: {', '.join(f'{count} {part}' for part, count in counted.items())}")
+        sizes = Counter(found.parts().values())
+        notes.append(f"the folders make the split: {', '.join(f'{count} {part}' for part, count in sizes.items())}")
     if found.rule.kind in ("one object", "lossy") and (
         said := suspicion([each.labels_rim for each in found.facts if each.counts])
     ):
@@ -147,7 +154,7 @@ def _opening(parts: RecipeParts, start: str, cost: str | None) -> list[str]:
         "",
         *describe(parts.found, parts.side),
         f"Method: {method.recipe}, because: {method.why}. Trained: {method.told}; the rest of SAM stays frozen",
-        f"Length: {length.steps} steps of {length.batch} images ({length.epochs} epochs of about {length.images}), of which "
+        f"Length: {length.steps} steps of {length.batch} images ({length.epochs} epochs of {length.images}), of which "
         f"{length.warmup_steps} warm up the learning rate",
         *([f"Cost: {cost}"] if cost else []),
         f"Start: {start}",
@@ -231,9 +238,9 @@ def _flow(value: Any) -> str:  # noqa: ANN401 - what YAML holds
 
 
 def _most(values: Any) -> str:  # noqa: ANN401 - any iterable of texts
-    counted = list(values)
-    common = max(sorted(set(counted)), key=counted.count)
-    different = len(set(counted))
+    held = list(values)
+    common = max(sorted(set(held)), key=held.count)
+    different = len(set(held))
     return common if different == 1 else f"{common} and {different - 1} other"
 
 
