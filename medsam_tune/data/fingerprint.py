@@ -18,6 +18,7 @@ from medsam_tune.data.facts import PairFacts, read_pair
 from medsam_tune.data.folder_parts import parts_of_folders
 from medsam_tune.data.layouts.base import Pair, Pairing
 from medsam_tune.data.mask_rules import MaskRule, mask_rule, named_by_table
+from medsam_tune.data.patient_tables import PatientTable, find_patient_table
 from medsam_tune.data.patients import HEADER, likely_patients, patients_of
 from medsam_tune.data.patterns import INSTANCE, LABEL
 from medsam_tune.errors import DataError, data_error
@@ -43,6 +44,7 @@ class Fingerprint:
         faults: What is wrong with the others, one message each.
         faulty: Their names.
         rule: What mask values mean.
+        table: The patients that a table in the folder tells; None where none does, or folders make the split.
     """
 
     root: Path
@@ -51,6 +53,7 @@ class Fingerprint:
     faults: tuple[str, ...]
     faulty: tuple[str, ...]
     rule: MaskRule
+    table: PatientTable | None = None
 
     @property
     def is_volume(self) -> bool:
@@ -59,7 +62,12 @@ class Fingerprint:
 
     @property
     def patient(self) -> str | None:
-        """Return a ``data.patient`` that groups files of one patient, or None where each file is a patient of its own."""
+        """Return a ``data.patient`` that groups files of one patient, or None where each file is a patient of its own.
+
+        Of a table it is the table's name; what ``data.patient`` reads is written from it.
+        """
+        if self.table is not None:
+            return self.table.file
         names = [each.name for each in self.facts]
         ids = [each.patient_id for each in self.facts]
         if all(ids) and len(set(ids)) < len(ids):
@@ -82,6 +90,8 @@ class Fingerprint:
 
     def patients(self) -> dict[str, str]:
         """Return the patient of each image, by ``patient``."""
+        if self.table is not None:
+            return dict(self.table.patients)
         return patients_of({each.name: each.patient_id for each in self.facts}, self.patient)
 
     def n_patients(self) -> int:
@@ -201,7 +211,9 @@ def take_fingerprint(root: Path, pairing: Pairing) -> Fingerprint:
         )
     )
     rule = named_by_table(rule, find_class_table(root))
-    return Fingerprint(root, pairing, tuple(facts), tuple(faults.values()), tuple(faults), rule)
+    names = [each.name for each in facts]
+    table = None if parts_of_folders(names) else find_patient_table(root, names)
+    return Fingerprint(root, pairing, tuple(facts), tuple(faults.values()), tuple(faults), rule, table)
 
 
 def _of_annotations(content: CocoContent, facts: Sequence[PairFacts]) -> MaskRule:

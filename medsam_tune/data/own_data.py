@@ -89,7 +89,9 @@ def data_settings(
         keys["tiles"] = {"size": size}
         why["tiles"] = f"the middle object is {found.median_thickness(side):.1f} pixels thick where the whole image has {side}"
     if found.patient is not None and found.n_patients() >= _SEVERAL:
-        keys["patient"] = found.patient
+        keys["patient"] = found.patient if found.table is None else str(_patient_file(beside))
+        if found.table is not None:
+            why["patient"] = f"as column {found.table.column} of {found.table.file} says, names as checksums"
     return DataSettings(class_path, settings, keys, why)
 
 
@@ -121,7 +123,7 @@ def source_of(found: Fingerprint, beside: Path) -> tuple[str, dict[str, Any]]:
 
 
 def write_needed(found: Fingerprint, beside: Path) -> list[Path]:
-    """Write what the source needs beside the folder: a table of pairs, or annotations as COCO; return the files.
+    """Write what the source needs beside the folder: patients, a table of pairs, or annotations as COCO; return the files.
 
     Args:
         found: The folder's fingerprint.
@@ -131,11 +133,16 @@ def write_needed(found: Fingerprint, beside: Path) -> list[Path]:
         DataError: If a file cannot be written.
     """
     pairing = found.pairing
+    files = [] if found.table is None else [found.table.write(_patient_file(beside))]
     if pairing.written is not None:
-        return [write_json(_coco_file(beside), pairing.written)]
+        return [*files, write_json(_coco_file(beside), pairing.written)]
     if pairing.listed:
-        return [write_table(_table_file(beside), pairing.table(without=found.faulty), found.root)]
-    return []
+        return [*files, write_table(_table_file(beside), pairing.table(without=found.faulty), found.root)]
+    return files
+
+
+def _patient_file(beside: Path) -> Path:
+    return beside.absolute().with_name(f"{beside.name}.patients.csv")
 
 
 def _table_file(beside: Path) -> Path:

@@ -82,7 +82,7 @@ def patients_of(cases: Mapping[str, str | None], rule: str | None) -> dict[str, 
     if rule is None:
         return {case: case for case in cases}
     if rule == HEADER:
-        found: dict[str, str | None] = {case: None if name is None else _hidden(name) for case, name in cases.items()}
+        found: dict[str, str | None] = {case: None if name is None else hidden_patient(name) for case, name in cases.items()}
         remedy = "their files name none. Set data.patient to a pattern or a CSV file"
     elif _is_table(rule):
         table = _read_table(Path(rule).expanduser())
@@ -192,5 +192,6 @@ def _read_table(path: Path) -> dict[str, str]:
     return table
 
 
-def _hidden(name: str) -> str:
+def hidden_patient(name: str) -> str:
+    """Return what stands for a patient in every file that is written: a checksum of the name."""
     return f"patient-{hashlib.blake2b(name.strip().encode(), digest_size=6).hexdigest()}"

@@ -29,7 +29,7 @@ class PairTable(Layout):
         tables = [path for path in listing.others if path.suffix.lower() in _ENDINGS]
         if not tables:
             return ""
-        runs = [path.name for path in tables if any(_is_of_runs(column) for column in _columns(path))]
+        runs = [path.name for path in tables if any(_is_of_runs(column) for column in columns_of(path))]
         if runs:
             return f"{runs[0]} holds masks as run lengths, which have no common rule. Save them as mask files, or as COCO"
         found = [pairing for path in tables if (pairing := _pairing(listing, path)) is not None]
@@ -40,7 +40,7 @@ class PairTable(Layout):
 
 
 def _pairing(listing: Listing, path: Path) -> Pairing | None:
-    columns = _columns(path)
+    columns = columns_of(path)
     finder = _Finder(listing)
     files = {name: [finder.find(cell) for cell in cells] for name, cells in columns.items()}
     files = {name: found for name, found in files.items() if sum(map(bool, found)) >= max(2, _ENOUGH * len(found))}
@@ -83,8 +83,17 @@ def _pairs(images: Sequence[DataFile | None], columns: Sequence[Sequence[DataFil
     ]
 
 
-def _columns(path: Path) -> dict[str, list[str]]:
-    """Return the cells of each column; empty where the file is no table of text."""
+def find_tables(root: Path) -> list[Path]:
+    """Return the tables that lie in a folder or in one of its folders, sorted."""
+    return sorted(path for place in ("*", "*/*") for path in root.glob(place) if path.suffix.lower() in _ENDINGS)
+
+
+def columns_of(path: Path) -> dict[str, list[str]]:
+    """Return the cells of each column of a table; empty where the file is no table of text.
+
+    Args:
+        path: A file of cells with commas, semicolons or tabs between them, and a first line of names.
+    """
     if path.stat().st_size > _LARGEST:
         return {}
     try:

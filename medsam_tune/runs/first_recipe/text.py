@@ -241,7 +241,7 @@ def _most(values: Any) -> str:  # noqa: ANN401 - any iterable of texts
     held = list(values)
     common = max(sorted(set(held)), key=held.count)
     different = len(set(held))
-    return common if different == 1 else f"{common} and {different - 1} other"
+    return common if different == 1 else f"{common} (and {counted(different - 1, 'other')})"
 
 
 def _patients(found: Fingerprint) -> str:
@@ -249,4 +249,6 @@ def _patients(found: Fingerprint) -> str:
         return (
             f"{len(found.facts)}, if each {'volume' if found.is_volume else 'image'} is another patient; else set data.patient"
         )
+    if found.table is not None:
+        return f"{found.n_patients()}, told by column {found.table.column} of {found.table.file}"
     return f"{found.n_patients()}, told from the names by data.patient"
