@@ -91,7 +91,7 @@ def entry_of(folder: Path, root: Path) -> RunEntry:
 
 
 def named_runs(words: Sequence[str], root: Path) -> list[RunEntry]:
-    """Return the runs that words name: a run's folder, or the end of its path below ``root``, such as its time.
+    """Return the runs that words name: a run's folder, or what ``run_named`` takes.
 
     Raises:
         RecipeError: If a word names no run, or several.
@@ -99,12 +99,10 @@ def named_runs(words: Sequence[str], root: Path) -> list[RunEntry]:
     found = []
     for word in words:
         folder = Path(word).expanduser()
-        ending = [run for run in _run_folders(root) if f"/{run.as_posix()}".endswith(f"/{word}")]
-        meant = [folder] if _is_run(folder) else ending
-        if len(meant) != 1:
-            several = f"names {len(meant)} runs" if meant else "is no run"
-            raise RecipeError(f"{word}: {several}. Give its folder as `medsam-tune runs list` shows it.")
-        found.append(entry_of(meant[0], root))
+        meant = folder if _is_run(folder) else run_named(word, root)
+        if meant is None:
+            raise RecipeError(f"{word}: is no run. Give its folder as `medsam-tune runs list` shows it.")
+        found.append(entry_of(meant, root))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,10 @@ def plan_line(trainer: pl.Trainer, module: TuningModule, data: SegmentationDataM
 
 def _plan(trainer: pl.Trainer, module: TuningModule, data: SegmentationDataModule) -> Iterator[str]:
     steps, epochs = planned_steps(trainer, data), trainer.max_epochs
-    batches = counted(batches_per_epoch(trainer, data), "batch", "batches")
+    an_epoch = batches_per_epoch(trainer, data)
+    batches = counted(an_epoch, "batch", "batches")
+    if steps != float("inf"):  # which may end within an early epoch of many
+        epochs = epochs_of(int(steps), an_epoch, trainer.accumulate_grad_batches)
     if epochs not in (None, -1):
         yield f"{counted(epochs, 'epoch')} of {batches}"
     else:
@@ -122,6 +126,21 @@ def _plan(trainer: pl.Trainer, module: TuningModule, data: SegmentationDataModul
         yield f"warm-up {module.warmup_steps}"
     if (every := trainer.check_val_every_n_epoch or 1) > 1:
         yield f"validation every {every} epochs"
+
+
+def epochs_of(steps: int, batches: int, accumulated: int = 1) -> int:
+    """Return in how many epochs so many optimizer steps are made, the last one perhaps in part.
+
+    Args:
+        steps: Optimizer steps of the whole training.
+        batches: Of an epoch.
+        accumulated: Batches a step; an epoch's last step may have fewer.
+
+    Example:
+        >>> epochs_of(10, 4), epochs_of(12, 5, accumulated=2)
+        (3, 4)
+    """
+    return math.ceil(steps / math.ceil(batches / accumulated))
 
 
 def counted(number: int, noun: str, several: str = "") -> str:

@@ -66,7 +66,7 @@ def test_a_test_kept_inside_a_run_is_no_run_of_its_own():
     assert len(find_runs(Path("runs"))) == 4
 
 
-@pytest.mark.parametrize("word", [f"runs/hippocampus/lora-wide/{TIME}", f"lora-wide/{TIME}"])
+@pytest.mark.parametrize("word", [f"runs/hippocampus/lora-wide/{TIME}", f"lora-wide/{TIME}", "lora-wide", "wide"])
 def test_show_begins_with_what_it_is_and_ends_with_what_can_be_done(word, capsys):
     assert main(["runs", "show", word]) == 0
     out = capsys.readouterr().out
@@ -77,7 +77,7 @@ def test_show_begins_with_what_it_is_and_ends_with_what_can_be_done(word, capsys
 
 def test_word_that_names_several_runs_or_none_is_refused(capsys):
     assert main(["runs", "show", TIME]) == 2
-    assert f"{TIME}: names 3 runs. Give its folder" in capsys.readouterr().err
+    assert f"{TIME}: names 3 runs, such as" in capsys.readouterr().err
     assert main(["runs", "show", "nothing"]) == 2
     assert "nothing: is no run." in capsys.readouterr().err
 
