@@ -17,7 +17,7 @@ RUN = Path(__file__).resolve().parents[1] / "benchmarks" / "run.py"
 
 
 def run(*words):
-    return subprocess.run([sys.executable, str(RUN), *words], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([sys.executable, str(RUN), *words], capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.slow

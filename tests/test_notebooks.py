@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,16 @@ def test_notebook_keeps_outputs_with_pictures_and_no_place_of_a_machine(name):
     assert [found[0] for text in texts if (found := re.search(r"(?<![\w.:/])/[\w.-]+/[\w./-]*", text))] == []
 
 
+@pytest.fixture
+def _no_kernel_here():
+    yield
+    # Jupyter's client imports it; where it is imported, nobody is taken to watch a terminal.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ipykernel"]:
+        del sys.modules[name]
+
+
 @pytest.mark.slow  # starts a kernel that imports torch, trains, tests and exports
+@pytest.mark.usefixtures("_no_kernel_here")
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook_runs(name, tmp_path, monkeypatch):
     pytest.importorskip("ipykernel")

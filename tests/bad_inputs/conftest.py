@@ -15,7 +15,7 @@ from medsam_tune.cli import main
 from tests.bad_inputs.cases import RUN_FOLDER
 from tests.training.tiny_runs import RECIPE, forget_run, only_run, run, write_workplace
 
-SECONDS = 20
+SECONDS = 60
 # What to do is a second sentence, or what a key expects and what it got.
 SENTENCES = re.compile(r"^error: (.+[.?)] \S.*[.?]|[\w. -]+: .*(expected|must be|needs) .+[,;:] .+)$", re.DOTALL)
 SOURCE = "{class_path: medsam_tune.data.ImageFolder, init_args: {case_pattern: '^([^_]+)_'}}"

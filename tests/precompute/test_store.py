@@ -212,7 +212,7 @@ def test_a_killed_writer_leaves_whole_shards_beside_a_second_writer(tmp_path):
     endless = warm().Process(target=write_many, args=(tmp_path, "killed", 1_000_000))
     second = warm().Process(target=write_many, args=(tmp_path, "kept", 20))
     endless.start()
-    while not any(tmp_path.glob("shard-*")):
+    while endless.is_alive() and not any(tmp_path.glob("shard-*")):
         time.sleep(0.01)
     second.start()
     second.join(300)
