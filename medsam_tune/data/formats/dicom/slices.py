@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,16 +107,26 @@ class Slice:
 def read_slices(path: Path) -> list[Slice]:
     """Read the planes of a file; none where it holds no image, such as a segmentation or a report.
 
+    A header is read once as long as its file stays as it is: reading a series asks for it several times.
+
     Raises:
         DataError: If it cannot be read.
     """
+    with readable(path):
+        stat = path.stat()
+    return list(_read_slices(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)))
+
+
+# A long CT has about a thousand files.
+@lru_cache(maxsize=4096)
+def _read_slices(path: Path, state: tuple[int, ...]) -> tuple[Slice, ...]:
     from pydicom.uid import UID, MediaStorageDirectoryStorage
 
     dataset = read_dataset(path, tags=_TAGS)
     with readable(path):
         kind = UID(str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
         if kind == MediaStorageDirectoryStorage:
-            return []
+            return ()
         has_pixels = dataset.get("Rows") and dataset.get("Columns")
         # pydicom takes a file that ends within its header for a short one.
         if not has_pixels and (not dataset.get("SeriesInstanceUID") or kind.name.endswith("Image Storage")):
@@ -123,8 +134,8 @@ def read_slices(path: Path) -> list[Slice]:
         if not dataset.get("SeriesInstanceUID"):
             raise DataError(f"{path}: states no SeriesInstanceUID, so nothing says what it belongs to. Repair the header.")
         if not has_pixels or str(dataset.get("Modality", "")) in _NO_IMAGES:
-            return []
-    return read_frames(dataset, path)
+            return ()
+    return tuple(read_frames(dataset, path))
 
 
 def read_frames(dataset: Any, path: Path) -> list[Slice]:  # noqa: ANN401

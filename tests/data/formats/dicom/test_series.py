@@ -6,6 +6,8 @@ from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from medsam_tune.data.formats import DicomFormat
+from medsam_tune.data.formats.dicom import slices
+from medsam_tune.data.formats.dicom.reading import read_dataset
 from medsam_tune.errors import DataError, RecipeError
 from tests.dicom_files import AXIAL, NAME, plane, save, write_multiframe, write_series
 
@@ -37,6 +39,25 @@ def test_another_order_of_files_gives_the_same_volume(tmp_path):
     (first, values), (second, shuffled) = read(tmp_path / "c1"), read(tmp_path / "c2")
     np.testing.assert_array_equal(values, shuffled)
     np.testing.assert_array_equal(first.affine, second.affine)
+
+
+def test_a_header_is_read_anew_only_where_its_file_was_written_anew(tmp_path, monkeypatch):
+    path, asked = write_series(tmp_path / "c1", VOLUME), []
+
+    def noted(file, **settings):
+        asked.append(file)
+        return read_dataset(file, **settings)
+
+    monkeypatch.setattr(slices, "read_dataset", noted)
+    first, second = (DicomFormat().read_header(path) for _ in range(2))
+    assert first.voxel_mm == second.voxel_mm == pytest.approx((0.5, 0.7, 3.0))
+    assert sorted(asked) == sorted(path.iterdir())
+    for file in path.iterdir():
+        dataset = dcmread(file)
+        dataset.PixelSpacing = [0.9, 0.5]
+        dataset.save_as(file)
+    assert DicomFormat().read_header(path).voxel_mm == pytest.approx((0.5, 0.9, 3.0))
+    assert len(asked) == 2 * len(list(path.iterdir()))
 
 
 def test_oblique_slices_lie_where_their_vectors_say(tmp_path):
