@@ -40,6 +40,7 @@ from medsam_tune.training.own_folder import own_folder_words
 from medsam_tune.training.places import with_local
 from medsam_tune.training.precompute_stage import check_cacheable
 from medsam_tune.training.pretrained import check_pretraining, check_unseen, keep_record, pretrained_words
+from medsam_tune.training.progress import scores_line
 from medsam_tune.training.recipe_paths import check_place, resolve_paths
 from medsam_tune.training.record import continue_wandb
 from medsam_tune.training.run_folder import (
@@ -134,6 +135,8 @@ class MedsamCLI(LightningCLI):
         parser: LightningArgumentParser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand != "fit":
             parser.add_argument(UNTUNED, action="store_true", help="Use the network as it is before any training.")
+        if subcommand in _SCORED:
+            parser.set_defaults(verbose=False)  # Lightning's table; a line of our own says the figures
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's ArgsType
@@ -310,6 +313,14 @@ class MedsamCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Take no settings from a checkpoint, as Lightning would: the recipe of its run has them."""
+
+    def after_validate(self) -> None:
+        """Say what was scored."""
+        say(scores_line(self.trainer.callback_metrics, "val"))
+
+    def after_test(self) -> None:
+        """Say what was scored."""
+        say(scores_line(self.trainer.callback_metrics, "test"))
 
     def _run_subcommand(self, subcommand: str) -> None:
         with self.stage():

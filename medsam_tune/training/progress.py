@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -208,6 +209,20 @@ def readable(figure: str) -> str:
         ('val Dice', 'val loss')
     """
     return figure.replace("/", " ").replace("dice", "Dice").replace("iou", "IoU")
+
+
+def scores_line(figures: Mapping[str, Any], part: str) -> str:
+    """Return the figures of one part in a line.
+
+    Args:
+        figures: Logged ones by name; tensors or numbers.
+        part: ``val`` or ``test``.
+
+    Example:
+        >>> scores_line({"val/dice": 0.20270270, "val/iou": 0.1128, "train/loss": 1.0}, "val")
+        'val Dice 0.2027, val IoU 0.1128'
+    """
+    return ", ".join(f"{readable(name)} {float(value):.4f}" for name, value in figures.items() if name.startswith(f"{part}/"))
 
 
 def _row(*cells: str) -> str:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -81,8 +82,13 @@ def test_commands_of_a_run_score_and_draw_without_naming_the_recipe(trained, wor
     assert main(["test", str(trained), "--run.baselines=false"]) == 0
     (scored,) = (trained / "tests").iterdir()
     assert figures(scored) == figures(trained)
-    assert f"Run folder  {scored}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"Run folder  {scored}" in said
+    assert f"test Dice {figures(trained)['dice']['mean']:.4f}, test IoU" in said
     assert main(["validate", str(trained)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^val Dice 0\.\d{4}, val IoU 0\.\d{4}$", said, re.MULTILINE)
+    assert "DataLoader 0" not in said
     shutil.copytree(workplace / "images" / "images", "new")
     (workplace / "new" / "broken.png").write_bytes(b"")
     for model in (trained, trained / "export"):
