@@ -33,6 +33,16 @@ def test_rows_compare_outputs_and_are_written_with_machine_and_commit(tmp_path):
     assert len(found.stdout.splitlines()) == 8
 
 
+@pytest.mark.slow
+def test_a_recipe_is_measured_in_a_process_of_its_own_with_the_network_that_it_has(tmp_path):
+    found = run("recipes", "--only", "decoder", "--tiny", "--json", str(tmp_path / "found.json"))
+    assert found.returncode == 0, found.stderr
+    row = json.loads((tmp_path / "found.json").read_text())["rows"]["recipes"]["extra"]["recipes"]["decoder, 64 px, tiny"]
+    assert row["peak_mb"] > 0
+    assert row["step_s"] > 0
+    assert row["learn_without_gradient"] == row["frozen_with_gradient"] == row["frozen_in_optimizer"] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "expected"), [(("P99",), "P99: no such row"), (("G1",), "G1: not measured on cpu. Set --device cuda")]
 )

@@ -1,9 +1,15 @@
-"""What a step of each bundled recipe costs: trained parameters, seconds, memory, and the minutes that its training takes."""
+"""What a step of each bundled recipe costs: trained parameters, seconds, memory, and the minutes that its training takes.
+
+On a CPU each recipe is measured in a fresh process, so that none pays for another's memory.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,36 +17,67 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from measure import Result, Settings, Step, Times, at_most, clocked, free, resident_mb, synchronise
 from sides import half
 from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+RUN = REPOSITORY / "benchmarks" / "run.py"
 NETWORKS = {"256 px, LiteMedSAM": "random_lite_medsam", "1024 px, ViT-B": "random_vit_b"}
+TINY = {"64 px, tiny": "random_tiny"}
+OWN = "its own"
 
 
-def recipe_files() -> list[Path]:
-    """Return the recipes that run as they stand on bundled data."""
-    return sorted((REPOSITORY / "recipes").glob("*.yaml"))
+def recipe_files() -> dict[str, Path]:
+    """Return the recipes that run as they stand on bundled data, baselines included."""
+    folder = REPOSITORY / "recipes"
+    found = [*sorted(folder.glob("*.yaml")), *sorted((folder / "baselines").glob("*.yaml"))]
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in found}
 
 
-def recipe_steps(settings: Settings, *, names: list[str], report: Any) -> Result:  # noqa: ANN401 - a function of a line and rows
+def networks_of(file: Path, networks: dict[str, str]) -> dict[str, str]:
+    """Return the weights to measure a recipe with; a recipe without a backbone trains a network of its own."""
+    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return networks if "backbone" in content["model"] else {OWN: ""}
+
+
+def recipe_steps(settings: Settings, *, names: list[str], report: Any, tiny: bool = False) -> Result:  # noqa: ANN401 - a function of a line and rows
     """R: a few steps of each recipe on each network that fits the device; a recipe that fails says why and stops no other.
 
     Args:
         settings: Of the run; ``seconds`` holds for each recipe.
-        names: Recipes by their file's name without its ending; all where empty.
+        names: Recipes by their file below ``recipes/`` without its ending; all where empty.
         report: Called with a line and all rows so far as each ends.
+        tiny: Whether to take a network of 64 px, to try the command.
     """
-    networks = NETWORKS if settings.device == "cuda" else dict(itertools.islice(NETWORKS.items(), 1))
+    known = recipe_files()
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{', '.join(unknown)}: no such recipe. There are: {', '.join(known)}.")
+    on_gpu = settings.device == "cuda"
+    networks = TINY if tiny else NETWORKS if on_gpu else dict(itertools.islice(NETWORKS.items(), 1))
     rows: dict[str, dict[str, Any]] = {}
-    for network, weights in networks.items():
-        for file in recipe_files():
-            if names and file.stem not in names:
-                continue
-            row = rows[f"{file.stem}, {network}"] = measured(file, weights, settings)
-            report(f"R  {file.stem:<18} {network:<19} {line(row)}", rows)
+    for name in names or known:
+        for network, weights in networks_of(known[name], networks).items():
+            row = measured(known[name], weights, settings) if on_gpu else alone(name, weights, settings)
+            rows[f"{name}, {network}"] = row
+            report(f"R  {name:<24} {network:<19} {line(row)}", rows)
     return Result("a step of each recipe", {}, {}, None, extra={"recipes": rows})
+
+
+def alone(name: str, weights: str, settings: Settings) -> dict[str, Any]:
+    """Return a recipe's figures from a process of its own."""
+    command = [sys.executable, str(RUN), "recipes", "--only", name, "--alone", weights or OWN]
+    few = {"--repeats": settings.repeats, "--seconds": settings.seconds, "--threads": torch.get_num_threads()}
+    command += [str(word) for option in few.items() for word in option]
+    try:
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=1.5 * settings.seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"TimeoutError: took more than {1.5 * settings.seconds:.0f} s"}
+    if found.returncode != 0 or not found.stdout:
+        return {"failed": f"its process ended with status {found.returncode}"}
+    row: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
+    return row
 
 
 def line(row: dict[str, Any]) -> str:
@@ -66,8 +103,10 @@ def measured(file: Path, weights: str, settings: Settings) -> dict[str, Any]:
 
 def _measure(file: Path, weights: str, settings: Settings, folder: Path) -> dict[str, Any]:
     device = settings.device
-    cli = _built(file, weights, folder)
+    cli = _built(file, "" if weights == OWN else weights, folder)
     module, data = cli.model, cli.datamodule
+    if data.priors is not None:
+        _find_priors(data)
     loader = data.train_dataloader()
     steps_an_epoch, epochs = len(loader), int(cli.trainer.max_epochs or 1)
     module.to(device)
@@ -107,7 +146,10 @@ def _built(file: Path, weights: str, folder: Path) -> Any:  # noqa: ANN401 - Med
     from medsam_tune.training.cli import MedsamCLI
 
     words = [
-        f"--model.backbone.init_args.weights={weights}",
+        *([f"--model.backbone.init_args.weights={weights}"] if weights else []),
+        # How many prompts made a prior changes nothing of a step.
+        *(["--data.priors.points_per_side=1"] if "priors:" in file.read_text(encoding="utf-8") else []),
+        f"--data.cache_folder={folder / 'cache'}",
         "--trainer.accelerator=cpu",
         "--trainer.logger=false",
         "--data.num_workers=0",
@@ -116,6 +158,17 @@ def _built(file: Path, weights: str, folder: Path) -> Any:  # noqa: ANN401 - Med
     cli = MedsamCLI(["--config", str(file), *words], recipe_file=file, command="", run=False)
     cli.discard_unused_folder()
     return cli
+
+
+def _find_priors(data: Any) -> None:  # noqa: ANN401 - SegmentationDataModule, imported late
+    from medsam_tune.precompute import open_store
+    from medsam_tune.precompute.fill import fill, lookup
+    from medsam_tune.training.precompute_stage import prior_items, prior_precompute
+
+    precompute = prior_precompute(data, device=torch.device("cpu"))
+    store = open_store(precompute, Path(data.cache_folder))
+    filled = fill(store, precompute, prior_items(data, ("train",)), progress=False)
+    data.use_priors(lookup(store, precompute, filled.keys))
 
 
 def _step(module: Any, optimizer: torch.optim.Optimizer, feed: Iterator[Any], dtype: torch.dtype | None, device: str) -> Step:  # noqa: ANN401
