@@ -219,7 +219,7 @@ def recipes_row(arguments: argparse.Namespace, found: dict[str, Any]) -> Row:
     """Return the row of all recipes, whose limit is each recipe's; each is written to the file as it ends."""
     from rows.recipes import recipe_steps
 
-    few = 3 if arguments.device == "cuda" else 2
+    few = 3 if arguments.device == "cuda" else 1
 
     def report(text: str, recipes: dict[str, Any]) -> None:
         print(text, flush=True)
