@@ -171,8 +171,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="limit of a row; 900 on a CPU, 40 on CUDA")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads on a CPU")
     parser.add_argument("--only", nargs="+", default=[], metavar="RECIPE", help="recipes by name")
+    parser.add_argument("--batch", type=int, metavar="N", help="images of a recipe's step; as the recipe says by default")
     parser.add_argument("--tiny", action="store_true", help="networks of 64 px, to try the command")
-    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=["ours", "reference"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     on_gpu = arguments.device == "cuda"
     arguments.repeats = arguments.repeats or (10 if on_gpu else 3)
@@ -187,12 +188,6 @@ def main() -> int:
         torch.set_num_threads(arguments.threads)
     elif not torch.cuda.is_available():
         sys.exit("--device cuda: torch finds no CUDA device. Leave the option out, or install a build of torch for it.")
-    if arguments.alone and arguments.names == ["recipes"]:
-        from rows.recipes import measured, recipe_files
-
-        settings = Settings(arguments.device, arguments.repeats, arguments.seconds, time.monotonic())
-        print(json.dumps(measured(recipe_files()[arguments.only[0]], arguments.alone, settings)))
-        return 0
     if arguments.alone:
         from rows import cpu
 
@@ -228,7 +223,7 @@ def recipes_row(arguments: argparse.Namespace, found: dict[str, Any]) -> Row:
 
     def measure(settings: Settings) -> Result:
         each = Settings(settings.device, few, arguments.seconds, settings.started)
-        return recipe_steps(each, names=arguments.only, report=report, tiny=arguments.tiny)
+        return recipe_steps(each, names=arguments.only, report=report, batch=arguments.batch, tiny=arguments.tiny)
 
     # --seconds holds for each recipe.
     return Row("a step of each recipe", None, arguments.device, measure, seconds=6 * 3600)

@@ -1,16 +1,16 @@
 """What a step of each bundled recipe costs: trained parameters, seconds, memory, and the minutes that its training takes.
 
-On a CPU each recipe is measured in a fresh process, so that none pays for another's memory.
+On a CPU each recipe is measured in a process of its own, forked from one that has only imported the package, so that none
+pays for another's memory.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,6 @@ from sides import half
 from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RUN = REPOSITORY / "benchmarks" / "run.py"
 NETWORKS = {"256 px, LiteMedSAM": "random_lite_medsam", "1024 px, ViT-B": "random_vit_b"}
 TINY = {"64 px, tiny": "random_tiny"}
 OWN = "its own"
@@ -42,13 +41,21 @@ def networks_of(file: Path, networks: dict[str, str]) -> dict[str, str]:
     return networks if "backbone" in content["model"] else {OWN: ""}
 
 
-def recipe_steps(settings: Settings, *, names: list[str], report: Any, tiny: bool = False) -> Result:  # noqa: ANN401 - a function of a line and rows
+def recipe_steps(
+    settings: Settings,
+    *,
+    names: list[str],
+    report: Any,  # noqa: ANN401 - a function of a line and rows
+    batch: int | None = None,
+    tiny: bool = False,
+) -> Result:
     """R: a few steps of each recipe on each network that fits the device; a recipe that fails says why and stops no other.
 
     Args:
         settings: Of the run; ``seconds`` holds for each recipe.
         names: Recipes by their file below ``recipes/`` without its ending; all where empty.
         report: Called with a line and all rows so far as each ends.
+        batch: Images of a step; the recipe's own where None.
         tiny: Whether to take a network of 64 px, to try the command.
     """
     known = recipe_files()
@@ -59,24 +66,28 @@ def recipe_steps(settings: Settings, *, names: list[str], report: Any, tiny: boo
     rows: dict[str, dict[str, Any]] = {}
     for name in names or known:
         for network, weights in networks_of(known[name], networks).items():
-            row = measured(known[name], weights, settings) if on_gpu else alone(name, weights, settings)
+            each = replace(settings, started=time.monotonic())
+            row = (measured if on_gpu else alone)(known[name], weights, each, batch)
             rows[f"{name}, {network}"] = row
             report(f"R  {name:<24} {network:<19} {line(row)}", rows)
     return Result("a step of each recipe", {}, {}, None, extra={"recipes": rows})
 
 
-def alone(name: str, weights: str, settings: Settings) -> dict[str, Any]:
+def alone(file: Path, weights: str, settings: Settings, batch: int | None) -> dict[str, Any]:
     """Return a recipe's figures from a process of its own."""
-    command = [sys.executable, str(RUN), "recipes", "--only", name, "--alone", weights or OWN]
-    few = {"--repeats": settings.repeats, "--seconds": settings.seconds, "--threads": torch.get_num_threads()}
-    command += [str(word) for option in few.items() for word in option]
+    import medsam_tune.training.cli  # noqa: F401 - imported once, for all processes
+
+    fork = multiprocessing.get_context("fork")
+    receiving, sending = fork.Pipe(duplex=False)
+    process = fork.Process(target=lambda: sending.send(measured(file, weights, settings, batch)))
+    process.start()
+    sending.close()
     try:
-        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=1.5 * settings.seconds, check=False)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"TimeoutError: took more than {1.5 * settings.seconds:.0f} s"}
-    if found.returncode != 0 or not found.stdout:
-        return {"failed": f"its process ended with status {found.returncode}"}
-    row: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
+        row: dict[str, Any] = receiving.recv()
+    except EOFError:
+        process.join()
+        return {"failed": f"its process ended with status {process.exitcode}"}
+    process.join()
     return row
 
 
@@ -90,20 +101,19 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
-def measured(file: Path, weights: str, settings: Settings) -> dict[str, Any]:
+def measured(file: Path, weights: str, settings: Settings, batch: int | None = None) -> dict[str, Any]:
     """Return a recipe's figures, or why there are none."""
     try:
         with tempfile.TemporaryDirectory() as folder, at_most(settings.seconds):
-            return _measure(file, weights, settings, Path(folder))
+            return _measure(_built(file, "" if weights == OWN else weights, Path(folder), batch), settings)
     except (RuntimeError, ValueError, OSError, SystemExit, ImportError, AttributeError, TypeError, KeyError) as error:
         return {"failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"}
     finally:
         free()
 
 
-def _measure(file: Path, weights: str, settings: Settings, folder: Path) -> dict[str, Any]:
+def _measure(cli: Any, settings: Settings) -> dict[str, Any]:  # noqa: ANN401 - MedsamCLI, imported late
     device = settings.device
-    cli = _built(file, "" if weights == OWN else weights, folder)
     module, data = cli.model, cli.datamodule
     if data.priors is not None:
         _find_priors(data)
@@ -142,13 +152,14 @@ def _measure(file: Path, weights: str, settings: Settings, folder: Path) -> dict
     }
 
 
-def _built(file: Path, weights: str, folder: Path) -> Any:  # noqa: ANN401 - MedsamCLI, imported late
+def _built(file: Path, weights: str, folder: Path, batch: int | None) -> Any:  # noqa: ANN401 - MedsamCLI, imported late
     from medsam_tune.training.cli import MedsamCLI
 
     words = [
         *([f"--model.backbone.init_args.weights={weights}"] if weights else []),
         # How many prompts made a prior changes nothing of a step.
         *(["--data.priors.points_per_side=1"] if "priors:" in file.read_text(encoding="utf-8") else []),
+        *([] if batch is None else [f"--data.batch_size={batch}"]),
         f"--data.cache_folder={folder / 'cache'}",
         "--trainer.accelerator=cpu",
         "--trainer.logger=false",
