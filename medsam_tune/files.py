@@ -232,6 +232,40 @@ def atomic_folder(
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+@contextmanager
+def staging(folder: Path, *, error: type[MedsamTuneError] = DataError) -> Iterator[Path]:
+    """Yield a hidden folder below ``folder``, from which ``place_staged`` moves files; it goes away with what is left in it.
+
+    Raises:
+        MedsamTuneError: Of type ``error``, with the path and the remedy.
+    """
+    unfinished = folder / temporary_name()
+    try:
+        unfinished.mkdir(parents=True)
+        tidy_once(folder)
+        yield unfinished
+    except OSError as fault:
+        raise error(write_fault(folder, fault)) from fault
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def place_staged(staged: Path, folder: Path) -> Path:
+    """Move a file out of a staging folder to the same place below ``folder``, where it stands whole from then on.
+
+    Args:
+        staged: The file, below a folder of ``staging``.
+        folder: Whose staging folder it is.
+
+    Returns:
+        Where it is now.
+    """
+    place = folder / Path(*staged.relative_to(folder).parts[1:])
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(staged, place)
+    return place
+
+
 def write_fault(path: Path, fault: OSError, when_full: str = WHEN_FULL) -> str:
     """Say in one line that ``path`` could not be written, why, and what to do.
 

@@ -103,10 +103,13 @@ def line(row: dict[str, Any]) -> str:
 
 def measured(file: Path, weights: str, settings: Settings, batch: int | None = None) -> dict[str, Any]:
     """Return a recipe's figures, or why there are none."""
+    from medsam_tune.errors import MedsamTuneError
+
+    faults = (RuntimeError, ValueError, OSError, SystemExit, ImportError, AttributeError, TypeError, KeyError, MedsamTuneError)
     try:
         with tempfile.TemporaryDirectory() as folder, at_most(settings.seconds):
             return _measure(_built(file, "" if weights == OWN else weights, Path(folder), batch), settings)
-    except (RuntimeError, ValueError, OSError, SystemExit, ImportError, AttributeError, TypeError, KeyError) as error:
+    except faults as error:
         return {"failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"}
     finally:
         free()

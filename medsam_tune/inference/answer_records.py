@@ -50,6 +50,11 @@ class AnswerRecord:
         """Tell whether all its files lie there unchanged."""
         return all((out / name).is_file() and sha256_of(out / name) == checksum for name, checksum in self.files.items())
 
+    def was_cut_off(self, out: Path) -> bool:
+        """Tell whether some of its files are missing and none was changed: its writer was killed before it placed all."""
+        there = {out / name: checksum for name, checksum in self.files.items() if (out / name).is_file()}
+        return len(there) < len(self.files) and all(sha256_of(path) == checksum for path, checksum in there.items())
+
 
 class AnswerRecords:
     """Keep the records of a folder of masks, one file a case.

@@ -19,11 +19,11 @@ from medsam_tune.data.pairing import first_names
 from medsam_tune.data.stored_images import MOST_LOOKED_AT, StoredImages, evenly
 from medsam_tune.errors import DataError, MedsamTuneError, RecipeError
 from medsam_tune.evaluation.answer_overlay import draw_answer
-from medsam_tune.files import sha256_of, write_bytes, write_json
+from medsam_tune.files import place_staged, sha256_of, staging, write_bytes, write_json
 from medsam_tune.inference.answer_records import AnswerRecord, AnswerRecords, question_of
 from medsam_tune.inference.case_figures import write_case_figures
 from medsam_tune.inference.file_boxes import boxes_of_file, bring_boxes
-from medsam_tune.inference.file_prediction import Asking, answer_file, check_asked
+from medsam_tune.inference.file_prediction import Answer, Asking, answer_file, check_asked
 from medsam_tune.inference.label_values import Meaning, drawn_values
 from medsam_tune.inference.mask_prompts import Prompts, prompts_of_masks
 from medsam_tune.inference.new_files import NewFile, check_place, find_files, masks_in, match_prompts
@@ -144,21 +144,31 @@ class PredictionJob:
         answer = answer_file(replace(self._asking, values=values), file, drawn)
         self._check_legend(answer.legend)
         names = {value: meaning.name for value, meaning in answer.legend.items()}
-        stem = self.out / file_name(file.name)
-        header = answer.slices.header
+        with staging(self.out) as staged:
+            try:
+                written = self._write_answer(staged, file, answer, names)
+            except DataError as error:
+                raise DataError(str(error).replace(str(staged), str(self.out))) from error
+            checksums = {path.relative_to(staged).as_posix(): sha256_of(path) for path in written}
+            # First the record: a mask that it does not know would count as somebody else's after a kill.
+            self._records.keep(AnswerRecord(file.name, self.model.identity, question, checksums, answer.figures, answer.legend))
+            placed = [place_staged(path, self.out) for path in written]
+        followed = answer.propagated
+        return Outcome(file, placed[0], note="" if followed is None else f"{file.name}: {followed.said()}")
+
+    def _write_answer(self, folder: Path, file: NewFile, answer: Answer, names: Mapping[int, str]) -> list[Path]:
+        """Write everything that answers one file below a folder, the mask first."""
+        stem, header = folder / file_name(file.name), answer.slices.header
         if isinstance(file.writes, CocoFormat):
             written = [file.writes.write_objects(stem, answer.objects, header, names)]
         else:
             written = [file.writes.write_labels(stem, answer.volume, header, names)]
-        followed = answer.propagated
-        if followed is not None and self._asking.volume_prompt is not None:
-            record = described(followed, self._asking.volume_prompt)
+        if answer.propagated is not None and self._asking.volume_prompt is not None:
+            record = described(answer.propagated, self._asking.volume_prompt)
             written.append(write_json(stem.with_name(f"{stem.name}{PROPAGATION}"), record))
         if self.wanted.overlays:
-            written.append(write_bytes(self._overlay(file), draw_answer(answer)))
-        checksums = {path.relative_to(self.out).as_posix(): sha256_of(path) for path in written}
-        self._records.keep(AnswerRecord(file.name, self.model.identity, question, checksums, answer.figures, answer.legend))
-        return Outcome(file, written[0], note="" if followed is None else f"{file.name}: {followed.said()}")
+            written.append(write_bytes(folder / OVERLAYS / f"{file_name(file.name)}.png", draw_answer(answer)))
+        return written
 
     def _question(self, file: NewFile, drawn: Sequence[DrawnObject] | None, values: Mapping[str, int]) -> str:
         asked = None if drawn is None else [asdict(each) for each in drawn]
@@ -238,7 +248,7 @@ class PredictionJob:
             DataError: Saying what stands there.
         """
         path = file.written(self.out)
-        if self.wanted.overwrite or not path.exists():
+        if self.wanted.overwrite or not path.exists() or (known is not None and known.was_cut_off(self.out)):
             return
         if known is None:
             what = "was not written by this command"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from medsam_tune.errors import DataError, MedsamTuneError, RecipeError
 from medsam_tune.evaluation.curves import read_metrics
+from medsam_tune.sweeps.cut_off import FAULT, give_place, has_checkpoint, mend_journal, n_drawn, take_up
 from medsam_tune.sweeps.parameters import Parameter
 from medsam_tune.sweeps.sweep_file import Sweep, expand_command
 from medsam_tune.sweeps.table import result_of, write_results
@@ -89,7 +91,8 @@ def run_sweep(local: LocalSweep) -> SweepEnd:
 
         with trainings.ended_by_signals():
             if n_left:
-                study.optimize(objective, n_trials=n_left, n_jobs=local.jobs, catch=(RunFailed,))
+                drawn_anew = [lambda study, trial: _seed_sampler(study, local.sweep)]
+                study.optimize(objective, n_trials=n_left, n_jobs=local.jobs, catch=(RunFailed,), callbacks=drawn_anew)
         trials = study.get_trials(deepcopy=False)
         table = write_results(trials, local.sweep, local.folder)
         trainings.raise_if_ended()
@@ -106,12 +109,11 @@ def _study(local: LocalSweep) -> optuna.Study:
     # A run that fails is reported in one line of our own.
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     sweep, journal = local.sweep, local.folder / "study.journal"
-    sampler = optuna.samplers.TPESampler(seed=0) if sweep.method == "bayes" else optuna.samplers.RandomSampler(seed=0)
+    mend_journal(journal)
     try:
         study = optuna.create_study(
             study_name=sweep.name,
             storage=JournalStorage(JournalFileBackend(str(journal))),
-            sampler=sampler,
             pruner=_pruner(sweep),
             direction="maximize" if sweep.maximise else "minimize",
             load_if_exists=True,
@@ -123,6 +125,14 @@ def _study(local: LocalSweep) -> optuna.Study:
         ) from error
     _check_same(study, local)
     return study
+
+
+def _seed_sampler(study: optuna.Study, sweep: Sweep) -> None:
+    """Seed what draws the next run by how many were drawn, so that a sweep that goes on draws none a second time."""
+    import optuna
+
+    sampler = optuna.samplers.TPESampler if sweep.method == "bayes" else optuna.samplers.RandomSampler
+    study.sampler = sampler(seed=n_drawn(study))
 
 
 def _check_same(study: optuna.Study, local: LocalSweep) -> None:
@@ -160,11 +170,11 @@ def _pruner(sweep: Sweep) -> optuna.pruners.BasePruner:
 
 
 def _prepare(study: optuna.Study, local: LocalSweep) -> int:
-    """Close what a killed sweep left open, enqueue the rest of a grid, and return the number of runs to do."""
+    """Take up what a killed sweep left open, enqueue the rest of a grid, and return the number of runs to do."""
     from optuna.trial import TrialState
 
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
+    take_up(study, local.sweep.parameters)
+    _seed_sampler(study, local.sweep)
     cap = local.trials or local.sweep.run_cap
     done = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     if local.sweep.method != "grid":
@@ -195,18 +205,19 @@ def _objective(trial: optuna.Trial, local: LocalSweep, trainings: Trainings) -> 
 
     values = {name: _suggest(trial, name, parameter) for name, parameter in local.sweep.parameters.items()}
     named = ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in values.items())
-    place = local.folder / "runs" / f"{trial.number:04d}"
+    place = local.folder / "runs" / give_place(trial)
     try:
         metric = _run_process(trial, local, trainings, values, place)
     except RunFailed as error:
-        trial.set_user_attr("error", str(error))
-        local.report(f"run {trial.number} ({named}) failed: {error}")
+        if trainings.ended_by is None:
+            trial.set_user_attr(FAULT, str(error))
+        local.report(f"run {int(place.name)} ({named}) failed: {error}")
         raise
     except optuna.TrialPruned:
-        local.report(f"run {trial.number} ({named}) stopped early")
+        local.report(f"run {int(place.name)} ({named}) stopped early")
         raise
     trial.set_user_attr("result", result_of(_run_of(place)))
-    local.report(f"run {trial.number} ({named}) {local.sweep.metric} {metric:.4f}")
+    local.report(f"run {int(place.name)} ({named}) {local.sweep.metric} {metric:.4f}")
     return metric
 
 
@@ -224,11 +235,18 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> object:
 def _run_process(
     trial: optuna.Trial, local: LocalSweep, trainings: Trainings, values: Mapping[str, object], place: Path
 ) -> float:
-    """Run one process to its end or until the pruner stops it; return the best value of the metric."""
+    """Run one process to its end or until the pruner stops it; return the best value of the metric.
+
+    It goes on from the checkpoint that an earlier one left in its folder.
+    """
+    goes_on = has_checkpoint(place)
+    if not goes_on:
+        shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True, exist_ok=True)
+    words = [*_command(local, values, place), *(["--ckpt_path=auto"] if goes_on else [])]
     with (
-        (place / "log.txt").open("w", encoding="utf-8") as log,
-        trainings.start(_command(local, values, place), log, _environment(local)) as process,
+        (place / "log.txt").open("a", encoding="utf-8") as log,
+        trainings.start(words, log, _environment(local)) as process,
     ):
         _watch(process, trial, local, trainings, place)
     if trainings.ended_by is not None or process.returncode in INTERRUPTED:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medsam_tune.evaluation.sweep_figure import SweepPoint, draw_sweep
 from medsam_tune.files import write_bytes, write_text
+from medsam_tune.sweeps.cut_off import FAULT, is_cut_off, place_of
 from medsam_tune.sweeps.sweep_file import Sweep
 from medsam_tune.training.run_folder import RunFolder
 
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
 
 
 def write_results(trials: Sequence[optuna.trial.FrozenTrial], sweep: Sweep, folder: Path) -> str:
-    """Write the table as CSV and text and the plot of the finished runs; return the text."""
-    rows = [_row(trial, sweep) for trial in trials if trial.state.name != "WAITING"]
+    """Write the table as CSV and text and the plot of the finished runs; return the text.
+
+    What was cut off has no row: the next call takes it up.
+    """
+    shown = [trial for trial in trials if trial.state.name != "WAITING" and not is_cut_off(trial)]
+    rows = [_row(trial, sweep) for trial in sorted(shown, key=place_of)]
     header = list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, header, lineterminator="\n")
@@ -29,7 +34,7 @@ def write_results(trials: Sequence[optuna.trial.FrozenTrial], sweep: Sweep, fold
     write_text(folder / "sweep.csv", buffer.getvalue())
     text = _aligned(header, rows)
     write_text(folder / "sweep.txt", text + "\n")
-    points = [_point(trial) for trial in trials if trial.state.name == "COMPLETE"]
+    points = [_point(trial) for trial in shown if trial.state.name == "COMPLETE"]
     if points:
         picture = draw_sweep(points, title=f"{sweep.name}: {', '.join(_varied(sweep))}")
         write_bytes(folder / "sweep.png", picture)
@@ -54,7 +59,7 @@ def _row(trial: optuna.trial.FrozenTrial, sweep: Sweep) -> dict[str, object]:
     result = trial.user_attrs.get("result", {})
     interval = result.get("ci95") or (None, None)
     return {
-        "run": trial.number,
+        "run": int(place_of(trial)),
         "state": trial.state.name.lower(),
         **{name: trial.params.get(name, "") for name in sweep.parameters},
         sweep.metric: _rounded(trial.value),
@@ -64,7 +69,7 @@ def _row(trial: optuna.trial.FrozenTrial, sweep: Sweep) -> dict[str, object]:
         "trained": result.get("trained", ""),
         "bytes": result.get("n_bytes", ""),
         "fit seconds": result.get("seconds", ""),
-        "folder": result.get("folder", trial.user_attrs.get("error", "")),
+        "folder": result.get("folder", trial.user_attrs.get(FAULT, "")),
     }
 
 

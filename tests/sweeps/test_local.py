@@ -132,6 +132,40 @@ def test_killed_run_is_done_again(start, tmp_path, monkeypatch):
     assert sorted(done) == ["2", "4", "8"]
 
 
+def test_run_that_was_cut_off_goes_on_from_its_checkpoint_in_its_folder_and_has_one_row(start, tmp_path, monkeypatch):
+    original = sweep_module._run_process
+
+    def killed(trial, local, trainings, values, place):
+        if trial.number == 1:
+            (place / "data/recipe/now/checkpoints").mkdir(parents=True)
+            (place / "data/recipe/now/checkpoints/last.ckpt").write_bytes(b"")
+            raise KeyboardInterrupt
+        return original(trial, local, trainings, values, place)
+
+    with monkeypatch.context() as context:
+        context.setattr(sweep_module, "_run_process", killed)
+        with pytest.raises(KeyboardInterrupt):
+            start(method="random", run_cap=3, parameters={"model.tuner.rank": {"min": 1, "max": 1000}})
+    start(method="random", run_cap=3, parameters={"model.tuner.rank": {"min": 1, "max": 1000}})
+    table = rows(tmp_path)
+    assert [(row["run"], row["state"]) for row in table] == [(number, "complete") for number in "012"]
+    assert len({row["model.tuner.rank"] for row in table}) == 3
+    assert sorted(path.name for path in (tmp_path / "sweep/runs").iterdir()) == ["0000", "0001", "0002"]
+    words = [json.loads(path.read_text())[0] for path in sorted((tmp_path / "sweep").rglob("words.json"))]
+    assert ["--ckpt_path=auto" in each for each in words] == [False, True, False]
+
+
+@pytest.mark.parametrize("rest", ["", '{"op_code":0,"wor'])
+def test_lock_and_half_a_line_that_a_kill_left_at_the_journal_do_not_stop_the_next_call(start, tmp_path, rest):
+    start({"trials": 1})
+    journal = tmp_path / "sweep" / "study.journal"
+    with journal.open("a") as file:
+        file.write(rest)
+    journal.with_name("study.journal.lock").symlink_to("sweep/study.journal")
+    start()
+    assert [row["state"] for row in rows(tmp_path)] == ["complete"] * 3
+
+
 def test_failed_run_is_named_and_the_sweep_goes_on(start, tmp_path):
     lines = []
     start({"report": lines.append}, parameters={"model.tuner.rank": {"values": [13, 4]}})

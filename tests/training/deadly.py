@@ -25,14 +25,14 @@ class Deadly:
             command, env=environment, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def run(self, *words, folder, at=None, call=1, by=signal.SIGKILL, command=("run", "tiny.yaml")):
+    def run(self, *words, folder, at=None, call=1, by=signal.SIGKILL, command=("run", "tiny.yaml"), program=None):
         """Return the exit status; ``at`` names a function as ``module:qualified.name``, or is ``any`` or ``disk``.
 
         The signal ``by`` is sent as the function is entered for the ``call``-th time. ``disk`` counts what changes the disk
         below the folder, from the first thing that the command does on: files that are opened for writing, brought to the
-        disk, renamed and removed, folders that are made and removed.
+        disk, renamed and removed, folders that are made and removed. ``program`` stands for ``medsam-tune`` in a sweep.
         """
-        job = {"words": [*command, *words], "folder": str(folder), "at": at, "call": call, "by": int(by)}
+        job = {"words": [*command, *words], "folder": str(folder), "at": at, "call": call, "by": int(by), "program": program}
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
@@ -71,6 +71,8 @@ def _live(job, main):
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.fsync = lambda descriptor: None
+    if job["program"]:
+        _stand_in(job["program"])
     calls = [0]
     if job["at"] == "disk":
         _die_at_the_disk(job["call"], calls, folder)
@@ -84,6 +86,12 @@ def _live(job, main):
         sys.setprofile(None)
         (folder / "calls.txt").write_text(str(calls[0]))
         sys.stdout.flush()
+
+
+def _stand_in(program):
+    from medsam_tune.sweeps import local
+
+    local.PROGRAM, local.POLL_SECONDS = tuple(program), 0.02
 
 
 def _die_at(name, call, by):
