@@ -70,6 +70,7 @@ def rows(*, tiny: bool = False) -> dict[str, Row]:
         "P13": Row("step of the tests' network", 1.0, "cpu", small.tests_network),
         "P14": Row("frozen LiteMedSAM encoder by OpenVINO", 0.60, "cpu", partial(cpu.compiled_encoder, engine="openvino")),
         "P14T": Row("frozen LiteMedSAM encoder by PyTorch", 1.0, "cpu", partial(cpu.compiled_encoder, engine="torch")),
+        "P15": Row("8 boxes decoded by fours : together", 1.0, "cpu", cpu.micro_batches),
         "G1": Row(
             "encoder forward, vit_b, bf16 batch 8 : float32 batch 1", 1 / 8, "cuda", partial(gpu.encoder_forward, name=base)
         ),

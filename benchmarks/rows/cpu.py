@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.backbone.engines import Engine
 from medsam_tune.backbone.vit import VitBlock
+from medsam_tune.segmenters.sam import objects_at_once
+from medsam_tune.types import ImageEmbeddings
 
 RUN = Path(__file__).resolve().parents[1] / "run.py"
 
@@ -149,3 +151,26 @@ def boxes_of_an_image(settings: Settings, name: str = "vit_b", *, n_boxes: int =
         return total
 
     return alternate(lambda: ours, lambda: theirs, settings, metric=f"{n_boxes} boxes of an image", warm_up=0)
+
+
+def micro_batches(settings: Settings, name: str = "lite_medsam", *, n_boxes: int = 8) -> Result:
+    """P15: a decoder step on 8 boxes of one cached image, four decoded at a time as a CPU does, and all together."""
+    backbone = SamBackbone(f"random_{name}", trainable=["mask_decoder"])
+    side = backbone.embedding_size
+    embeddings = ImageEmbeddings(torch.randn(1, backbone.embed_dim, side, side))
+    boxes = torch.tensor([[8.0, 8.0, 40.0, 40.0]]).expand(n_boxes, 4) + torch.arange(n_boxes)[:, None]
+    index, prompts = torch.zeros(n_boxes).long(), backbone.embed_prompts(n_boxes, boxes=boxes)
+
+    def step(at_once: int) -> Tensor:
+        parts = [slice(first, first + at_once) for first in range(0, n_boxes, at_once)]
+        masks = torch.cat([backbone.decode(embeddings, index[part], prompts.rows(part)).low_res_masks for part in parts])
+        masks.square().mean().backward()
+        return masks.detach()
+
+    few = objects_at_once(torch.device("cpu"), n_boxes)
+    error = relative_error(step(few), step(n_boxes))
+    result = alternate(
+        lambda: partial(step, few), lambda: partial(step, n_boxes), settings, metric=f"decoder step, {n_boxes} boxes", warm_up=0
+    )
+    result.error = error
+    return result

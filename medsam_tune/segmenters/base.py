@@ -40,8 +40,8 @@ class SamParts:
         fusion: What is added to the image before the network. A prompt encoder and a side network that read the image see it
             without.
         side: A trained branch that refines the image embedding.
-        objects_per_decode: Objects decoded at once; 0 decodes all together. On CPU 1 to 4 is fastest, each object holds about
-            140 MB during a training step at g = 64.
+        objects_per_decode: Objects decoded at once; 0 leaves it to the device: 4 on a CPU, all on a GPU. Each object
+            holds about 140 MB during a training step at g = 64.
         views_at_test: In tests and predictions ``mirror`` averages the probabilities of two views of an image, ``flips`` of
             four, each an encoder pass; for networks that need no prompt.
         smallest_part: Islands of a mask below this share of its largest island are dropped, and holes below it filled; 0 keeps

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from medsam_tune.data.datamodule import SegmentationDataModule
 
 _CHANNELS = 3
+# A step with 8 boxes of an image: see P15 in benchmarks/RESULTS.md.
+_OBJECTS_ON_CPU = 4
 
 
 class SamSegmenter(Segmenter):
@@ -257,7 +259,7 @@ class SamSegmenter(Segmenter):
     def _decode(
         self, embeddings: ImageEmbeddings, image_index: Tensor, prompts: PromptEmbeddings, *, multimask_output: bool = False
     ) -> MaskPrediction:
-        step = self.objects_per_decode or max(1, len(image_index))
+        step = self.objects_per_decode or objects_at_once(embeddings.main.device, len(image_index))
         if len(image_index) <= step:
             return self.backbone.decode(embeddings, image_index, prompts, multimask_output=multimask_output)
         chunks = [
@@ -266,6 +268,14 @@ class SamSegmenter(Segmenter):
         ]
         ious = [chunk.iou_predictions for chunk in chunks if chunk.iou_predictions is not None]
         return MaskPrediction(torch.cat([chunk.low_res_masks for chunk in chunks]), torch.cat(ious) if ious else None)
+
+
+def objects_at_once(device: torch.device, n_objects: int) -> int:
+    """Return how many of ``n_objects`` the mask decoder takes at once where the recipe leaves it to the device.
+
+    A CPU takes 4, whose image tokens stay near its cache; an accelerator takes all.
+    """
+    return _OBJECTS_ON_CPU if device.type == "cpu" else max(1, n_objects)
 
 
 def _checked_backbone(parts: SamParts) -> Backbone:

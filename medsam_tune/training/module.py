@@ -64,7 +64,7 @@ class TuningModule(pl.LightningModule):
         fusion: What is added to the image before the encoder.
         side: A trained branch that refines the image embedding.
         segmenter: What joins the parts above, with arguments of its own only; ``SamSegmenter`` by default.
-        objects_per_decode: Objects decoded at once; 0 decodes all of a batch together.
+        objects_per_decode: Objects decoded at once; 0 leaves it to the device: 4 on a CPU, all of a batch on a GPU.
         views_at_test: ``mirror`` lets tests and predictions see each image as it lies and mirrored, ``flips`` also upside down
             and both, and averages the probabilities; two or four encoder passes an image. Validation sees it once.
         smallest_part: Islands of a mask below this share of its largest island are dropped, and holes below it filled, wherever

@@ -9,6 +9,7 @@ from medsam_tune.geometry import normalise
 from medsam_tune.prompts import BoxPrompt
 from medsam_tune.segmenters import SamSegmenter
 from medsam_tune.segmenters.base import SamParts
+from medsam_tune.segmenters.sam import objects_at_once
 from medsam_tune.tuners import NoTuner
 from tests.factories import make_batch
 
@@ -40,10 +41,27 @@ def test_parameter_that_should_learn_but_is_frozen_is_refused(tiny_backbone):
 def test_objects_decoded_in_chunks_give_what_they_give_together(tiny_backbone):
     batch = make_batch(objects=(3, 2))
     with torch.no_grad():
-        together = SamSegmenter(SamParts(tiny_backbone, BoxPrompt())).eval()(batch)
+        together = SamSegmenter(SamParts(tiny_backbone, BoxPrompt(), objects_per_decode=5)).eval()(batch)
         chunked = SamSegmenter(SamParts(tiny_backbone, BoxPrompt(), objects_per_decode=2)).eval()(batch)
     torch.testing.assert_close(chunked.low_res_masks, together.low_res_masks)
     torch.testing.assert_close(chunked.iou_predictions, together.iou_predictions)
+
+
+def test_device_rules_how_many_objects_are_decoded_at_once(tiny_backbone, monkeypatch):
+    sizes, decode = [], tiny_backbone.decode
+
+    def counted(embeddings, image_index, *arguments, **keywords):
+        sizes.append(len(image_index))
+        return decode(embeddings, image_index, *arguments, **keywords)
+
+    monkeypatch.setattr(tiny_backbone, "decode", counted)
+    batch = make_batch(objects=(3, 3))
+    with torch.no_grad():
+        by_device = SamSegmenter(SamParts(tiny_backbone, BoxPrompt())).eval()(batch)
+        together = SamSegmenter(SamParts(tiny_backbone, BoxPrompt(), objects_per_decode=6)).eval()(batch)
+    assert sizes == [4, 2, 6]
+    torch.testing.assert_close(by_device.low_res_masks, together.low_res_masks)
+    assert objects_at_once(torch.device("cuda"), 6) == 6
 
 
 def test_cached_embedding_gives_what_the_image_gives(tiny_backbone):
