@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from medsam_tune.backbone.freezing import TrainableReport, trainable_report
 from medsam_tune.data.splits import PARTS
 from medsam_tune.training.console import labelled, say
 from medsam_tune.training.module import tuned
-from medsam_tune.training.schedule import batches_per_epoch, planned_steps
+from medsam_tune.training.schedule import batches_per_epoch, planned_epochs, planned_steps
 
 if TYPE_CHECKING:
     from medsam_tune.data.datamodule import SegmentationDataModule
@@ -112,35 +111,14 @@ def plan_line(trainer: pl.Trainer, module: TuningModule, data: SegmentationDataM
 
 
 def _plan(trainer: pl.Trainer, module: TuningModule, data: SegmentationDataModule) -> Iterator[str]:
-    steps, epochs = planned_steps(trainer, data), trainer.max_epochs
-    an_epoch = batches_per_epoch(trainer, data)
-    batches = counted(an_epoch, "batch", "batches")
-    if steps != float("inf"):  # which may end within an early epoch of many
-        epochs = epochs_of(int(steps), an_epoch, trainer.accumulate_grad_batches)
-    if epochs not in (None, -1):
-        yield f"{counted(epochs, 'epoch')} of {batches}"
-    else:
-        yield f"epochs of {batches}"
+    steps, epochs = planned_steps(trainer, data), planned_epochs(trainer, data)
+    batches = counted(batches_per_epoch(trainer, data), "batch", "batches")
+    yield f"epochs of {batches}" if epochs is None else f"{counted(epochs, 'epoch')} of {batches}"
     yield counted(int(steps), "step") if steps != float("inf") else "until max_time"
     if module.warmup_steps:
         yield f"warm-up {module.warmup_steps}"
     if (every := trainer.check_val_every_n_epoch or 1) > 1:
         yield f"validation every {every} epochs"
-
-
-def epochs_of(steps: int, batches: int, accumulated: int = 1) -> int:
-    """Return in how many epochs so many optimizer steps are made, the last one perhaps in part.
-
-    Args:
-        steps: Optimizer steps of the whole training.
-        batches: Of an epoch.
-        accumulated: Batches a step; an epoch's last step may have fewer.
-
-    Example:
-        >>> epochs_of(10, 4), epochs_of(12, 5, accumulated=2)
-        (3, 4)
-    """
-    return math.ceil(steps / math.ceil(batches / accumulated))
 
 
 def counted(number: int, noun: str, several: str = "") -> str:

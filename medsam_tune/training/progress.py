@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from medsam_tune.terminal import in_notebook
 from medsam_tune.training.console import console, labelled, say, span
 from medsam_tune.training.module import tuned
-from medsam_tune.training.schedule import planned_steps
+from medsam_tune.training.schedule import planned_epochs, planned_steps
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -79,15 +79,15 @@ class EpochLines(Callback):
         if not self._headed:
             self._headed = True
             say(_row("epoch", "loss", readable(tuned(pl_module).task.monitor), "best", "lr", "time", "left"))
-        limit, now = trainer.max_epochs, time.monotonic()
-        epoch = f"{trainer.current_epoch + 1}" + (f"/{limit}" if limit not in (None, -1) else "")
+        limit, now = planned_epochs(trainer), time.monotonic()
+        epoch = f"{trainer.current_epoch + 1}" + ("" if limit is None else f"/{limit}")
         figures = (f"{value:.4f}" if math.isfinite(value) else "-" for value in (self.rows.loss, self._figure, self._best))
         rate = f"{trainer.optimizers[0].param_groups[0]['lr']:.1e}"
         say(_row(epoch, *figures, rate, span(now - self._epoch_began), self._left(trainer, now)))
 
     def _has_line(self, trainer: pl.Trainer) -> bool:
-        few = trainer.max_epochs is not None and trainer.max_epochs <= MOST_LINES
-        return few or math.isfinite(self._figure) or not trainer.check_val_every_n_epoch
+        limit = planned_epochs(trainer)
+        return (limit is not None and limit <= MOST_LINES) or math.isfinite(self._figure) or not trainer.check_val_every_n_epoch
 
     def _left(self, trainer: pl.Trainer, now: float) -> str:
         """Return about how long the rest takes, validations included; empty at the end."""

@@ -106,6 +106,34 @@ def step_limit(trainer: pl.Trainer) -> float:
     return min((steps for steps in limits if steps != -1), default=math.inf)
 
 
+def planned_epochs(trainer: pl.Trainer, data: SegmentationDataModule | None = None) -> int | None:
+    """Return in how many epochs a training ends, by its steps where these end sooner; None where only time ends it.
+
+    Args:
+        trainer: Built.
+        data: As for ``planned_steps``.
+    """
+    steps = planned_steps(trainer, data)
+    if math.isfinite(steps):
+        return epochs_of(int(steps), batches_per_epoch(trainer, data), trainer.accumulate_grad_batches)
+    return None if trainer.max_epochs == -1 else trainer.max_epochs
+
+
+def epochs_of(steps: int, batches: int, accumulated: int = 1) -> int:
+    """Return in how many epochs so many optimizer steps are made, the last one perhaps in part.
+
+    Args:
+        steps: Optimizer steps of the whole training.
+        batches: Of an epoch.
+        accumulated: Batches a step; an epoch's last step may have fewer.
+
+    Example:
+        >>> epochs_of(10, 4), epochs_of(12, 5, accumulated=2)
+        (3, 4)
+    """
+    return math.ceil(steps / math.ceil(batches / accumulated))
+
+
 def batches_per_epoch(trainer: pl.Trainer, data: SegmentationDataModule | None = None) -> int:
     """Return the training batches of an epoch on this process.
 

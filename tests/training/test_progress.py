@@ -53,7 +53,8 @@ def test_best_so_far_is_the_highest_and_an_epoch_without_a_validation_has_none(w
 
 def test_a_long_training_has_a_line_for_each_validation_only(workplace, capsys, monkeypatch):
     monkeypatch.setattr(progress, "MOST_LINES", 3)
-    words = ("--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2")
+    # 24 steps of the 6 in an epoch end in the fourth of them.
+    words = ("--trainer.max_epochs=40", "--trainer.max_steps=24", "--trainer.check_val_every_n_epoch=2")
     assert run("--run.baselines=false", "--run.report=false", *words) == 0
     assert [line.split()[0] for line in told(capsys) if re.match(r"\d/4 ", line)] == ["2/4", "4/4"]
 
