@@ -35,6 +35,9 @@ def reading(
     except MemoryError as error:
         raise DataError(f"{path}: does not fit into memory ({_first_line(error)}). {too_large}") from error
     except faults as error:
+        if isinstance(error, FileNotFoundError) and error.filename and Path(error.filename).name != path.name:
+            lost = Path(error.filename).name
+            raise DataError(f"{path}: its voxels' file {lost} is missing. Put it beside the file, or remove both.") from error
         raise DataError(f"{path}: cannot be read as {kind} ({_first_line(error)}). Replace or remove the file.") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from medsam_tune.data.formats.base import Format, VolumeHeader, image_header, is_image_shape, slices_affine
 from medsam_tune.data.formats.faults import reading
 from medsam_tune.data.formats.values import check_grey_values, exact_labels
-from medsam_tune.errors import DataError
+from medsam_tune.errors import DataError, DataWarning
 from medsam_tune.files import write_bytes
 
 
@@ -43,6 +44,14 @@ class Hdf5Format(Format):
             raise DataError(f"{path}: {self.image} has shape {shape}, expected (H, W), (H, W, 3) or (D, H, W). Split the file.")
         if is_image_shape(shape):
             return image_header(path, (shape[0], shape[1]), None)
+        if shape[0] == shape[1] and 2 * shape[2] <= shape[1]:
+            # The same words for every file, so that they are said once.
+            warnings.warn(
+                f"the volumes of {self.image} look as if slices lay along their last axis (H, W, D), and are read as (D, H, W). Set "
+                "data.source.axis: sagittal to cut along the last axis.",
+                DataWarning,
+                stacklevel=2,
+            )
         return VolumeHeader(path, (shape[0], shape[1], shape[2]), slices_affine(), states_spacing=False)
 
     def read_image(self, path: Path) -> NDArray[Any]:

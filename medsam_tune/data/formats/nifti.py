@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from medsam_tune.data.formats.base import Format, VolumeHeader
 from medsam_tune.data.formats.faults import reading
 from medsam_tune.data.formats.values import check_grey_values, exact_labels
-from medsam_tune.errors import DataError
+from medsam_tune.errors import DataError, DataWarning
 from medsam_tune.files import write_bytes
 
 _MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
@@ -57,6 +58,7 @@ class NiftiFormat(Format):
             placed = np.asarray(header.get_best_affine(), np.float64)
             if not np.isfinite(placed).all():
                 raise DataError(f"{path}: its affine holds NaN or infinity. Repair the header.")
+            _say_disagreement(header)
             affine = np.diag([mm, mm, mm, 1.0]) @ placed
         read = VolumeHeader(path, _volume_shape(path, header, self.axes)[:3], affine)
         _ = read.shape  # an affine without orientation is refused here
@@ -100,6 +102,32 @@ class NiftiFormat(Format):
         kind = nibabel.Nifti2Image if isinstance(new, nibabel.Nifti2Header) else nibabel.Nifti1Image
         image = kind(labels, None, new)
         return write_bytes(path, gzip.compress(image.to_bytes(), mtime=0))
+
+
+def _say_disagreement(header: Any) -> None:  # noqa: ANN401 - nibabel is not typed
+    """Say aloud that a header's two transforms turn its axes to different sides of the patient, or state different voxels."""
+    from nibabel.affines import voxel_sizes
+    from nibabel.orientations import aff2axcodes
+
+    if min(int(header["sform_code"]), int(header["qform_code"])) < 1:
+        return
+    try:
+        forms = header.get_sform(), header.get_qform()
+    except ValueError:  # A qform that is none disagrees with nothing; it is not taken.
+        return
+    if not all(np.isfinite(form).all() and np.linalg.matrix_rank(form) == 4 for form in forms):
+        return
+    axes = ["".join(letter or "?" for letter in aff2axcodes(form)) for form in forms]
+    sizes = [voxel_sizes(form) for form in forms]
+    said = axes if axes[0] != axes[1] else [f"voxels of {' x '.join(f'{mm:g}' for mm in size)} mm" for size in sizes]
+    if axes[0] != axes[1] or not np.allclose(*sizes, rtol=0.01):
+        # The same words for all files of a kind, so that they are said once.
+        warnings.warn(
+            f"the two transforms of a NIfTI header disagree: {said[0]} by sform, {said[1]} by qform. The sform is taken; other "
+            "programs may take the qform. Find out which is right, and store it as both.",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _readable(path: Path) -> AbstractContextManager[None]:

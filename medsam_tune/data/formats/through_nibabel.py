@@ -157,15 +157,10 @@ def _loaded(path: Path, kind: str) -> Any:  # noqa: ANN401 - nibabel is not type
     with _readable(path, kind), warnings.catch_warnings():
         # nibabel tries what it does not know, such as another version of PAR/REC, with a warning.
         warnings.simplefilter("error", UserWarning)
-        try:
-            image = nibabel.load(path)
-        except FileNotFoundError as error:
-            if error.filename is None or Path(error.filename).name == path.name:
-                raise
-            raise _lacks(path, Path(error.filename).name) from error
+        image = nibabel.load(path)
         stored = Path(image.file_map["image"].filename)
         if not stored.is_file():
-            raise _lacks(path, stored.name)
+            raise DataError(f"{path}: its voxels' file {stored.name} is missing. Put it beside the file, or remove both.")
         size = np.dtype(image.get_data_dtype()).itemsize
         claimed, held = math.prod(int(length) for length in image.shape) * size, stored.stat().st_size
     if claimed > held * _LARGEST_RATIO:
@@ -177,10 +172,6 @@ def _close(image: Any) -> None:  # noqa: ANN401 - nibabel is not typed
     """Close the file of the voxels, which nibabel keeps open for PAR/REC alone."""
     if close := getattr(getattr(image.dataobj, "file_like", None), "close", None):
         close()
-
-
-def _lacks(path: Path, name: str) -> DataError:
-    return DataError(f"{path}: its voxels' file {name} is missing. Put it beside the file, or remove both.")
 
 
 def _readable(path: Path, kind: str) -> AbstractContextManager[None]:

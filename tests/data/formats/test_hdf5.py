@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from medsam_tune.data.formats import Hdf5Format
-from medsam_tune.errors import DataError
+from medsam_tune.data.slices import take_slice
+from medsam_tune.errors import DataError, DataWarning
 
 IMAGE = np.random.default_rng(0).random((3, 5, 6))
 
@@ -35,3 +36,13 @@ def test_a_claim_without_content_is_refused_before_memory_is_asked_for(tmp_path)
         file.create_dataset("image", (30000, 30000, 30000), "f8")
     with pytest.raises(DataError, match="image claims 216000000000000 bytes, but stores none"):
         Hdf5Format().read_image(tmp_path / "a.h5")
+
+
+def test_slices_along_the_last_axis_are_suspected_aloud_and_can_be_cut(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["image"] = np.arange(6 * 6 * 3, dtype=np.float32).reshape(6, 6, 3)
+        file["label"] = np.zeros((6, 6, 3), np.uint8)
+    with pytest.warns(DataWarning, match=r"look as if slices lay along their last axis .* Set data\.source\.axis: sagittal"):
+        header = Hdf5Format().read_header(tmp_path / "x.h5")
+    volume = header.to_ras(Hdf5Format().read_image(tmp_path / "x.h5"))
+    assert sorted(take_slice(volume, "sagittal", 0).ravel().tolist()) in [list(range(first, 6 * 6 * 3, 3)) for first in (0, 2)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medsam_tune.data.formats.nifti import NiftiFormat
-from medsam_tune.errors import DataError
+from medsam_tune.errors import DataError, DataWarning
 
 NAME = "DOE^JANE"
 VALUES = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
@@ -173,3 +173,20 @@ def test_the_pair_of_header_and_image_is_no_single_file(tmp_path):
     (tmp_path / "pair.hdr").rename(tmp_path / "pair.nii")
     with pytest.raises(DataError, match="no such header"):
         NiftiFormat().read_header(tmp_path / "pair.nii")
+
+
+@pytest.mark.parametrize(
+    ("qform", "said"),
+    [
+        (np.diag([-1, 1, 3, 1]), "RAS by sform, LAS by qform"),
+        (np.diag([2, 1, 3, 1]), "voxels of 1 x 1 x 3 mm by sform, voxels of 2 x 1 x 3 mm by qform"),
+    ],
+)
+def test_two_transforms_that_disagree_are_said_aloud(tmp_path, qform, said):
+    image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.diag([1, 1, 3, 1]))
+    image.set_sform(np.diag([1, 1, 3, 1]), 1)
+    image.set_qform(qform, 1)
+    nibabel.save(image, tmp_path / "x.nii.gz")
+    with pytest.warns(DataWarning, match=said):
+        header = NiftiFormat().read_header(tmp_path / "x.nii.gz")
+    np.testing.assert_array_equal(header.affine, np.diag([1, 1, 3, 1]))

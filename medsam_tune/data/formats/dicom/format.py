@@ -92,22 +92,22 @@ class DicomFormat(Format):
         """
         dicoms, others = _dicom_files(folder)
         by_folder: dict[Path, list[Slice]] = {}
-        alone: list[Path] = []
+        alone: list[Slice] = []
         for path in dicoms:
             slices = read_slices(path)
             if slices and _stands_alone(slices):
-                alone += [path] if self._is_chosen(slices[0].series) else []
+                alone += slices[:1] if self._is_chosen(slices[0].series) else []
             elif slices:
                 by_folder.setdefault(path.parent, []).extend(slices)
         faults: list[str] = []
         for place, slices in by_folder.items():
             try:
-                self._choose(slices, place)
+                _check_none_lost(self._choose(slices, place), [each for each in alone if each.path.parent == place], place)
             except DataError as error:
                 faults.append(str(error))
         if faults:
             raise data_error(f"{folder}: {len(faults)} folders cannot be used", faults)
-        return Scan(sorted([*by_folder, *alone]), others)
+        return Scan(sorted([*by_folder, *(each.path for each in alone)]), others)
 
     def name_of(self, path: Path, folder: Path) -> str:
         """Return the path below ``folder``; a series that is ``folder`` itself has its name."""
@@ -250,7 +250,9 @@ class DicomFormat(Format):
             raise DataError(f"{path}: no such file or folder. Name a series.")
         if path.is_dir():
             found = [each for file in _dicom_files(path, below=False)[0] for each in read_slices(file)]
-            return self._choose([each for each in found if not _stands_alone([each])] or found, path)
+            chosen = self._choose([each for each in found if not _stands_alone([each])] or found, path)
+            _check_none_lost(chosen, found, path)
+            return chosen
         slices = read_slices(path)
         if not slices:
             raise DataError(f"{path}: holds no image (a segmentation, a plan or a report). Remove it, or name the series.")
@@ -368,6 +370,18 @@ def _check_reference(path: Path, image: VolumeHeader) -> None:
 def _stands_alone(slices: Sequence[Slice]) -> bool:
     """Tell whether the planes of one file are an image by themselves."""
     return slices[0].frames > 1 or not slices[0].lies_in_space
+
+
+def _check_none_lost(chosen: Sequence[Slice], others: Iterable[Slice], place: Path) -> None:
+    """Refuse to leave a slice of a series out because its header does not say where it lies."""
+    if not chosen[0].lies_in_space:
+        return
+    lost = next((each for each in others if each.series.uid == chosen[0].series.uid and not each.lies_in_space), None)
+    if lost is not None:
+        raise DataError(
+            f"{lost.path}: states no position or orientation, but is of the series of {len(chosen)} slices in {place}. Repair "
+            "its header, or move it out of the folder."
+        )
 
 
 def _told(slices: Sequence[Slice]) -> str:

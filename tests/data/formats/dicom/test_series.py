@@ -243,3 +243,21 @@ def test_a_picture_of_no_series_is_refused_by_what_it_lacks(tmp_path):
     path = save(tmp_path / "x.dcm", plane(VOLUME[0], SeriesInstanceUID=None))
     with pytest.raises(DataError, match=r"x\.dcm: states no SeriesInstanceUID"):
         read(path)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 3])
+def test_a_slice_that_states_no_place_is_named_and_never_left_out(tmp_path, lost):
+    for number, values in enumerate(VOLUME):
+        place = None if number == lost else list(PATHS[number])
+        save(tmp_path / "c1" / f"{number}.dcm", plane(values, ImagePositionPatient=place))
+    said = rf"{lost}\.dcm: states no position or orientation, but is of the series of 3 slices"
+    with pytest.raises(DataError, match=said):
+        DicomFormat().read_header(tmp_path / "c1")
+    with pytest.raises(DataError, match=said):
+        DicomFormat().find(tmp_path / "c1")
+
+
+def test_a_picture_of_another_series_may_lie_beside_slices(tmp_path):
+    write_series(tmp_path / "c1", VOLUME)
+    save(tmp_path / "c1" / "dose", plane(VOLUME[0], ImagePositionPatient=None, SeriesInstanceUID="9.9"))
+    assert DicomFormat().read_header(tmp_path / "c1").stored_shape == VOLUME.shape
