@@ -102,12 +102,15 @@ class DicomFormat(Format):
         faults: list[str] = []
         for place, slices in by_folder.items():
             try:
-                _check_none_lost(self._choose(slices, place), [each for each in alone if each.path.parent == place], place)
+                self._choose(slices, place)
             except DataError as error:
                 faults.append(str(error))
         if faults:
             raise data_error(f"{folder}: {len(faults)} folders cannot be used", faults)
-        return Scan(sorted([*by_folder, *(each.path for each in alone)]), others)
+        # A slice that lost its place is no picture: its series is refused when it is read.
+        stacked = {(place, each.series.uid) for place, slices in by_folder.items() for each in slices}
+        pictures = [each.path for each in alone if each.frames > 1 or (each.path.parent, each.series.uid) not in stacked]
+        return Scan(sorted([*by_folder, *pictures]), others)
 
     def name_of(self, path: Path, folder: Path) -> str:
         """Return the path below ``folder``; a series that is ``folder`` itself has its name."""
