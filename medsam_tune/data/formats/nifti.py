@@ -120,7 +120,7 @@ def _say_disagreement(header: Any) -> None:  # noqa: ANN401 - nibabel is not typ
     axes = ["".join(letter or "?" for letter in aff2axcodes(form)) for form in forms]
     sizes = [voxel_sizes(form) for form in forms]
     said = axes if axes[0] != axes[1] else [f"voxels of {' x '.join(f'{mm:g}' for mm in size)} mm" for size in sizes]
-    if axes[0] != axes[1] or not np.allclose(*sizes, rtol=0.01):
+    if axes[0] != axes[1] or not np.allclose(sizes[0], sizes[1], rtol=0.01):
         # The same words for all files of a kind, so that they are said once.
         warnings.warn(
             f"the two transforms of a NIfTI header disagree: {said[0]} by sform, {said[1]} by qform. The sform is taken; other "
