@@ -68,7 +68,8 @@ class Page:
         return page
 
     def _title(self) -> str:
-        name = html.escape(Path(self.models.name).name or self.models.name)
+        # A run's folder is called by its time, an export's ``export``: what stands before it says which.
+        name = html.escape("/".join(Path(self.models.name).parts[-2:]))
         axis = f"{self.models.data.axis} slices · " if self.models.data.of_volumes else ""
         return f"# medsam_tune · {name}\n{axis}{html.escape(self.licence)}"
 
