@@ -191,7 +191,8 @@ def _mask_values(found: Fingerprint, class_path: str, target: Target, why: dict[
         return {"labels": rule.labels}
     if rule.kind == "one object" and target == "per_class":
         values = sorted({value for each in found.facts for value in each.counts} - {rule.ignore_label})
-        return {"labels": {"object": values}}
+        # Where no mask shows anything, the search for objects refuses the data as it does for every other recipe.
+        return {"labels": {"object": values or [1]}}
     if not class_path.endswith("ImageFolder"):
         return {}
     if rule.kind == "lossy":

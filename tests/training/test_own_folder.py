@@ -101,3 +101,11 @@ def test_one_object_is_a_class_where_a_recipe_has_classes(folder):
         Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255).save(path)
     found = keys(own_folder_words(RECIPES / "samed.yaml", [f"--data.root={folder}"])[0])
     assert (found["data.source.labels"], found["model.segmenter.classes"]) == ('{"object": [255]}', '["object"]')
+
+
+def test_masks_that_show_nothing_leave_a_label_for_the_search_to_refuse(folder):
+    """An empty list of values would be refused first, as if somebody had written it."""
+    for path in folder.rglob("seg/*.png"):
+        Image.fromarray(np.zeros((20, 20), np.uint8)).save(path)
+    found = keys(own_folder_words(RECIPES / "samed.yaml", [f"--data.root={folder}"])[0])
+    assert found["data.source.labels"] == '{"object": [1]}'
