@@ -11,8 +11,6 @@ from medsam_tune.errors import RecipeError
 from medsam_tune.folders import expand
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from medsam_tune.metrics.interval import Interval
     from medsam_tune.runs.compare import Comparison
 
@@ -37,12 +35,13 @@ def main(arguments: list[str]) -> int:
     from medsam_tune.evaluation.comparison_page import write_comparison
     from medsam_tune.runs.compare import compare_runs
     from medsam_tune.runs.comparison_content import comparison_content, worst_slices
+    from medsam_tune.runs.listing import run_or_folder
 
     if options.pictures < 0:
         raise RecipeError(f"--pictures: must be at least 0 cases, got {options.pictures}.")
     page = expand(options.html, "--html")
     data = None if options.data is None else str(expand(options.data, "--data"))
-    comparison = compare_runs([_meant(run) for run in options.runs], data=data)
+    comparison = compare_runs([run_or_folder(run, "RUN") for run in options.runs], data=data)
     print_runs(comparison)
     print()
     print_pairs(comparison)
@@ -55,14 +54,6 @@ def main(arguments: list[str]) -> int:
 
         print(log_comparison(comparison_content(comparison, shown), shown, options.wandb))
     return 0
-
-
-def _meant(word: str) -> Path:
-    """Return the folder that a word names; one that is no folder may be the name of a run."""
-    from medsam_tune.runs.listing import run_named
-
-    folder = expand(word, "RUN")
-    return folder if folder.exists() else run_named(word) or folder
 
 
 def print_runs(comparison: Comparison) -> None:

@@ -19,6 +19,7 @@ from medsam_tune.export.forms.int8 import SUFFIX, write_int8
 from medsam_tune.export.load import load_export
 from medsam_tune.folders import expand
 from medsam_tune.runs.asked_model import refuse_older_export
+from medsam_tune.runs.listing import run_or_folder
 from medsam_tune.runs.run import Run
 from medsam_tune.training.run_folder import RunFolder
 
@@ -44,7 +45,7 @@ def export_form(
     """Write a form of a run or an export folder, and check it in the tool it is for.
 
     Args:
-        name: The folder.
+        name: The folder, or the name of a run.
         form: Which form.
         out: Where to; by default ``export-FORM`` in the run, or beside the export folder.
         int8: Write graphs of 8 bits too and measure their Dice on the run's test cases.
@@ -56,7 +57,7 @@ def export_form(
         CheckpointError: If the model cannot take this form, or the tool does not answer as the tuned network does.
         RecipeError: If there is no such model, or ``int8`` goes with another form than onnx.
     """
-    folder = expand(name, "RUN")
+    folder = run_or_folder(name, "RUN")
     run = Run.open(folder, trusted=trusted) if RunFolder(folder).config.is_file() else None
     if int8 and form != "onnx":
         raise RecipeError(f"--int8: belongs to --to onnx, got --to {form}. Leave it out.")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.files import read_json
+from medsam_tune.folders import expand
 from medsam_tune.training.run_folder import RunFolder
 
 State = Literal["finished", "running", "stopped", "failed"]
@@ -104,6 +105,20 @@ def named_runs(words: Sequence[str], root: Path) -> list[RunEntry]:
             raise RecipeError(f"{word}: is no run. Give its folder as `medsam-tune runs list` shows it.")
         found.append(entry_of(meant, root))
     return found
+
+
+def run_or_folder(word: str, key: str) -> Path:
+    """Return the folder that a word of the command line is, or, where there is none, the run that goes by it.
+
+    Args:
+        word: A folder, or what ``run_named`` takes.
+        key: What the command line calls it.
+
+    Raises:
+        RecipeError: If several runs go by it.
+    """
+    folder = expand(word, key)
+    return folder if folder.exists() else run_named(word) or folder
 
 
 def run_named(word: str, root: Path = Path("runs")) -> Path | None:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from medsam_tune.data.folder_memory import beside_folder, remembered
 from medsam_tune.data.own_data import data_settings, write_needed
 from medsam_tune.data.pairing import first_names
@@ -60,8 +62,9 @@ def own_folder_words(recipe: Path, words: Sequence[str]) -> tuple[list[str], str
     settings |= {f"data.{key}": value for key, value in found["keys"].items() if key != "target"}
     if given_value(words, f"{SOURCE}.case_pattern") is not None:
         settings.pop("data.patient", None)  # it was told from the names of files, not of these cases
-    if target == "per_class" and _names_classes(content) and found["labels"]:
-        settings[CLASSES] = found["labels"]
+    classes = _said_classes(words) or found["labels"]
+    if target == "per_class" and _names_classes(content) and classes:
+        settings[CLASSES] = classes
     return [_word(key, value) for key, value in settings.items() if given_value(words, key) is None], f"{root}: {found['told']}"
 
 
@@ -107,6 +110,18 @@ def _names_classes(content: object) -> bool:
     segmenter = model.get("segmenter") if isinstance(model, Mapping) else None
     settings = segmenter.get("init_args") if isinstance(segmenter, Mapping) else None
     return isinstance(settings, Mapping) and "classes" in settings
+
+
+def _said_classes(words: Sequence[str]) -> list[str]:
+    """Return the names of ``data.source.labels`` or ``data.colours`` where the command line has them, else none."""
+    for key in (f"{SOURCE}.labels", "data.colours"):
+        try:
+            said = yaml.safe_load(given_value(words, key) or "")
+        except yaml.YAMLError:
+            continue  # the parser of the command line refuses it, with its place
+        if isinstance(said, Mapping) and said:
+            return [str(name) for name in said]
+    return []
 
 
 def _word(key: str, value: object) -> str:

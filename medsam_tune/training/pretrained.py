@@ -112,8 +112,9 @@ def check_unseen(cli: MedsamCLI) -> dict[str, Any] | None:
     tested = set(cli.datamodule.splits.test)
     known = [_below(path, root) for path in _files_of(cli.datamodule, tested) if sha256_of(path) in seen]
     if known:
+        files = "1 file" if len(known) == 1 else f"{len(known)} files"
         raise DataError(
-            f"model.backbone.weights: was pretrained on {len(known)} files of the test part: {first_names(known)}. Their "
+            f"model.backbone.weights: was pretrained on {files} of the test part: {first_names(known)}. Their "
             "figures would say nothing about new patients. Pretrain without them (--data.split.file of this run, or "
             "data.source.exclude), or test others."
         )

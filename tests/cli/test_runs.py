@@ -9,6 +9,7 @@ import pytest
 
 from medsam_tune.cli import main
 from medsam_tune.errors import RecipeError
+from medsam_tune.runs.evaluation.data import DataPlan, check_not_trained_on
 from medsam_tune.runs.listing import STILL_SECONDS, find_runs
 from medsam_tune.runs.run import Run
 
@@ -122,6 +123,20 @@ def test_every_command_takes_a_run_by_its_name(word, capsys):
     assert Run.open(word).folder == Path("runs/hippocampus/lora-wide", TIME).absolute()
     assert main(["predict", word, "images", "-o", "out"]) == 2
     assert f"{word}: no such run" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["export", "wide", "--to", "sam"], ["export", "wide", "--to", "onnx", "-o", "x"]])
+def test_a_form_of_a_run_that_is_named_is_written_of_its_folder(words, monkeypatch, capsys):
+    """The run is found; that it holds no checkpoint is said of its folder."""
+    assert main(words) == 2
+    assert f"hippocampus/lora-wide/{TIME}" in capsys.readouterr().err
+
+
+def test_training_data_are_refused_for_a_run_that_is_named_too(tmp_path):
+    (tmp_path / "DIR").mkdir()
+    plan = DataPlan("DIR", tmp_path / "DIR", {}, "binary")
+    with pytest.raises(RecipeError, match=r"^wide: was trained on cases of DIR\. Give wide as DATA too"):
+        check_not_trained_on(["wide"], plan)
 
 
 def test_a_name_of_several_runs_is_not_guessed():

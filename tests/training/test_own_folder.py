@@ -109,3 +109,10 @@ def test_masks_that_show_nothing_leave_a_label_for_the_search_to_refuse(folder):
         Image.fromarray(np.zeros((20, 20), np.uint8)).save(path)
     found = keys(own_folder_words(RECIPES / "samed.yaml", [f"--data.root={folder}"])[0])
     assert found["data.source.labels"] == '{"object": [1]}'
+
+
+@pytest.mark.parametrize("key", ["data.source.labels", "data.colours"])
+def test_classes_that_the_user_names_are_those_of_the_network(folder, key):
+    said = '{"wall": [2], "lumen": [1]}' if key.endswith("labels") else "{wall: [255, 0, 0], lumen: [0, 255, 0]}"
+    words, _ = own_folder_words(RECIPES / "samed.yaml", [f"--data.root={folder}", f"--{key}={said}"])
+    assert keys(words)["model.segmenter.classes"] == '["wall", "lumen"]'

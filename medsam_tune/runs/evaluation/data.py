@@ -20,8 +20,8 @@ from medsam_tune.data.targets import Target, apply_target
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.export.parts import PartReader
 from medsam_tune.files import sha256_of
-from medsam_tune.folders import expand
 from medsam_tune.protocols.asking import StudiedImage
+from medsam_tune.runs.listing import run_or_folder
 from medsam_tune.runs.run import Run
 from medsam_tune.training.run_folder import RunFolder
 
@@ -75,7 +75,7 @@ def plan_data(
     Raises:
         MedsamTuneError: If the data cannot be used.
     """
-    folder = data_folder(name) if name.startswith("sample:") else expand(name, "DATA")
+    folder = data_folder(name) if name.startswith("sample:") else run_or_folder(name, "DATA")
     if slices < 0:
         raise RecipeError(f"--slices: expected 0 or more, got {slices}.")
     if RunFolder(folder).config.is_file():
@@ -191,7 +191,7 @@ def check_not_trained_on(models: Sequence[str], plan: DataPlan) -> None:
     if plan.cases is not None:
         return
     for name in models:
-        folder = expand(name, "MODEL")
+        folder = run_or_folder(name, "MODEL")
         if not RunFolder(folder).config.is_file():
             continue
         root = (Run.open(folder, trusted=plan.trusted).config.get("data") or {}).get("root")
