@@ -121,7 +121,8 @@ class Page:
 
         shown, status = [*views, parts["status"]], parts["status"]
         # Gradio's queue closes its stream of answers when none is awaited. An event sent in that moment is answered to nobody,
-        # and the page waits for ever; what is done after one other action goes around the queue. ``case.lock`` orders it.
+        # and the page waits for ever. So what is quick, and may follow another action at once, goes around the queue;
+        # ``case.lock`` keeps its steps apart.
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
         slow = quiet | {"show_progress": "minimal", "queue": True}
         parts["files"].change(

@@ -105,6 +105,6 @@ def _draw(axes: Axes, curve: Curve, places: Sequence[float], *, joined: bool) ->
         return axes.errorbar(places, curve.y, ends, fmt=_MARKS[kind], markersize=4, linewidth=1, color=colour)
     if kind == 0:
         axes.fill_between(places, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
-    return axes.plot(places, curve.y, marker=_MARKS[kind], markersize=3.5, linewidth=1.4, linestyle=_LINES[kind], color=colour)[
-        0
-    ]
+    look: dict[str, Any] = {"marker": _MARKS[kind], "markersize": 3.5, "linestyle": _LINES[kind], "linewidth": 1.4}
+    (line,) = axes.plot(places, curve.y, color=colour, **look)
+    return line

@@ -16,11 +16,10 @@ from medsam_tune.evaluation.comparison import not_compared, verdict_of
 from medsam_tune.export.description import DESCRIPTION_FILE
 from medsam_tune.export.load import Checkpoint, load_export, not_at_hand
 from medsam_tune.files import read_json
-from medsam_tune.folders import expand
 from medsam_tune.runs.build import Overrides, build, check_priors, override_words
 from medsam_tune.runs.case_pictures import SliceArtist, fullest_slices
 from medsam_tune.runs.closing import closing
-from medsam_tune.runs.listing import run_named
+from medsam_tune.runs.listing import run_or_folder
 from medsam_tune.runs.other_scores import (
     score_baselines,
     score_boxes,
@@ -97,9 +96,7 @@ class Run:
             RecipeError: If the folder holds no run, several go by that name, or its recipe names foreign code and ``trusted``
                 is False.
         """
-        path = expand(str(folder), "RUN").absolute()
-        if not path.exists() and (named := run_named(str(folder))) is not None:
-            path = named.absolute()
+        path = run_or_folder(str(folder), "RUN").absolute()
         if not RunFolder(path).config.is_file():
             raise RecipeError(f"{folder}: is no run: it holds no config.yaml. `medsam-tune runs list` shows them.")
         run = cls(path)
