@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medsam_tune.data.coco_files import CocoContent
 from medsam_tune.data.formats import Format, RasterFormat, VolumeHeader
+from medsam_tune.data.formats.present_values import count_values, number_values
 from medsam_tune.data.formats.raster import read_foreground, read_values_or_colours
 from medsam_tune.data.inverted import labels_the_rim
 from medsam_tune.data.layouts.base import Pair
@@ -213,7 +214,7 @@ def _names(pair: Pair, form: Format) -> tuple[str, ...]:
 
 def value_counts(labels: NDArray[np.int32]) -> dict[int, int]:
     """Return the pixels of each value above 0, of the first thousands of values."""
-    values, counts = np.unique(labels, return_counts=True)
+    values, counts = count_values(labels)
     kept = [(int(value), int(count)) for value, count in zip(values, counts, strict=True) if value != 0]
     return dict(kept[:_MOST_VALUES])
 
@@ -249,10 +250,10 @@ def _measure(values: NDArray[np.int32]) -> dict[int, list[ObjectFacts]]:
     from scipy import ndimage
 
     found: dict[int, list[ObjectFacts]] = {}
-    present, places = np.unique(values, return_inverse=True)
+    present, places = number_values(values)
     if len(present) > _MOST_VALUES:
         return found
-    ordered = places.reshape(values.shape) + 1
+    ordered = places + 1
     for place, (value, box) in enumerate(zip(present.tolist(), ndimage.find_objects(ordered), strict=True), start=1):
         if value == 0:
             continue

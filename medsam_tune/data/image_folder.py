@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medsam_tune.data.cases import compile_case_pattern
 from medsam_tune.data.colours import ColourTable
+from medsam_tune.data.formats.present_values import present_values
 from medsam_tune.data.formats.raster import (
     ENDINGS,
     image_size,
@@ -342,7 +343,7 @@ def _sizes_differ(mask: Path, found: tuple[int, ...], expected: tuple[int, int])
 
 def _check_named(values: NDArray[Any], labels: dict[str, list[int]], ignore_label: int | None, path: Path) -> None:
     named = {0, ignore_label, *(value for group in labels.values() for value in group)}
-    unexpected = [int(value) for value in np.unique(values) if value not in named]
+    unexpected = [int(value) for value in present_values(values) if value not in named]
     if unexpected:
         raise DataError(
             f"{path}: mask values {_short(unexpected)} are in no group of data.source.labels {labels}. "
@@ -354,7 +355,7 @@ def _foreground(values: NDArray[Any], threshold: int | None, path: Path) -> NDAr
     """Return 1 where the mask is foreground, else 0."""
     if threshold is not None:
         return np.asarray(values > threshold, np.uint8)
-    found = [int(value) for value in np.unique(values)]
+    found = [int(value) for value in present_values(values)]
     if len([value for value in found if value != 0]) > 1:
         raise DataError(
             f"{path}: mask holds the values {_short(found)}, expected 0 and one other. If the file was compressed with losses, "

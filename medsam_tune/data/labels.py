@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medsam_tune.data.formats.present_values import number_values, present_values
 from medsam_tune.data.targets import connected_pieces
 from medsam_tune.errors import RecipeError
 from medsam_tune.masks import ObjectMasks
@@ -139,7 +140,7 @@ def groups_of_names(
 
 def name_values(parts: Sequence[NDArray[Any]], ignore_label: int | None) -> dict[int, str]:
     """Call every value above 0 that stands in one of the arrays ``label <value>``, without the ignored one."""
-    found = sorted({int(value) for part in parts for value in np.unique(part)} - {0, ignore_label})
+    found = sorted({int(value) for part in parts for value in present_values(part)} - {0, ignore_label})
     return {value: f"label {value}" for value in found}
 
 
@@ -164,7 +165,7 @@ def find_objects(
     if labels is None and layers.shape[-1] == 1:
         return _one_row_a_value(layers[..., 0], ignore_label, ignored)
     if labels is None:
-        groups = [(int(value), [int(value)]) for value in np.unique(values) if value not in (0, ignore_label)]
+        groups = [(int(value), [int(value)]) for value in present_values(values) if value not in (0, ignore_label)]
     else:
         groups = list(enumerate((list(group) for group in labels.values()), start=1))
     planes = (torch.from_numpy(np.isin(layers, group).any(axis=-1)) for _, group in groups)
@@ -176,12 +177,12 @@ def find_objects(
 def _one_row_a_value(values: NDArray[Any], ignore_label: int | None, ignored: Tensor | None) -> Objects:
     """Return one row for each value above 0 of (H, W), the ignored one aside."""
     known = values if ignore_label is None else np.where(values == ignore_label, 0, values)
-    present, places = np.unique(np.append(0, known.ravel()), return_inverse=True)
-    # Background stands first, whatever signs there are.
-    order = np.argsort(present != 0, kind="stable")
-    numbers = np.argsort(order)[places[1:]].reshape(known.shape).astype(np.int32)
-    masks = ObjectMasks.of_numbers(numbers, len(present) - 1)
-    return Objects(masks, torch.from_numpy(present[order][1:].astype(np.int64)), ignored)
+    present, places = number_values(known)
+    objects = present != 0
+    # Background is 0, whatever signs there are, and whether or not there is any.
+    numbers = np.where(objects, np.cumsum(objects), 0).astype(np.int32)[places]
+    masks = ObjectMasks.of_numbers(numbers, int(objects.sum()))
+    return Objects(masks, torch.from_numpy(present[objects].astype(np.int64)), ignored)
 
 
 def no_objects(size: tuple[int, ...], ignored: Tensor | None = None) -> Objects:
@@ -244,7 +245,7 @@ def find_instances(
         shown = find_objects(values, None, ignore_label=ignore_label)
         return Objects(shown.masks, torch.ones_like(shown.labels), shown.ignored, shown.labels)
     known = np.where(values == ignore_label, 0, values)
-    shown = find_objects(values, labels or {"object": np.unique(known[known != 0]).tolist()}, ignore_label=ignore_label)
+    shown = find_objects(values, labels or {"object": present_values(known[known != 0]).tolist()}, ignore_label=ignore_label)
     return cut_into_pieces(shown)
 
 

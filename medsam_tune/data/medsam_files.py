@@ -12,6 +12,7 @@ from medsam_tune.data.cases import compile_case_pattern
 from medsam_tune.data.formats.base import check_same_grid
 from medsam_tune.data.formats.npy import NpyFormat
 from medsam_tune.data.formats.npz import NpzFormat
+from medsam_tune.data.formats.present_values import present_values
 from medsam_tune.data.intensity import Intensity
 from medsam_tune.data.labels import ONE_LABEL, Objects, check_labels, name_labels, name_values, number_groups
 from medsam_tune.data.paired import PairedFiles, Pairs
@@ -140,7 +141,7 @@ class MedsamNpy(PairedFiles):
             return name_labels(self.labels)
         if self.target == "per_instance":
             return dict(ONE_LABEL)
-        return name_values([np.unique(self.format.read_labels(mask)) for mask in self.mask_files()], self.ignore_label)
+        return name_values([present_values(self.format.read_labels(mask)) for mask in self.mask_files()], self.ignore_label)
 
     def describe(self) -> dict[str, object]:
         """Return rules and counts."""

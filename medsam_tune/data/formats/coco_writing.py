@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from medsam_tune.data.coco_files import decode
 from medsam_tune.data.formats.base import VolumeHeader
 from medsam_tune.data.formats.dicom.polygons import outline_pixels
+from medsam_tune.data.formats.present_values import present_values
 from medsam_tune.data.formats.raster import RasterFormat
 from medsam_tune.errors import DataError
 from medsam_tune.files import read_json, write_json
@@ -56,7 +57,7 @@ class CocoFormat(RasterFormat):
         self, stem: Path, labels: NDArray[Any], header: VolumeHeader, names: Mapping[int, str] | None = None
     ) -> Path:
         """Write ``<stem>.coco.json``: all pixels of a label are one annotation."""
-        values = sorted({int(value) for value in np.unique(labels)} - {0})
+        values = sorted({int(value) for value in present_values(labels)} - {0})
         found = [FoundObject.of(value, labels[0] == value, None) for value in values]
         return self.write_objects(stem, found, header, names or {})
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medsam_tune.data.formats.base import Format, VolumeHeader, into_image, place_of_box, reorder
 from medsam_tune.data.formats.faults import reading
+from medsam_tune.data.formats.present_values import present_values
 from medsam_tune.data.formats.values import check_grey_values, exact_labels
 from medsam_tune.errors import DataError
 from medsam_tune.files import write_bytes
@@ -79,7 +80,7 @@ class NrrdFormat(Format):
         numbered = np.zeros_like(layers)
         for number, segment in _numbers(found).items():
             numbered[..., segment.layer][layers[..., segment.layer] == segment.value] = number
-        if unnamed := np.unique(layers[(layers != 0) & (numbered == 0)]).tolist():
+        if unnamed := present_values(layers[(layers != 0) & (numbered == 0)]).tolist():
             raise DataError(f"{path}: holds the values {unnamed[:4]}, which no segment has. Save the segmentation again.")
         return numbered[..., 0] if values.ndim == 3 else numbered
 
@@ -127,7 +128,7 @@ class NrrdFormat(Format):
             "Segmentation_MasterRepresentation": "Binary labelmap",
             "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
         }
-        for number, value in enumerate(sorted({*np.unique(labels).tolist(), *(names or {})} - {0})):
+        for number, value in enumerate(sorted({*present_values(labels).tolist(), *(names or {})} - {0})):
             fields |= {
                 f"Segment{number}_ID": f"Segment_{value}",
                 f"Segment{number}_Name": _one_line((names or {}).get(value) or f"label {value}"),

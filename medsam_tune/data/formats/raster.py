@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from medsam_tune.data.formats.base import Format, VolumeHeader, image_header
 from medsam_tune.data.formats.deep_png import read_deep_png
+from medsam_tune.data.formats.present_values import present_values
 from medsam_tune.data.formats.values import check_grey_values, exact_labels
 from medsam_tune.errors import DataError
 from medsam_tune.files import write_bytes
@@ -268,7 +269,7 @@ def read_foreground(path: Path) -> NDArray[np.int32]:
         DataError: If the file cannot be read, or shows several colours.
     """
     values, in_colours = read_values_or_colours(path)
-    if in_colours and len(np.unique(values[values > 0])) > 1:
+    if in_colours and len(present_values(values[values > 0])) > 1:
         return read_mask_values(path)  # which says what it shows
     return (values > 0).astype(np.int32) if in_colours else values
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_tune.data.formats import RasterFormat
+from medsam_tune.data.formats.present_values import count_values
 from medsam_tune.data.formats.raster import read_values_or_colours
 from medsam_tune.data.layouts.base import DataFile, Layout, Listing, Pairing, pairing_of
 from medsam_tune.data.layouts.several import joined_masks
@@ -94,7 +95,7 @@ def _few_values(listing: Listing, file: DataFile) -> bool:
         stored = stored_values(listing, file)
     except DataError:
         return False
-    values, counts = np.unique(stored, return_counts=True)
+    values, counts = count_values(stored)
     if len(values) <= _MOST_VALUES:
         return bool((values == 0).any()) or int(values[-1]) > _WHITE
     # A mask of black and white whose edges JPEG has blurred.

@@ -15,6 +15,7 @@ from medsam_tune.data.formats.dicom.placing import place_plane, stack_layers
 from medsam_tune.data.formats.dicom.reading import read_dataset, readable
 from medsam_tune.data.formats.dicom.slices import Slice, functional_group, read_frames
 from medsam_tune.data.formats.dicom.stack import order_slices, plane_affine
+from medsam_tune.data.formats.present_values import present_values
 from medsam_tune.errors import DataError
 
 
@@ -138,7 +139,7 @@ def _masks(found: SegmentationFile, values: NDArray[Any], segment: int, fraction
         return [(segment, values != 0)]
     if found.kind == "FRACTIONAL":
         return [(segment, values >= fraction * found.largest)]
-    present = [int(value) for value in np.unique(values) if value not in (0, found.padding)]
+    present = [int(value) for value in present_values(values) if value not in (0, found.padding)]
     unknown = [value for value in present if value not in found.names]
     if unknown:
         raise DataError(f"{found.path}: holds the values {unknown[:4]}, which are no segment of it ({sorted(found.names)}).")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medsam_tune.data.formats.dicom.reading import read_dataset
 from medsam_tune.data.formats.dicom.slices import Slice
+from medsam_tune.data.formats.present_values import present_values
 from medsam_tune.errors import DataError
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def segment_names(labels: NDArray[Any], names: Mapping[int, str] | None, place: 
         DataError: If a number is too large to be reached without gaps.
     """
     largest = max([int(labels.max(initial=0)), *(names or {})], default=0) or 1
-    if largest > np.iinfo(np.uint8).max and largest > 2 * len(np.unique(labels)):
+    if largest > np.iinfo(np.uint8).max and largest > 2 * len(present_values(labels)):
         raise DataError(f"{place}: label {largest} is no number that DICOM gives a segment: 1, 2, 3. Number the labels so.")
     return {number: (names or {}).get(number) or f"label {number}" for number in range(1, largest + 1)}
 
