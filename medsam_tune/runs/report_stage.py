@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from medsam_tune.backbone.freezing import trainable_report
 from medsam_tune.data.splits import PARTS
 from medsam_tune.data.stored_images import stored_images
@@ -96,7 +94,7 @@ def reload_code(export: Path, config: Mapping[str, Any]) -> str:
 
 def model_config(cli: MedsamCLI) -> dict[str, Any]:
     """Return the recipe's resolved ``model`` section as plain values."""
-    config: dict[str, Any] = yaml.safe_load(cli.dump())["model"]
+    config: dict[str, Any] = cli.recipe_values()["model"]
     return config
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import lightning.pytorch as pl
 import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from medsam_tune.data.checks import check_validation
@@ -59,6 +60,7 @@ from medsam_tune.training.schedule import planned_steps
 from medsam_tune.training.settings import RunSettings
 from medsam_tune.training.short_keys import expand_class_names, expand_short_keys, load_named_classes
 from medsam_tune.training.signals import SIGTERM_STATUS, slurm_job
+from medsam_tune.training.stage_parser import SUBCOMMANDS, StageCLI
 from medsam_tune.training.test_results import TestResults
 from medsam_tune.training.trainer_config import trainer_config
 from medsam_tune.training.trainer_keys import (
@@ -70,7 +72,6 @@ from medsam_tune.training.trainer_keys import (
 )
 from medsam_tune.yaml_files import read_yaml
 
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _OPTIONS = {"config", "c", "help", "print_config", "ckpt_path", "weights_only", "verbose", "return_predictions", "untuned"}
 _SCORED: dict[str | None, Literal["val", "test"]] = {"validate": "val", "test": "test"}
 _STAGES: dict[str | None, tuple[Stage, ...]] = {
@@ -82,7 +83,7 @@ _STAGES: dict[str | None, tuple[Stage, ...]] = {
 }
 
 
-class MedsamCLI(LightningCLI):
+class MedsamCLI(StageCLI):
     """Parse a recipe, build module, data and trainer, and give the run its folder.
 
     Args:
@@ -108,17 +109,18 @@ class MedsamCLI(LightningCLI):
         self.clock = StageClock()
         die_with_launcher()
         self._read: dict[str, Any] | None = None
+        self._dumped = ("", "")
+        self._plain: tuple[str, dict[str, Any]] = ("", {})
         quieten()
-        strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
-            TuningModule,
-            SegmentationDataModule,
+            model_class=TuningModule,
+            datamodule_class=SegmentationDataModule,
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             trainer_defaults={"log_every_n_steps": 5, "enable_model_summary": False},
-            parser_kwargs=strict | ({name: dict(strict) for name in SUBCOMMANDS} if run else {}),
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
             args=args,
             run=run,
         )
@@ -141,7 +143,7 @@ class MedsamCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's ArgsType
         """Parse ``args``; a fault becomes one RecipeError."""
-        keys = list(self._parser(args[0] if args and args[0] in SUBCOMMANDS else None).get_defaults().keys())
+        keys = self.known_keys
         sections = {key.partition(".")[0] for key in keys} - _OPTIONS
         check_recipe_files(args, sections, also=(*SUBCOMMANDS, *_OPTIONS))
         for file in config_files(args):
@@ -337,16 +339,17 @@ class MedsamCLI(LightningCLI):
         Raises:
             RecipeError: If it holds a value that no YAML can, such as a default of a class that is no text.
         """
-        parser = self._parser(self.subcommand)
         section = self._section().clone()
         if "ckpt_path" in section:
             section["ckpt_path"] = None
         section.pop("untuned", None)
-        try:
-            text: str = parser.dump(section, skip_none=False, format="yaml")
-        except ValueError as error:
-            raise RecipeError(f"recipe: {unwritable(str(error))}") from error
-        return text
+        values = repr(section)
+        if values != self._dumped[0]:
+            try:
+                self._dumped = values, self._parser(self.subcommand).dump(section, skip_none=False, format="yaml")
+            except ValueError as error:
+                raise RecipeError(f"recipe: {unwritable(str(error))}") from error
+        return self._dumped[1]
 
     def take_found(self) -> dict[str, int]:
         """Take into the recipe the batch size that a finder has found, without the finder, and return it by key."""
@@ -359,7 +362,10 @@ class MedsamCLI(LightningCLI):
 
     def recipe_values(self) -> dict[str, Any]:
         """Return the resolved recipe as plain nested values, without what no recipe has."""
-        return {name: value for name, value in yaml.safe_load(self.dump()).items() if name not in _OPTIONS}
+        text = self.dump()
+        if text != self._plain[0]:
+            self._plain = text, yaml.safe_load(text)
+        return {name: deepcopy(value) for name, value in self._plain[1].items() if name not in _OPTIONS}
 
     @property
     def place(self) -> str:
