@@ -71,6 +71,7 @@ def rows(*, tiny: bool = False) -> dict[str, Row]:
         "P14": Row("frozen LiteMedSAM encoder by OpenVINO", 0.60, "cpu", partial(cpu.compiled_encoder, engine="openvino")),
         "P14T": Row("frozen LiteMedSAM encoder by PyTorch", 1.0, "cpu", partial(cpu.compiled_encoder, engine="torch")),
         "P15": Row("8 boxes decoded by fours : together", 1.0, "cpu", cpu.micro_batches),
+        "P16": Row("8 boxes of an image, first layer shared : apart", 0.95, "cpu", cpu.shared_layer),
         "G1": Row(
             "encoder forward, vit_b, bf16 batch 8 : float32 batch 1", 1 / 8, "cuda", partial(gpu.encoder_forward, name=base)
         ),

@@ -7,9 +7,11 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from inputs import make_inputs
@@ -19,7 +21,7 @@ from segment_anything.modeling.image_encoder import Block
 from sides import encoder_step, logits_of, lora_sides
 from torch import Tensor, nn
 
-from medsam_tune.backbone import SamBackbone
+from medsam_tune.backbone import SamBackbone, sam
 from medsam_tune.backbone.engines import Engine
 from medsam_tune.backbone.vit import VitBlock
 from medsam_tune.segmenters.sam import objects_at_once
@@ -155,6 +157,33 @@ def boxes_of_an_image(settings: Settings, name: str = "vit_b", *, n_boxes: int =
 
 def micro_batches(settings: Settings, name: str = "lite_medsam", *, n_boxes: int = 8) -> Result:
     """P15: a decoder step on 8 boxes of one cached image, four decoded at a time as a CPU does, and all together."""
+    few, step = objects_at_once(torch.device("cpu"), n_boxes), _boxes_step(name, n_boxes)
+    error = relative_error(step(few), step(n_boxes))
+    result = alternate(
+        lambda: partial(step, few), lambda: partial(step, n_boxes), settings, metric=f"decoder step, {n_boxes} boxes", warm_up=0
+    )
+    result.error = error
+    return result
+
+
+def shared_layer(settings: Settings, name: str = "lite_medsam", *, n_boxes: int = 8) -> Result:
+    """P16: a decoder step on 8 boxes of one cached image, its tokens projected once for the boxes, and once for each box."""
+    few, step = objects_at_once(torch.device("cpu"), n_boxes), _boxes_step(name, n_boxes)
+
+    def unshared() -> Tensor:
+        with patch.object(sam, "shared_images", lambda *_: None):
+            return step(few)
+
+    error = relative_error(step(few), unshared())
+    result = alternate(
+        lambda: partial(step, few), lambda: unshared, settings, metric=f"decoder step, {n_boxes} boxes", warm_up=0
+    )
+    result.error = error
+    return result
+
+
+def _boxes_step(name: str, n_boxes: int) -> Callable[[int], Tensor]:
+    """Return a step of the mask decoder on boxes of one cached image, given how many are decoded at once."""
     backbone = SamBackbone(f"random_{name}", trainable=["mask_decoder"])
     side = backbone.embedding_size
     embeddings = ImageEmbeddings(torch.randn(1, backbone.embed_dim, side, side))
@@ -167,10 +196,4 @@ def micro_batches(settings: Settings, name: str = "lite_medsam", *, n_boxes: int
         masks.square().mean().backward()
         return masks.detach()
 
-    few = objects_at_once(torch.device("cpu"), n_boxes)
-    error = relative_error(step(few), step(n_boxes))
-    result = alternate(
-        lambda: partial(step, few), lambda: partial(step, n_boxes), settings, metric=f"decoder step, {n_boxes} boxes", warm_up=0
-    )
-    result.error = error
-    return result
+    return step

@@ -40,6 +40,7 @@ from medsam_tune.backbone.freezing import freeze, set_train_modes, set_trainable
 from medsam_tune.backbone.recomputing import set_checkpointing
 from medsam_tune.backbone.sam_anatomy import sam_anatomy
 from medsam_tune.backbone.shared_decoder import SharedDecoder, is_stock
+from medsam_tune.backbone.shared_layer import SharedTransformer, has_stock_first_layer, shared_images
 from medsam_tune.backbone.weights import WEIGHTS, fetch_weights, load_state_dict_file, load_strictly
 from medsam_tune.errors import RecipeError
 from medsam_tune.files import sha256_of
@@ -254,12 +255,24 @@ class SamBackbone(Backbone):
         self._check_decode(image_embeddings, image_index, prompts)
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(len(image_index), -1, -1), prompts.sparse_embeddings], dim=1)
-        source = image_embeddings[image_index] + prompts.dense_embeddings
-        tokens, source_tokens = decoder.transformer(source, self.image_pe().expand_as(source), tokens)
-        upscaled = decoder.output_upscaling(source_tokens.transpose(1, 2).reshape(source.shape))
+        tokens, source_tokens = self._transform(image_embeddings, image_index, prompts.dense_embeddings, tokens)
+        upscaled = decoder.output_upscaling(source_tokens.transpose(1, 2).reshape(prompts.dense_embeddings.shape))
         # Token 0 predicts the IoU; mask token i follows at 1 + i.
         filters = torch.stack([decoder.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in wanted], dim=1)
         return (filters @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:]), tokens[:, 0]
+
+    def _transform(
+        self, image_embeddings: Tensor, image_index: Tensor, dense_embeddings: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return tokens (N, L, C) and image tokens (N, g * g, C) after the decoder's transformer."""
+        transformer = self.mask_decoder.transformer
+        shared = shared_images(image_index, len(image_embeddings), dense_embeddings)
+        if shared is not None and has_stock_first_layer(self.mask_decoder):
+            images, positions = shared
+            source = image_embeddings[images] + dense_embeddings[:1]
+            return SharedTransformer(transformer, source, self.image_pe())(tokens, positions)
+        source = image_embeddings[image_index] + dense_embeddings
+        return cast("tuple[Tensor, Tensor]", transformer(source, self.image_pe().expand_as(source), tokens))
 
     def _load(self, weights: str, architecture: Architecture, checkpoint: str | None, seed: int) -> WeightsIdentity:
         """Load the released or the user's file, if any, and return whose weights these are."""
