@@ -36,13 +36,30 @@ def main(words: list[str]) -> int:
     options, overrides = parser().parse_known_intermixed_args(words or ["--help"])
     options.out = options.out or options.o
     if options.verify is not None:
-        _refuse(overrides, [("RUN", options.run), ("OUT", options.out), ("--to", options.to), ("--int8", options.int8)])
+        _refuse(
+            overrides,
+            [
+                ("RUN", options.run),
+                ("OUT", options.out),
+                ("--to", options.to),
+                ("--int8", options.int8),
+                ("--half", options.half),
+            ],
+        )
         return _verify(options.verify, checkpoint=options.checkpoint, force=options.force, trusted=options.trust)
     if options.run is None:
         raise RecipeError("medsam-tune export: expected RUN, or --verify FOLDER. `medsam-tune export --help` shows both.")
     if options.to is None:
         # A word with a sign of equality is a key of the recipe.
-        _refuse([], [("OUT", options.out and "=" not in options.out), ("--int8", options.int8), ("--force", options.force)])
+        _refuse(
+            [],
+            [
+                ("OUT", options.out and "=" not in options.out),
+                ("--int8", options.int8),
+                ("--half", options.half),
+                ("--force", options.force),
+            ],
+        )
         return _own_folder(words)
     _refuse(overrides, [(str(options.out), "=" in (options.out or ""))])
     from medsam_tune.runs.forms import export_form
@@ -52,6 +69,7 @@ def main(words: list[str]) -> int:
         options.to,
         options.out,
         int8=options.int8,
+        half=options.half,
         checkpoint=options.checkpoint,
         force=options.force,
         trusted=options.trust,
@@ -73,6 +91,7 @@ def parser() -> OptionParser:
     found.add_argument("-o", metavar="OUT", help="the same as OUT, as `medsam-tune predict` has it")
     found.add_argument("--to", choices=FORMS, metavar="FORM", help=", ".join(FORMS))
     found.add_argument("--int8", action="store_true", help="onnx: graphs of 8 bits too, their Dice measured on the test cases")
+    found.add_argument("--half", action="store_true", help="adapter: in float16, its Dice measured on the test cases")
     found.add_argument("--verify", metavar="FOLDER", help="check a folder that --to wrote, in the tool it is for")
     found.add_argument("--checkpoint", metavar="FILE", help="where the base weights lie if they are a file of your own")
     found.add_argument("--force", action="store_true", help="go on with other base weights than those of the training")

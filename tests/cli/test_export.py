@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 
 from medsam_tune.cli import main
+from medsam_tune.export import load_export
 from medsam_tune.training.run_place import run_place
 from tests.export.forms.tuned import LORA, config_of, exported
 from tests.training.conftest import _own_process, finished, workplace
@@ -34,6 +36,8 @@ __all__ = ["_own_process", "finished", "workplace"]
         (["RUN", "--to", "sam", "lr=1"], "lr=1 does not go with the rest"),
         (["RUN", "--to", "coreml"], "invalid choice: 'coreml'"),
         (["RUN", "--to", "sam", "--int8"], "--int8: belongs to --to onnx, got --to sam"),
+        (["RUN", "--to", "sam", "--half"], "--half: belongs to --to adapter, got --to sam"),
+        (["RUN", "--half"], "--half does not go with the rest"),
     ],
 )
 def test_words_that_do_not_fit_are_refused_in_one_line(capsys, words, message, tmp_path, monkeypatch):
@@ -53,6 +57,29 @@ def test_adapter_is_written_beside_its_export_and_verified(capsys, tmp_path):
     assert "medsam_tune loads it and answers 12 reference questions" in capsys.readouterr().out
     assert main(["export", "--verify", str(tmp_path / "export-adapter")]) == 0
     assert "0 of 27648 pixels of the masks differ" in capsys.readouterr().out
+
+
+def test_half_an_adapter_is_half_the_bytes_and_answers_as_the_rounded_network(capsys, tmp_path):
+    whole = exported(tmp_path, config_of(tuner=LORA))
+    assert main(["export", str(tmp_path / "export"), "--to", "adapter", "--half"]) == 0
+    # What is verified is the file as written: no pixel and no logit may differ.
+    assert "logits differ by 0 at most, 0 of 27648 pixels" in capsys.readouterr().out
+    small = load_export(tmp_path / "export-adapter").segmenter.state_dict()
+    exact = whole.segmenter.state_dict()
+    for name, tensor in load_export(tmp_path / "export").segmenter.state_dict().items():
+        trained = not torch.equal(small[name], tensor)
+        assert torch.equal(exact[name], tensor)
+        assert torch.equal(small[name], tensor.half().float() if trained else tensor), name
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "export").glob("*.safetensors")}
+    for name, size in sizes.items():
+        assert (tmp_path / "export-adapter" / name).stat().st_size < 0.6 * size + 4000
+
+
+def test_values_that_half_precision_does_not_hold_are_named(capsys, tmp_path):
+    exported(tmp_path, config_of(tuner=LORA), moved=1e6)
+    assert main(["export", str(tmp_path / "export"), "--to", "adapter", "--half"]) != 0
+    assert "above 65504, which float16 does not hold. Leave --half out." in capsys.readouterr().err
+    assert not (tmp_path / "export-adapter").exists()
 
 
 @pytest.mark.parametrize("words", [["OUT", "--to", "adapter"], ["--to", "adapter", "OUT"], ["--to", "adapter", "-o", "OUT"]])

@@ -43,11 +43,13 @@ class Tuned:
         folder: Its export folder, with ``export.json``.
         segmenter: In eval mode, on the CPU; writing a form may merge the tuner into it.
         description: ``export.json``.
+        half: Whether what was trained is rounded to float16, and written so.
     """
 
     folder: Path
     segmenter: Segmenter
     description: Mapping[str, Any]
+    half: bool = False
 
 
 @dataclass(frozen=True)
