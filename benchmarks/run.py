@@ -56,6 +56,7 @@ def rows(*, tiny: bool = False) -> dict[str, Row]:
 
     decoder, autosam = cached.decoder_cached, cached.autosam_cached
     base, huge = ("tiny", "tiny") if tiny else ("vit_b", "vit_h")
+    late = partial(cached.late_blocks, name=base)
     fast = partial(decoder, name=base, batch=64, reference_batch=8, dtype=BF16, warm_up=2)
     prompted = partial(autosam, name=huge, batch=8, reference_batch=3, dtype=BF16, warm_up=2)
     return {
@@ -65,6 +66,8 @@ def rows(*, tiny: bool = False) -> dict[str, Row]:
         "P5": Row("encoder forward, vit_b 1024", 0.70, "cpu", partial(cpu.encoder_forward, name=base)),
         "P6": Row("window block with backward at 256 px", 0.80, "cpu", cpu.window_blocks),
         "P7": Row("memory of LoRA on all blocks, vit_b 1024", 0.30, "cpu", partial(cpu.lora_memory, name=base)),
+        "P8": Row("LoRA on the last 3 blocks, cached : on all, stock", 0.30, "cpu", late),
+        "P8O": Row("LoRA on the last 3 blocks, cached : on all, ours", 0.30, "cpu", partial(late, stock=False)),
         "P10": Row("file of an adapter, LoRA of rank 4 and decoder", 0.01, "cpu", partial(small.adapter_size, name=base)),
         "P11": Row("loader's share of a cached step", 0.01, "cpu", partial(small.loader_share, name=base)),
         "P13": Row("step of the tests' network", 1.0, "cpu", small.tests_network),

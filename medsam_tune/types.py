@@ -178,6 +178,7 @@ class SegmentationBatch:
         chunk_length: D, the slices that a chunk has where its volume has as many; 1 where images stand alone.
         window_stride: Where a batch holds one volume to be answered in windows of D slices: slices from one window to the next.
             0 where its chunks are answered as they stand.
+        encoder_prefix: (B, ...) float32 precomputed input of the encoder's first tuned block, or None.
     """
 
     images: Tensor
@@ -206,6 +207,7 @@ class SegmentationBatch:
     one_view: bool = False
     chunk_length: int = 1
     window_stride: int = 0
+    encoder_prefix: Tensor | None = None
 
     def part(self, start: int, stop: int) -> SegmentationBatch:
         """Return the batch of the images from ``start`` on, before ``stop``, with what is asked about them."""

@@ -6,6 +6,7 @@ import torch
 
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.backbone.architectures import fill_zero_tables
+from medsam_tune.backbone.encoder_prefix import module_kinds
 from medsam_tune.backbone.freezing import freeze
 from medsam_tune.backbone.tiny_vit import TinyViT
 
@@ -24,6 +25,7 @@ def make_tiny_vit() -> SamBackbone:
             64, 4, embed_dims=(8, 8, 16, 16), depths=(2, 1, 2, 1), num_heads=(1, 2, 2, 4), windows=(2, 2, 3, 2), out_channels=32
         )
         fill_zero_tables(backbone.image_encoder, torch.default_generator)
+    backbone.encoder_kinds = module_kinds(backbone.image_encoder)
     freeze(backbone)
     backbone.train()
     return backbone

@@ -1,4 +1,4 @@
-"""What a cache of embeddings saves: a step of the mask decoder alone (P1, G4) and of AutoSAM (P3, G5)."""
+"""What a cache saves: a step of the mask decoder alone (P1, G4), of AutoSAM (P3, G5), and of late blocks (P8)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from inputs import make_batch, make_inputs
+from inputs import Inputs, make_batch, make_inputs
 from measure import Result, Settings, Step, alternate, per_second, relative_error, variant
 from reference.stock import decode, stock_sam
-from sides import logits_of, training_step
+from sides import logits_of, lora_sides, training_step
 from torch import Tensor, nn
 
 from medsam_tune.backbone import SamBackbone
+from medsam_tune.backbone.encoder_prefix import encode_prefix, encode_rest, first_tuned
+from medsam_tune.tuners.samed import SamedTuner
 
 
 def decoder_cached(
@@ -61,6 +63,35 @@ def decoder_cached(
     result.extra["epochs_100_with_cache"] = (whole + 99 * step) / (100 * whole)
     per_second(result)
     return result
+
+
+def late_blocks(settings: Settings, name: str = "vit_b", *, n_late: int = 3, stock: bool = True) -> Result:
+    """P8: a step of LoRA on the last 3 blocks from their cached input, and of LoRA on all blocks: stock's, or our own."""
+    backbone = SamBackbone(f"random_{name}", trainable=["mask_decoder"])
+    inputs = make_inputs(backbone, 1, settings.device)
+    theirs = lora_sides(name, settings.device, batch=1)[1] if stock else _whole_step(name, inputs)
+    last = len(backbone.anatomy().encoder.blocks) - 1
+    SamedTuner(4, blocks=(max(1, last - n_late + 1), last)).attach(backbone)
+    before = first_tuned(backbone)
+    with torch.no_grad():
+        prefix = encode_prefix(backbone, inputs.encoder, before).half()
+
+    def ours() -> Tensor:
+        return logits_of(backbone, inputs, encode_rest(backbone, inputs.encoder, prefix.float(), before).main)
+
+    with torch.no_grad():
+        error = relative_error(ours(), logits_of(backbone, inputs))
+    step = training_step(ours, backbone.parameters(), inputs.masks)
+    result = alternate(lambda: step, theirs, settings, metric="LoRA step, an image", warm_up=0)
+    result.error = error
+    result.notes.append("another model than the reference's, which tunes all blocks; the error is that of float16 entries")
+    return result
+
+
+def _whole_step(name: str, inputs: Inputs) -> Callable[[], Step]:
+    backbone = SamBackbone(f"random_{name}", trainable=["mask_decoder"])
+    SamedTuner(4).attach(backbone)
+    return lambda: training_step(lambda: logits_of(backbone, inputs), backbone.parameters(), inputs.masks)
 
 
 def autosam_cached(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +45,7 @@ class Backbone(nn.Module, ABC):
             also where a block is computed again in the backward pass (``checkpointing``).
         fresh_parts: Dotted names of modules of the network's own that no file holds, so they start at random.
         mixes_slices: Whether what is inserted mixes the slices of a chunk; ``encode`` then fills chunks up.
+        encoder_kinds: Class of each module of the image encoder as it was built, by dotted name.
         slices_at_once: D of the latest images that were encoded, in chunks one behind the other; stays for the backward pass.
     """
 
@@ -58,6 +59,7 @@ class Backbone(nn.Module, ABC):
     fresh_parts: tuple[str, ...] = ()
     mixes_slices: bool = False
     slices_at_once: int = 1
+    encoder_kinds: Mapping[str, type[nn.Module]] = {}
 
     @abstractmethod
     def parts(self) -> Mapping[str, nn.Module]:
@@ -93,6 +95,14 @@ class Backbone(nn.Module, ABC):
         finally:
             self.current_input = None
         return found if kept is None else found.rows(kept)
+
+    def encoder_chain(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """Return what the encoder does to normalised images (B, 3, S, S), link by link in its order, by dotted name.
+
+        One after the other they give the main map of ``encode``, (B, C, g, g). Empty, as by default, where nothing is to be
+        kept of its first blocks while later ones learn.
+        """
+        return {}
 
     def encoder_engine(self) -> str | None:
         """Return name and version of what encodes images on a CPU, for the key of a cache; None for PyTorch."""

@@ -13,7 +13,7 @@ Differs from the authors' code:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -35,10 +35,11 @@ from medsam_tune.backbone.architectures import (
 )
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
 from medsam_tune.backbone.candidates import PromptDecoder
+from medsam_tune.backbone.encoder_prefix import module_kinds
 from medsam_tune.backbone.engines import EncoderEngine, Engine
 from medsam_tune.backbone.freezing import freeze, set_train_modes, set_trainable
 from medsam_tune.backbone.recomputing import set_checkpointing
-from medsam_tune.backbone.sam_anatomy import sam_anatomy
+from medsam_tune.backbone.sam_anatomy import encoder_chain, sam_anatomy
 from medsam_tune.backbone.shared_decoder import SharedDecoder, is_stock
 from medsam_tune.backbone.shared_layer import SharedTransformer, has_stock_first_layer, shared_images
 from medsam_tune.backbone.weights import WEIGHTS, fetch_weights, load_state_dict_file, load_strictly
@@ -98,6 +99,7 @@ class SamBackbone(Backbone):
         for name, part in _seeded_parts(architecture, self.input_rule.side, seed).items():
             setattr(self, name, part)
         set_checkpointing(self.image_encoder, checkpointing=checkpointing)
+        self.encoder_kinds = module_kinds(self.image_encoder)
         self._engine = EncoderEngine(engine, self.image_encoder)
         self.weights = self._load(weights, architecture, checkpoint, seed)
         freeze(self)
@@ -135,6 +137,10 @@ class SamBackbone(Backbone):
             if learns or self.attached_tuner is not None:
                 return ImageEmbeddings(self.image_encoder(pixels))
             return ImageEmbeddings(self._engine.encode(self.image_encoder, pixels))
+
+    def encoder_chain(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """Return patch embedding, blocks and neck by dotted name."""
+        return encoder_chain(self.image_encoder)
 
     def encoder_engine(self) -> str | None:
         """Return name and version of what encodes images on a CPU; None for PyTorch."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 from segment_anything.modeling.common import LayerNorm2d
-from torch import nn
+from torch import Tensor, nn
 
 from medsam_tune.backbone.anatomy import Anatomy
 from medsam_tune.backbone.base import Backbone
 from medsam_tune.backbone.mask_decoder import decoder_anatomy
-from medsam_tune.backbone.tiny_vit import TinyViT, tiny_vit_anatomy
-from medsam_tune.backbone.vit import vit_anatomy
+from medsam_tune.backbone.tiny_vit import TinyViT, tiny_vit_anatomy, tiny_vit_chain
+from medsam_tune.backbone.vit import vit_anatomy, vit_chain
 
 
 def sam_anatomy(sam: nn.Module) -> Anatomy:
@@ -21,6 +22,11 @@ def sam_anatomy(sam: nn.Module) -> Anatomy:
     # The second kind acts over the channels of maps, in neck and decoder.
     kinds = (nn.LayerNorm, cast(type[nn.Module], LayerNorm2d))
     return Anatomy(described, decoder_anatomy(sam.get_submodule("mask_decoder")), kinds)
+
+
+def encoder_chain(encoder: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return the links of an image encoder of the family, as ``Backbone.encoder_chain`` says."""
+    return tiny_vit_chain(encoder) if isinstance(encoder, TinyViT) else vit_chain(encoder)
 
 
 def anatomy_of(network: nn.Module) -> Anatomy:

@@ -237,10 +237,18 @@ class TinyViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, S, S) to image embeddings (B, C, g, g)."""
-        # On CPU the convolutions are faster on this layout, and the token view (B, H, W, C) costs no copy.
-        x = self.patch_embed(images.contiguous(memory_format=torch.channels_last))
+        x = self.embedded(images)
         for layer in self.layers:
             x = layer(x)
+        return self.finished(x)
+
+    def embedded(self, images: Tensor) -> Tensor:
+        """Map normalised images (B, 3, S, S) to the first block's input (B, C, H, W)."""
+        # On CPU the convolutions are faster on this layout, and the token view (B, H, W, C) costs no copy.
+        return cast(Tensor, self.patch_embed(images.contiguous(memory_format=torch.channels_last)))
+
+    def finished(self, x: Tensor) -> Tensor:
+        """Map the last block's output (B, C, g, g) to image embeddings."""
         return cast(Tensor, self.neck(x)).contiguous()
 
 
@@ -306,6 +314,17 @@ class _InPlaneAndDepth:
         q, k, v = projected.chunk(3, dim=-1)
         across = attention.proj(depth_attention(q, k, v, n_slices, bias).view(tokens.shape))
         return self.in_plane(tokens), across
+
+
+def tiny_vit_chain(encoder: TinyViT) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return the links of the forward pass by dotted name: stem, blocks with the mergings between stages, neck."""
+    chain: dict[str, Callable[[Tensor], Tensor]] = {f"{_HOME}.patch_embed": encoder.embedded}
+    for stage, layer in enumerate(cast(Sequence[Stage], encoder.layers)):
+        home = f"{_HOME}.layers.{stage}"
+        chain |= {f"{home}.blocks.{i}": block for i, block in enumerate(layer.blocks)}
+        if layer.downsample is not None:
+            chain[f"{home}.downsample"] = layer.downsample
+    return {**chain, f"{_HOME}.neck": encoder.finished}
 
 
 def tiny_vit_anatomy(encoder: TinyViT) -> EncoderAnatomy:

@@ -8,6 +8,7 @@ Source: segment-anything @ dca509f, ``Block`` and ``ImageEncoderViT`` in modelin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -88,6 +89,21 @@ def exchange_blocks(encoder: nn.Module) -> None:
     blocks = cast(nn.ModuleList, encoder.blocks)
     for i, block in enumerate(blocks):
         blocks[i] = VitBlock(block)
+
+
+def vit_chain(encoder: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return the links of ``ImageEncoderViT``'s forward pass by dotted name: patch embedding, blocks, neck."""
+    vit = cast(Any, encoder)
+
+    def embed(images: Tensor) -> Tensor:
+        tokens: Tensor = vit.patch_embed(images)
+        return tokens if vit.pos_embed is None else tokens + vit.pos_embed
+
+    def to_embedding(tokens: Tensor) -> Tensor:
+        return cast(Tensor, vit.neck(tokens.permute(0, 3, 1, 2)))
+
+    blocks: dict[str, Callable[[Tensor], Tensor]] = {f"{_HOME}.blocks.{i}": block for i, block in enumerate(vit.blocks)}
+    return {f"{_HOME}.patch_embed": embed, **blocks, f"{_HOME}.neck": to_embedding}
 
 
 def _describe(name: str, block: Any) -> Block:  # noqa: ANN401 - segment_anything carries no types

@@ -101,6 +101,8 @@ def parser() -> OptionParser:
     filling.add_argument("overrides", nargs=argparse.REMAINDER, metavar="--key=value")
     actions.add_parser("list", help="what is cached, and its size")
     clearing = actions.add_parser("clear", help="remove one store, or all")
-    clearing.add_argument("name", nargs="?", metavar="NAME", help="as `cache list` says, or a kind: embeddings, priors")
+    clearing.add_argument(
+        "name", nargs="?", metavar="NAME", help="as `cache list` says, or a kind: embeddings, prefixes, priors"
+    )
     clearing.add_argument("--all", action="store_true", help="remove all of them")
     return parser

@@ -57,7 +57,8 @@ class SegmentationDataModule(LightningDataModule):
         split: How cases are split.
         augmentation: Random changes of training images; none by default.
         views: Fixed augmented views of each training image, view 0 unaugmented; 1 without a cache means a new view each epoch.
-        cache_embeddings: Encode each view once, where the encoder is frozen.
+        cache_embeddings: Encode each view once, where the encoder is frozen; where only late blocks are tuned, ``prefix`` keeps
+            what reaches the first of them, for training and validation.
         cache_folder: Where cached embeddings live; the user's cache folder by default.
         max_objects: Objects drawn from each training image; all by default.
         priors: Which automatic masks become prior maps (SAMAug); none by default.
@@ -90,7 +91,7 @@ class SegmentationDataModule(LightningDataModule):
         split: SplitSettings = DEFAULT_SPLIT,
         augmentation: Augmentation | None = None,
         views: int = 1,
-        cache_embeddings: bool = True,
+        cache_embeddings: bool | Literal["prefix"] = True,
         cache_folder: str | None = None,
         max_objects: int | None = None,
         priors: PriorSettings | None = None,
@@ -106,7 +107,7 @@ class SegmentationDataModule(LightningDataModule):
         channels: Channels = "stored",
     ) -> None:
         super().__init__()
-        check_views(views, augmented=augmentation is not None, cached=cache_embeddings)
+        check_views(views, augmented=augmentation is not None, cached=cache_embeddings is not False)
         check_counts(batch_size=batch_size, eval_batch_size=eval_batch_size, max_objects=max_objects, chunk=chunk)
         check_stride(chunk_stride, chunk)
         if target == "per_class" and max_objects is not None:
@@ -114,7 +115,8 @@ class SegmentationDataModule(LightningDataModule):
         self.source, self.root, self.target = source, root, target
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size or batch_size, num_workers
         self.split, self.augmentation, self.views, self.seed = split, augmentation, views, seed
-        self.cache_embeddings, self.cache_folder, self.max_objects = cache_embeddings, cache_folder, max_objects
+        self.cache_embeddings, self.cache_prefix = cache_embeddings is True, cache_embeddings == "prefix"
+        self.cache_folder, self.max_objects = cache_folder, max_objects
         self.priors, self.patient, self.chunk, self.read_first = priors, patient, chunk, read_first
         self.chunk_stride, self.channels = chunk_stride, channels
         check_tiles(tiles is not None, chunk)
@@ -330,6 +332,11 @@ class SegmentationDataModule(LightningDataModule):
         """Let every dataset add the cached embedding (C, g, g) of (source index, view) to its items; None stops it."""
         for dataset in self._datasets.values():
             dataset.embeddings = lookup
+
+    def use_prefixes(self, lookup: EmbeddingLookup | None) -> None:
+        """Let every dataset add the cached input of the encoder's first tuned block to its items; None stops it."""
+        for dataset in self._datasets.values():
+            dataset.prefixes = lookup
 
     def use_priors(self, lookup: PriorLookup | None) -> None:
         """Let every dataset draw prior maps from the automatic masks of a source index, view 0; None stops it."""

@@ -89,6 +89,7 @@ class PreparedItem:
         at_once: Tiles that the network sees at once in evaluation; 0 takes all of a batch.
         chunk_length: Slices of a chunk.
         window_stride: As in ``SegmentationBatch``.
+        encoder_prefix: Input of the encoder's first tuned block from the cache, or None.
     """
 
     sample: Sample
@@ -109,6 +110,7 @@ class PreparedItem:
     at_once: int = 0
     chunk_length: int = 1
     window_stride: int = 0
+    encoder_prefix: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -156,11 +158,13 @@ class SegmentationDataset(Dataset[PreparedItem]):
 
     Attributes:
         embeddings: Given a source index and a view, returns the cached (C, g, g) float32; None while there is no cache.
+        prefixes: The same for the input of the encoder's first tuned block.
     """
 
     def __init__(self, views: Views, indices: Sequence[int], settings: DatasetSettings) -> None:
         self.views, self.indices, self.settings = views, list(indices), settings
         self.embeddings: EmbeddingLookup | None = None
+        self.prefixes: EmbeddingLookup | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -192,6 +196,7 @@ class SegmentationDataset(Dataset[PreparedItem]):
             at_once=settings.at_once,
             chunk_length=settings.chunk_length,
             window_stride=settings.window_stride,
+            encoder_prefix=None if self.prefixes is None else self.prefixes(index, view),
         )
 
     def view_of(self, epoch: int) -> int:
@@ -215,6 +220,7 @@ def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
     chunks = [item.chunk_index for item in items if item.chunk_index is not None]
     counts = torch.tensor([len(sample.labels) for sample in samples])
     embeddings = [item.image_embeddings for item in items if item.image_embeddings is not None]
+    prefixes = [item.encoder_prefix for item in items if item.encoder_prefix is not None]
     priors = [item.priors for item in items if item.priors is not None]
     return SegmentationBatch(
         images=torch.stack([item.image for item in items]),
@@ -238,6 +244,7 @@ def collate(items: Sequence[PreparedItem]) -> SegmentationBatch:
         seed=items[0].seed,
         training=items[0].training,
         image_embeddings=torch.stack(embeddings) if embeddings else None,
+        encoder_prefix=torch.stack(prefixes) if prefixes else None,
         priors=torch.stack(priors) if priors else None,
         object_ids=_object_ids(samples),
         tiles=tuple(sample.tile for sample in samples if sample.tile is not None),

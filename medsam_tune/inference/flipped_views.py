@@ -57,7 +57,7 @@ def flipped_batch(batch: SegmentationBatch, axes: Axes) -> SegmentationBatch:
         return batch
     priors = None if batch.priors is None else flip_valid(batch.priors, batch.frames, axes)
     images = flip_valid(batch.images, batch.frames, axes)
-    return replace(batch, images=images, priors=priors, image_embeddings=None, truth=None)
+    return replace(batch, images=images, priors=priors, image_embeddings=None, encoder_prefix=None, truth=None)
 
 
 def flip_valid(maps: Tensor, frames: Sequence[Frame], axes: Axes) -> Tensor:

@@ -27,7 +27,7 @@ class StoreSummary:
 
     Attributes:
         folder: Where it is.
-        kind: What it holds: ``embeddings`` or ``priors``.
+        kind: What it holds: ``embeddings``, ``prefixes`` or ``priors``.
         name: The folder's name: weights and identity.
         images: Number of different images whose value can be read.
         bytes: Size of all its files.

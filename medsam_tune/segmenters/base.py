@@ -154,6 +154,22 @@ class Segmenter(nn.Module, ABC):
         """
         raise NotImplementedError(self.not_precomputable())
 
+    def first_tuned(self) -> str:
+        """Return the dotted name of the encoder's first block that is tuned, where blocks before it are fixed.
+
+        Raises:
+            RecipeError: If there is no such; the message says why.
+        """
+        raise RecipeError(f"data.cache_embeddings: prefix cannot be combined with {self.not_precomputable()}. Set it to false.")
+
+    def encode_prefix(self, images: Tensor, frames: Sequence[Frame]) -> Tensor:
+        """Return what reaches the encoder's first tuned block for B images, the tensor (B, ...) that is kept.
+
+        Raises:
+            RecipeError: As ``first_tuned``.
+        """
+        raise NotImplementedError(self.first_tuned())
+
     def untuned(self) -> Segmenter | None:
         """Return the same network, asked in the same way, without anything that was trained; None where there is no such."""
         return None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
+from medsam_tune.backbone.encoder_prefix import KEY, encode_prefix, encode_rest, first_tuned
 from medsam_tune.backbone.freezing import check_trainable
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import Frame, InputRule, normalise
@@ -116,6 +117,16 @@ class SamSegmenter(Segmenter):
             return "model.fusion: the encoder's input depends on priors"
         return None
 
+    def first_tuned(self) -> str:
+        """Return the name of the encoder's first tuned block.
+
+        Raises:
+            RecipeError: If no block before it is fixed, or the encoder's input is fused with priors.
+        """
+        if self.fusion is not None:
+            raise RecipeError(f"{KEY}: prefix cannot be combined with model.fusion: the encoder's input depends on priors.")
+        return first_tuned(self.backbone)
+
     def not_mergeable(self) -> str | None:
         """Return None for a backbone with at most a tuner; what stands beside it has no place in a plain checkpoint."""
         beside = {
@@ -149,6 +160,10 @@ class SamSegmenter(Segmenter):
     def encode(self, images: Tensor, frames: Sequence[Frame]) -> Tensor:
         """Return the packed embeddings (B, ...) of images (B, 3, S, S) in 0..255."""
         return self.backbone.pack(self.backbone.encode(EncoderInput(images, tuple(frames))))
+
+    def encode_prefix(self, images: Tensor, frames: Sequence[Frame]) -> Tensor:
+        """Return what reaches the encoder's first tuned block for images (B, 3, S, S) in 0..255."""
+        return encode_prefix(self.backbone, EncoderInput(images, tuple(frames)), self.first_tuned())
 
     def forward(self, batch: SegmentationBatch) -> MaskPrediction:
         """Return logits (N, 1, 4g, 4g) and predicted IoU (N, 1).
@@ -245,6 +260,8 @@ class SamSegmenter(Segmenter):
 
     def _encode(self, batch: SegmentationBatch) -> ImageEmbeddings:
         fusion, inputs = self.fusion, batch.encoder_input()
+        if batch.encoder_prefix is not None:
+            return encode_rest(self.backbone, inputs, batch.encoder_prefix, self.first_tuned())
         if fusion is None:
             return self.backbone.encode(inputs)
 

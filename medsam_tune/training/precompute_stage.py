@@ -14,13 +14,24 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from medsam_tune.backbone.base import WeightsIdentity
+from medsam_tune.backbone.encoder_prefix import KEY
 from medsam_tune.data.datamodule import Stage
 from medsam_tune.data.shared_memory import check_workers
 from medsam_tune.errors import RecipeError
 from medsam_tune.inference.automatic import AutomaticMaskGenerator
 from medsam_tune.inference.prior_network import build_prior_network, prior_origin
-from medsam_tune.precompute import EmbeddingPrecompute, Filled, PriorCounts, PriorPrecompute, Store, count_masks, open_store
-from medsam_tune.precompute.base import Item, Precompute
+from medsam_tune.precompute import (
+    EmbeddingPrecompute,
+    Filled,
+    PrefixPrecompute,
+    PriorCounts,
+    PriorPrecompute,
+    Store,
+    count_masks,
+    open_store,
+)
+from medsam_tune.precompute.base import Item, Lookup, Precompute
 from medsam_tune.precompute.fill import fill, lookup
 from medsam_tune.training.console import labelled, say, span
 from medsam_tune.training.module import tuned
@@ -72,18 +83,37 @@ class PrecomputeStage(Callback):
             if trainer.is_global_zero:
                 say(labelled("Priors", str(count_masks(store, filled.keys.values()))))
             self.clock.stop("priors")
+        data.use_prefixes(None)
         if data.cache_embeddings:
-            segmenter = tuned(pl_module).segmenter
-            check_cacheable(segmenter, data)
-            self.clock.start("cache")
-            embeddings = embedding_precompute(segmenter, data, device=device)
-            store, filled = self._fill(trainer, data, embeddings, data.cache_items(stages))
-            data.use_embeddings(lookup(store, embeddings, filled.keys))
-            if trainer.is_global_zero:
-                by = "" if trainer.world_size == 1 else f", by process 0 of {trainer.world_size}"
-                made = f"{filled.made} of them now{by} ({span(filled.seconds)})"
-                say(labelled("Embeddings", f"{len(filled.keys)} cached, {made}"))
-            self.clock.stop("cache")
+            embeddings = embedding_precompute(_checked(pl_module, data), data, device=device)
+            data.use_embeddings(self._cached(trainer, data, embeddings, stages, "Embeddings", "cached"))
+        # Other stages see an image once.
+        if data.cache_prefix and stage == "fit":
+            prefixes = prefix_precompute(_checked(pl_module, data), data, device=device)
+            done = f"cached before {prefixes.before}"
+            data.use_prefixes(self._cached(trainer, data, prefixes, stages, "Prefixes", done))
+            # How large they are is known now.
+            for name in stages:
+                check_workers(data, name, processes=trainer.num_devices)
+
+    def _cached(
+        self,
+        trainer: pl.Trainer,
+        data: SegmentationDataModule,
+        precompute: EmbeddingPrecompute,
+        stages: Sequence[Stage],
+        label: str,
+        done: str,
+    ) -> Lookup[Tensor]:
+        """Fill the store, say so under ``label``, and return what finds its entries."""
+        self.clock.start("cache")
+        store, filled = self._fill(trainer, data, precompute, data.cache_items(stages))
+        if trainer.is_global_zero:
+            by = "" if trainer.world_size == 1 else f", by process 0 of {trainer.world_size}"
+            made = f"{filled.made} of them now{by} ({span(filled.seconds)})"
+            say(labelled(label, f"{len(filled.keys)} {done}, {made}"))
+        self.clock.stop("cache")
+        return lookup(store, precompute, filled.keys)
 
     @staticmethod
     def _fill(
@@ -96,28 +126,40 @@ class PrecomputeStage(Callback):
         return store, filled
 
 
+def _checked(pl_module: pl.LightningModule, data: SegmentationDataModule) -> Segmenter:
+    segmenter = tuned(pl_module).segmenter
+    check_cacheable(segmenter, data)
+    return segmenter
+
+
 def check_cacheable(segmenter: Segmenter, data: SegmentationDataModule) -> None:
     """Refuse a cache under an encoder, or an encoder input, that changes.
 
     Raises:
         RecipeError: Naming the key that makes the embedding dynamic.
     """
+    if data.cache_prefix:
+        segmenter.first_tuned()
     reason = segmenter.not_precomputable() if data.cache_embeddings else None
     if reason is not None:
-        raise RecipeError(f"data.cache_embeddings: true cannot be combined with {reason}. Set data.cache_embeddings: false.")
+        first = _tuned_late(segmenter)
+        instead = "false" if first is None else f"prefix, which keeps what reaches {first}, or false"
+        raise RecipeError(f"{KEY}: true cannot be combined with {reason}. Set {KEY}: {instead}.")
 
 
 def fill_embeddings(segmenter: Segmenter, data: SegmentationDataModule, *, stages: Sequence[Stage]) -> Filled:
-    """Fill the embedding store outside of a trainer.
+    """Fill the store of embeddings, or of prefixes for training and validation, outside of a trainer.
 
     Raises:
         RecipeError: If the recipe's embedding is dynamic, or the recipe asks for no cache.
     """
-    if not data.cache_embeddings:
+    if not (data.cache_embeddings or data.cache_prefix):
         raise RecipeError("data.cache_embeddings: is false in this recipe, so there is nothing to build. Set it to true.")
     check_cacheable(segmenter, data)
-    precompute = embedding_precompute(segmenter, data, device=_device())
-    return fill(open_store(precompute, _root(data)), precompute, data.cache_items(stages))
+    make = prefix_precompute if data.cache_prefix else embedding_precompute
+    precompute = make(segmenter, data, device=_device())
+    wanted = STAGES["fit"] if data.cache_prefix else stages
+    return fill(open_store(precompute, _root(data)), precompute, data.cache_items(wanted))
 
 
 def fill_priors(data: SegmentationDataModule, *, stages: Sequence[Stage]) -> tuple[Filled, PriorCounts, Path]:
@@ -138,9 +180,7 @@ def embedding_precompute(segmenter: Segmenter, data: SegmentationDataModule, *, 
     Raises:
         RecipeError: If the segmenter has no base weights.
     """
-    weights = segmenter.base_weights()
-    if weights is None:
-        raise RecipeError("data.cache_embeddings: this segmenter has no base weights to key a cache by. Set it to false.")
+    weights = _keyed_by(segmenter)
     segmenter.to(device).eval()
 
     def encode(images: Tensor, frames: Sequence[Frame]) -> Tensor:
@@ -154,6 +194,29 @@ def embedding_precompute(segmenter: Segmenter, data: SegmentationDataModule, *, 
         encode=encode,
         batch_size=GPU_BATCH_SIZE if device.type == "cuda" else 1,
         engine=segmenter.encoder_engine() if device.type == "cpu" else None,
+    )
+
+
+def prefix_precompute(segmenter: Segmenter, data: SegmentationDataModule, *, device: torch.device) -> PrefixPrecompute:
+    """Say how the data's views go through the encoder's fixed first blocks; the network moves to ``device``.
+
+    Raises:
+        RecipeError: If the segmenter has no base weights, or no such blocks.
+    """
+    weights = _keyed_by(segmenter)
+    segmenter.to(device).eval()
+
+    def encode(images: Tensor, frames: Sequence[Frame]) -> Tensor:
+        return segmenter.encode_prefix(images.to(device), frames)
+
+    return PrefixPrecompute(
+        segmenter.first_tuned(),
+        weights_name=weights.name,
+        weights_sha256=weights.sha256,
+        rule=segmenter.input_rule,
+        load=lambda item: data.input_image(*item),
+        encode=encode,
+        batch_size=GPU_BATCH_SIZE if device.type == "cuda" else 1,
     )
 
 
@@ -176,6 +239,21 @@ def prior_precompute(data: SegmentationDataModule, *, device: torch.device) -> P
 def prior_items(data: SegmentationDataModule, stages: Sequence[Stage]) -> list[Item]:
     """Return the source indices of the stages' images, each once."""
     return [(index,) for index in sorted({index for stage in stages for index in data.dataset(stage).indices})]
+
+
+def _tuned_late(segmenter: Segmenter) -> str | None:
+    """Return the encoder's first tuned block, or None where nothing before it is fixed."""
+    try:
+        return segmenter.first_tuned()
+    except RecipeError:
+        return None
+
+
+def _keyed_by(segmenter: Segmenter) -> WeightsIdentity:
+    weights = segmenter.base_weights()
+    if weights is None:
+        raise RecipeError("data.cache_embeddings: this segmenter has no base weights to key a cache by. Set it to false.")
+    return weights
 
 
 def _device() -> torch.device:
