@@ -1,64 +1,58 @@
-"""Tune a whole tiny encoder over two processes that each hold half of it, and compare its weights with one process's.
+"""Shard a SAM encoder, all of it learning, over two processes as ``trainer.strategy: fsdp`` does, and print what each holds.
 
-Usage: python benchmarks/sharded.py
+Usage: python benchmarks/sharded.py [WEIGHTS]
 
-PyTorch's ``fully_shard`` over gloo on a CPU, each process on an image of its own, two steps of SGD. It shows that nothing in
-the encoder stands in the way of sharding; recipes refuse it, because a run's checkpoint and export are those of one network.
+WEIGHTS is ``random_tiny``, or ``random_vit_b`` and its like. PyTorch's gloo on a CPU; one step of AdamW on a random image.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+import sys
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from medsam_tune.backbone import SamBackbone
+from medsam_tune.prompts import BoxPrompt
+from medsam_tune.training.module import TuningModule
+from medsam_tune.training.sharded import units
+from medsam_tune.tuners import FullTuning
 
-PROCESSES, STEPS = 2, 2
-
-
-def encoder() -> Any:  # noqa: ANN401 - segment_anything carries no types
-    """Return the encoder of the tests' network, all of it learning."""
-    return SamBackbone("random_tiny", trainable=["image_encoder"]).image_encoder
-
-
-def train(network: nn.Module, images: Tensor) -> None:
-    """Take two steps on the mean of the squared embedding."""
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        network(images).square().mean().backward()
-        optimizer.step()
+PROCESSES = 2
 
 
-def work(rank: int) -> None:
-    """Train whole and sharded, and print what this process holds and how far the weights differ."""
+def held(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of what this process holds of tensors."""
+    return sum(t.to_local().nbytes if isinstance(t, DTensor) else t.nbytes for t in tensors)
+
+
+def work(rank: int, weights: str) -> None:
+    """Take a step whole or sharded, and print what this process holds of weights, gradients and moments."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=PROCESSES)
-    images = torch.randn(PROCESSES, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    whole, sharded = encoder(), encoder()
-    train(whole, images)
     mesh = init_device_mesh("cpu", (PROCESSES,))
-    for block in sharded.blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(sharded, mesh=mesh)
-    train(sharded, images[rank : rank + 1])
-    pairs = zip(sharded.parameters(), whole.parameters(), strict=True)
-    with torch.no_grad():
-        error = max(float((mine.full_tensor() - theirs).abs().max()) for mine, theirs in pairs)
-    held = sum(parameter.to_local().numel() for parameter in sharded.parameters())
-    total = sum(parameter.numel() for parameter in whole.parameters())
-    print(f"process {rank}: holds {held:,} of {total:,} parameters, weights differ by {error:.1e}", flush=True)
+    module = TuningModule(backbone=SamBackbone(weights), prompts=BoxPrompt(), tuner=FullTuning())
+    *blocks, encoder = units(module)
+    total = 4 * held(encoder.parameters())
+    for unit in (*blocks, encoder):
+        fully_shard(unit, mesh=mesh)
+    optimizer = torch.optim.AdamW(encoder.parameters(), foreach=False)
+    encoder(torch.randn(1, 3, module.side_px, module.side_px)).square().mean().backward()
+    optimizer.step()
+    moments = [value for state in optimizer.state.values() for value in state.values() if value.ndim]
+    mine = held(encoder.parameters()) + held(p.grad for p in encoder.parameters()) + held(moments)
+    print(f"process {rank}: {mine / 1e6:,.2f} MB of {total / 1e6:,.2f} MB", flush=True)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29517")
-    mp.spawn(work, nprocs=PROCESSES)
+    mp.spawn(work, args=(sys.argv[1] if len(sys.argv) > 1 else "random_tiny",), nprocs=PROCESSES)

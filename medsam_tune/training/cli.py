@@ -58,12 +58,14 @@ from medsam_tune.training.run_place import run_place
 from medsam_tune.training.sample_settings import without_sample_settings
 from medsam_tune.training.schedule import planned_steps
 from medsam_tune.training.settings import RunSettings
+from medsam_tune.training.sharded import check_sharded
 from medsam_tune.training.short_keys import expand_class_names, expand_short_keys, load_named_classes
 from medsam_tune.training.signals import SIGTERM_STATUS, slurm_job
 from medsam_tune.training.stage_parser import SUBCOMMANDS, StageCLI
 from medsam_tune.training.test_results import TestResults
 from medsam_tune.training.trainer_config import trainer_config
 from medsam_tune.training.trainer_keys import (
+    FSDP,
     check_limits,
     check_trainer_parts,
     check_trainer_values,
@@ -274,6 +276,8 @@ class MedsamCLI(StageCLI):
             if self.model.task.needs_masks and recipe["limit_val_batches"] != 0 and not tests_alone:
                 check_validation(self.datamodule)
         check_trainer_parts(vars(recipe), figures=self.model.validation_figures())
+        if recipe["strategy"] == FSDP and self.subcommand in (None, "fit"):
+            check_sharded(vars(recipe), self.model)
         self.dump()
 
     def _plan_length(self, trainer: pl.Trainer) -> None:

@@ -18,8 +18,9 @@ from medsam_tune.training.progress import EpochLines, StageBar, brings_a_bar
 from medsam_tune.training.record import RecordRun
 from medsam_tune.training.saving import checkpoint_callbacks
 from medsam_tune.training.schedule import EndOfTraining
+from medsam_tune.training.sharded import ShardedStrategy
 from medsam_tune.training.signals import Interruptions
-from medsam_tune.training.trainer_keys import as_list, first_batches
+from medsam_tune.training.trainer_keys import FSDP, as_list, first_batches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +42,8 @@ def trainer_config(cli: MedsamCLI, recipe: Mapping[str, Any], *, continued: bool
     if config["overfit_batches"] > 0:
         config |= {"overfit_batches": 0.0, **first_batches(config["overfit_batches"], cli.datamodule)}
         cli.datamodule.fixed_order = True
+    if config["strategy"] == FSDP:
+        config["strategy"] = ShardedStrategy()
     theirs = as_list(config.get("callbacks")) or []
     bar = [StageBar()] if config["enable_progress_bar"] is not False and not brings_a_bar(theirs) else []
     return config | {

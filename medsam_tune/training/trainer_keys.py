@@ -19,7 +19,9 @@ from medsam_tune.training.plan import batches_in_epoch
 from medsam_tune.training.schedule import batches_per_epoch, check_figure
 
 _WHOLE_NETWORK = {"64", "transformer-engine", "transformer-engine-float16"}
-_OTHER_STRATEGIES = ("fsdp", "deepspeed", "xla", "single_xla", "single_tpu", "ddp_spawn", "ddp_fork", "ddp_notebook")
+FSDP = "fsdp"
+"""What a recipe says in ``trainer.strategy`` to have the image encoder sharded, see ``sharded.ShardedStrategy``."""
+_OTHER_STRATEGIES = ("deepspeed", "fsdp_", "xla", "single_xla", "single_tpu", "ddp_spawn", "ddp_fork", "ddp_notebook")
 _NEVER = {
     "barebones": "writes neither figures nor checkpoints, of which a run consists. Leave it out.",
     "default_root_dir": "a run has its folder below run.folder. Set that instead.",
@@ -128,8 +130,8 @@ def check_trainer_parts(trainer: Mapping[str, Any], *, figures: Collection[str])
     strategy = trainer["strategy"]
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     own = isinstance(strategy, Strategy) and type(strategy) not in (DDPStrategy, SingleDeviceStrategy)
-    if own or (isinstance(strategy, str) and strategy.startswith(_OTHER_STRATEGIES)):
-        raise RecipeError(f"trainer.strategy: {name}: a run's checkpoints are of one whole network. Use auto or ddp.")
+    if own or (strategy != FSDP and isinstance(strategy, str) and strategy.startswith(_OTHER_STRATEGIES)):
+        raise RecipeError(f"trainer.strategy: {name}: a run's checkpoints are of one whole network. Use auto, ddp or {FSDP}.")
     for plugin in as_list(trainer.get("plugins")) or []:
         if isinstance(plugin, CheckpointIO):
             raise RecipeError(f"trainer.plugins: {type(plugin).__name__}: a run writes its checkpoints itself. Remove it.")

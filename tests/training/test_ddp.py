@@ -13,10 +13,8 @@ import torch
 
 from medsam_tune.cli import main
 from medsam_tune.training.run_place import RUNS
-from tests.processes import start_command, status_of
 from tests.training.tiny_runs import N_CASES, TEST_CASES, TEST_SLICES, only_run
-
-TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp")
+from tests.training.two_processes import TWO, start
 
 
 @pytest.mark.slow
@@ -38,23 +36,6 @@ def test_sigterm_ends_two_processes_with_a_checkpoint_that_one_goes_on_from_with
 
 def rows_of(path):
     return list(csv.DictReader(path.read_text().splitlines()))
-
-
-def start(*words):
-    """Run a command in two processes, with what torchrun's agent gives to each and the store that it serves."""
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    agent = {
-        "TORCHELASTIC_RUN_ID": "none",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0",
-    }
-    ranks = [start_command(*words, folder=Path.cwd(), **agent, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
-    assert [status_of(rank) for rank in ranks] == [0, 0], Path("log.txt").read_text()
 
 
 @pytest.mark.slow

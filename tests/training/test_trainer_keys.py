@@ -55,7 +55,10 @@ REFUSED = [
     (["accelerator=tpu"], "trainer: Requirement 'torch_xla"),
     (["accelerator=quantum"], "trainer.accelerator: You selected an invalid accelerator name"),
     (["strategy=dpp"], "trainer.strategy: You selected an invalid strategy name"),
-    (["strategy=fsdp"], "trainer.strategy: fsdp: a run's checkpoints are of one whole network. Use auto or ddp."),
+    (
+        ["strategy=deepspeed"],
+        "trainer.strategy: deepspeed: a run's checkpoints are of one whole network. Use auto, ddp or fsdp.",
+    ),
     (["strategy=deepspeed_stage_2"], "trainer.strategy: deepspeed_stage_2: "),
     (["strategy=ddp_spawn", "devices=2"], "trainer.strategy: ddp_spawn: "),
     (["devices=0"], "trainer.devices: `Trainer(devices='0')` value is not a valid input"),
@@ -220,7 +223,7 @@ def test_processes_that_the_cores_can_hold_are_taken(devices, monkeypatch):
 
 def test_strategies_are_told_by_their_class_where_they_are_built():
     check_trainer_parts({"strategy": DDPStrategy()}, figures=())
-    with pytest.raises(RecipeError, match=r"^trainer\.strategy: FSDPStrategy: .* Use auto or ddp\."):
+    with pytest.raises(RecipeError, match=r"^trainer\.strategy: FSDPStrategy: .* Use auto, ddp or fsdp\."):
         check_trainer_parts({"strategy": FSDPStrategy()}, figures=())
 
 

@@ -1,0 +1,28 @@
+"""A command in two gloo processes, as torchrun would start them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tests.processes import start_command, status_of
+
+TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp")
+
+
+def start(*words: str) -> None:
+    """Run a command in two processes, with what torchrun's agent gives to each and the store that it serves."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    agent = {
+        "TORCHELASTIC_RUN_ID": "none",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0",
+    }
+    ranks = [start_command(*words, folder=Path.cwd(), **agent, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+    assert [status_of(rank) for rank in ranks] == [0, 0], Path("log.txt").read_text()
