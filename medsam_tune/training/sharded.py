@@ -7,7 +7,7 @@ on one GPU, and the other way round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from medsam_tune.errors import RecipeError
+from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.training.module import TuningModule, tuned
 from medsam_tune.training.trainer_keys import FSDP, as_list
 
@@ -40,7 +41,7 @@ class ShardedStrategy(DDPStrategy):
 
     def configure_ddp(self) -> None:
         """Cut the encoder into shards instead of wrapping the module."""
-        module = tuned(self.lightning_module)
+        module = self._network()
         for tensor in [*module.parameters(), *module.buffers()]:
             dist.broadcast(tensor.detach(), 0)
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
@@ -61,21 +62,21 @@ class ShardedStrategy(DDPStrategy):
 
     def post_backward(self, closure_loss: Tensor) -> None:
         """Average the gradients of what is not sharded."""
-        learning = [p.grad for p in self._parameters() if not isinstance(p, DTensor) and p.grad is not None]
+        learning = [p.grad for p in self._network().parameters() if not isinstance(p, DTensor) and p.grad is not None]
         if learning:
             flat = torch.cat([gradient.flatten() for gradient in learning])
             dist.all_reduce(flat)
             flat /= self.world_size
-            for gradient, mean in zip(learning, flat.split([g.numel() for g in learning]), strict=True):
+            for gradient, mean in zip(learning, torch.split(flat, [g.numel() for g in learning]), strict=True):
                 gradient.copy_(mean.view_as(gradient))
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Return the whole network's tensors, in every process."""
-        return {name: whole(tensor) for name, tensor in super().lightning_module_state_dict().items()}
+        return {name: whole(tensor) for name, tensor in self._network().state_dict().items()}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Return the state of the whole network's optimizer, in every process."""
-        content = super().optimizer_state(optimizer)
+        content: dict[str, Any] = dict(super().optimizer_state(optimizer))
         return {**content, "state": {key: _mapped(state, whole) for key, state in content["state"].items()}}
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -91,8 +92,10 @@ class ShardedStrategy(DDPStrategy):
             before.restore()
         self._before = []
 
-    def _parameters(self) -> Iterator[nn.Parameter]:
-        return tuned(self.lightning_module).parameters()
+    def _network(self) -> TuningModule:
+        if self.lightning_module is None:
+            raise RuntimeError("ShardedStrategy: has no network yet. Lightning's trainer gives it one before it sets up.")
+        return tuned(self.lightning_module)
 
 
 def units(module: TuningModule) -> list[nn.Module]:
@@ -101,7 +104,7 @@ def units(module: TuningModule) -> list[nn.Module]:
     Raises:
         RecipeError: If the network has no such encoder, not all of its blocks learn, or batch norms learn in it.
     """
-    backbone = module.segmenter.backbone
+    backbone = module.segmenter.backbone if isinstance(module.segmenter, SamSegmenter) else None
     if backbone is None:
         raise RecipeError(f"trainer.strategy: {FSDP} shards SAM's image encoder, and this network has none. Use ddp.")
     blocks = [backbone.get_submodule(block.name) for block in backbone.anatomy().encoder.blocks]
