@@ -183,6 +183,16 @@ class Backbone(nn.Module, ABC):
             Logits (N, M, 4g, 4g) and predicted IoU (N, M).
         """
 
+    def decode_every(self, embeddings: ImageEmbeddings, image_index: Tensor, prompts: PromptEmbeddings) -> MaskPrediction:
+        """Decode the single mask and then the candidates, M = 4: what both calls of ``decode`` return, arguments as there.
+
+        By default these two calls; a backbone whose decoder makes all masks in one pass does so.
+        """
+        parts = [self.decode(embeddings, image_index, prompts, multimask_output=several) for several in (False, True)]
+        ious = [part.iou_predictions for part in parts if part.iou_predictions is not None]
+        masks = torch.cat([part.low_res_masks for part in parts], dim=1)
+        return MaskPrediction(masks, torch.cat(ious, dim=1) if len(ious) == len(parts) else None)
+
     def emit_classes(self, n_classes: int, *, upscale_stages: int = 2) -> None:
         """Turn the decoder, in place, into one that emits a mask for the background and one for each of K classes.
 

@@ -208,8 +208,17 @@ class SamBackbone(Backbone):
         """
         decoder = self.mask_decoder
         wanted = range(1, decoder.num_mask_tokens) if multimask_output else range(1)
-        masks, iou_token = self._run_decoder(embeddings.main, image_index, prompts, wanted)
-        return MaskPrediction(masks, decoder.iou_prediction_head(iou_token)[:, wanted.start : wanted.stop])
+        tokens, upscaled = self._run_decoder(embeddings.main, image_index, prompts)
+        ious = decoder.iou_prediction_head(tokens[:, 0])[:, wanted.start : wanted.stop]
+        return MaskPrediction(self._masks(tokens, upscaled, wanted), ious)
+
+    def decode_every(self, embeddings: ImageEmbeddings, image_index: Tensor, prompts: PromptEmbeddings) -> MaskPrediction:
+        """Decode the single mask and then the candidates, M = 4, in one pass; arguments as for ``decode``."""
+        decoder = self.mask_decoder
+        tokens, upscaled = self._run_decoder(embeddings.main, image_index, prompts)
+        # A product for each call of ``decode``: one for all four sums in another order, and so rounds otherwise.
+        masks = [self._masks(tokens, upscaled, wanted) for wanted in (range(1), range(1, decoder.num_mask_tokens))]
+        return MaskPrediction(torch.cat(masks, dim=1), decoder.iou_prediction_head(tokens[:, 0]))
 
     def prompt_decoder(self, embeddings: ImageEmbeddings, *, multimask_output: bool = False) -> PromptDecoder:
         """Return what decodes many prompts on one image, with shared projections where the decoder is as SAM has it."""
@@ -251,21 +260,25 @@ class SamBackbone(Backbone):
             ValueError: If the prompts are not one row an image.
         """
         rows = torch.arange(len(embeddings.main), device=embeddings.main.device)
-        return self._run_decoder(embeddings.main, rows, prompts, range(self.mask_decoder.num_mask_tokens))[0]
+        tokens, upscaled = self._run_decoder(embeddings.main, rows, prompts)
+        return self._masks(tokens, upscaled, range(self.mask_decoder.num_mask_tokens))
 
-    def _run_decoder(
-        self, image_embeddings: Tensor, image_index: Tensor, prompts: PromptEmbeddings, wanted: range
-    ) -> tuple[Tensor, Tensor]:
-        """Return logits (N, M, 4g, 4g) of the wanted mask tokens and the IoU token (N, C) after the transformer."""
+    def _run_decoder(self, image_embeddings: Tensor, image_index: Tensor, prompts: PromptEmbeddings) -> tuple[Tensor, Tensor]:
+        """Return the tokens (N, L, C) after the transformer, the IoU's first, and the upscaled image (N, C / 8, 4g, 4g)."""
         decoder = self.mask_decoder
         self._check_decode(image_embeddings, image_index, prompts)
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(len(image_index), -1, -1), prompts.sparse_embeddings], dim=1)
         tokens, source_tokens = self._transform(image_embeddings, image_index, prompts.dense_embeddings, tokens)
-        upscaled = decoder.output_upscaling(source_tokens.transpose(1, 2).reshape(prompts.dense_embeddings.shape))
+        return tokens, decoder.output_upscaling(source_tokens.transpose(1, 2).reshape(prompts.dense_embeddings.shape))
+
+    def _masks(self, tokens: Tensor, upscaled: Tensor, wanted: range) -> Tensor:
+        """Return logits (N, M, 4g, 4g) of the wanted mask tokens."""
+        networks = self.mask_decoder.output_hypernetworks_mlps
         # Token 0 predicts the IoU; mask token i follows at 1 + i.
-        filters = torch.stack([decoder.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in wanted], dim=1)
-        return (filters @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:]), tokens[:, 0]
+        filters = torch.stack([networks[i](tokens[:, 1 + i]) for i in wanted], dim=1)
+        masks: Tensor = cast(Any, filters @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+        return masks
 
     def _transform(
         self, image_embeddings: Tensor, image_index: Tensor, dense_embeddings: Tensor, tokens: Tensor

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from medsam_tune.inference.slice_context import SliceContext
 
+_Which = Literal["single", "candidates", "every"]
 Answer = tuple["NDArray[np.generic]", "NDArray[np.float32] | None", "NDArray[np.float32]"]
 
 
@@ -192,6 +193,7 @@ class Predictor:
         boxes: ArrayLike | None = None,
         mask_inputs: ArrayLike | None = None,
         multimask_output: bool = False,
+        single_mask_too: bool = False,
         return_logits: bool = False,
         names: Sequence[str] = (),
     ) -> Answer:
@@ -203,6 +205,8 @@ class Predictor:
             boxes: (N, 4).
             mask_inputs: (N, 1, 4g, 4g).
             multimask_output: As in ``predict``.
+            single_mask_too: With ``multimask_output``, and prompts, put the mask that is returned without it before the
+                candidates, M = 4, at no cost: the decoder makes all in one pass.
             return_logits: As in ``predict``.
             names: N names.
 
@@ -230,7 +234,8 @@ class Predictor:
             boxes=self._shared(boxes),
             mask_inputs=self._shared(mask_inputs),
         )
-        return self._answer(replace(batch, queries=queries), multimask_output, return_logits)
+        which: _Which = ("every" if single_mask_too else "candidates") if multimask_output else "single"
+        return self._answer(replace(batch, queries=queries), which, return_logits)
 
     def segment(
         self,
@@ -348,12 +353,22 @@ class Predictor:
         rows: NDArray[np.generic] = np.asarray(prompt)
         return np.repeat(rows, self.segmenter.masks_per_image(), axis=0) if self.segmenter.classes() else rows
 
-    def _answer(self, batch: SegmentationBatch, multimask_output: bool, return_logits: bool) -> Answer:
+    def _answer(self, batch: SegmentationBatch, which: _Which, return_logits: bool) -> Answer:
+        network = self.segmenter
         with self._images.lock, torch.no_grad():
-            ask = self.segmenter.candidates if multimask_output else partial(answer, self.segmenter)
-            prediction = mean_prediction([ask(window) for window in _windows(batch)])
+            asks: dict[_Which, Callable[[SegmentationBatch], MaskPrediction]] = {
+                "single": partial(answer, network),
+                "candidates": network.candidates,
+                "every": network.every_mask,
+            }
+            prediction = mean_prediction([asks[which](window) for window in _windows(batch)])
         logits, ious = self._original(prediction, batch), prediction.iou_predictions
-        masks = logits if return_logits else thresholded(logits, prediction.smallest_part)
+        if return_logits:
+            masks = logits
+        elif which == "every":
+            masks = torch.cat([thresholded(logits[:, :1], network.smallest_part), thresholded(logits[:, 1:])], dim=1)
+        else:
+            masks = thresholded(logits, prediction.smallest_part)
         scores = None if ious is None else ious.float().cpu().numpy()
         return masks.cpu().numpy(), scores, prediction.low_res_masks.float().cpu().numpy()
 

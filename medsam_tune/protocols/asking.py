@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -170,15 +169,16 @@ class AskedImage:
         labels = np.array([[point[2] for point in row] for row in points], np.float32) if points[0] else None
         given = np.array(boxes, np.float32) if boxes[0] is not None else None
         names = (name,) * len(prompts) if predictor.segmenter.reads_names() else ()
-        ask = partial(predictor.predict_many, point_coords=coords, point_labels=labels, boxes=given, names=names)
-        masks, ious, _ = ask()
-        masks, ious = masks[:, :1], None if ious is None else ious[:, :1]
         # Images in tiles are answered by one mask an object.
-        if predictor.tiles is None:
-            more, estimates, _ = ask(multimask_output=True)
-            if more.shape[1] > 1:
-                masks = np.concatenate([masks, more], axis=1)
-                ious = None if ious is None or estimates is None else np.concatenate([ious, estimates], axis=1)
+        several = predictor.tiles is None
+        masks, ious, _ = predictor.predict_many(
+            point_coords=coords,
+            point_labels=labels,
+            boxes=given,
+            names=names,
+            multimask_output=several,
+            single_mask_too=several,
+        )
         for row in range(len(prompts)):
             yield Candidates(masks[row].astype(bool), None if ious is None else ious[row].astype(np.float64))
 

@@ -146,6 +146,11 @@ class Segmenter(nn.Module, ABC):
         prediction: MaskPrediction = self(batch)
         return prediction
 
+    def every_mask(self, batch: SegmentationBatch) -> MaskPrediction:
+        """Return the mask of ``forward`` and then the ``candidates``; that of ``forward`` where a network has only one."""
+        prediction: MaskPrediction = self(batch)
+        return prediction
+
     def encode(self, images: Tensor, frames: Sequence[Frame]) -> Tensor:
         """Return the static image embeddings of B images as the one tensor (B, ...) that is kept.
 

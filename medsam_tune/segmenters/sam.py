@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -25,6 +26,7 @@ from medsam_tune.types import EncoderInput, ImageEmbeddings, MaskPrediction, Pro
 if TYPE_CHECKING:
     from medsam_tune.data.datamodule import SegmentationDataModule
 
+_Decode = Callable[[ImageEmbeddings, Tensor, PromptEmbeddings], MaskPrediction]
 _CHANNELS = 3
 # A step with 8 boxes of an image: see P15 in benchmarks/RESULTS.md.
 _OBJECTS_ON_CPU = 4
@@ -178,6 +180,12 @@ class SamSegmenter(Segmenter):
         """Return logits (N, 3, 4g, 4g) and predicted IoU (N, 3) of mask tokens 1 to 3, which the single mask never trains."""
         return self.answer(self.ask(batch), batch.encoder_input(), self.image_embeddings(batch), multimask_output=True)
 
+    def every_mask(self, batch: SegmentationBatch) -> MaskPrediction:
+        """Return logits (N, 4, 4g, 4g) and predicted IoU (N, 4): the single mask and the candidates, in one decoder pass."""
+        queries, embeddings = self.ask(batch), self.image_embeddings(batch)
+        prompts = self.prompt_encoder(queries, batch.encoder_input(), embeddings, self.backbone)
+        return self._decode(embeddings, queries.image_index, prompts, self.backbone.decode_every)
+
     def embedded(self, batch: SegmentationBatch) -> SegmentationBatch:
         """Return the batch with the embeddings of its images, fused with their priors where the recipe says so."""
         return replace(batch, image_embeddings=self.backbone.pack(self._encode(batch)))
@@ -229,7 +237,8 @@ class SamSegmenter(Segmenter):
             multimask_output: True gives three candidates an object.
         """
         prompts = self.prompt_encoder(queries, inputs, embeddings, self.backbone)
-        return self._decode(embeddings, queries.image_index, prompts, multimask_output=multimask_output)
+        decode = partial(self.backbone.decode, multimask_output=multimask_output)
+        return self._decode(embeddings, queries.image_index, prompts, decode)
 
     def image_embeddings(self, batch: SegmentationBatch) -> ImageEmbeddings:
         """Return the embeddings that are decoded: precomputed or fresh, then refined by the side network."""
@@ -274,13 +283,15 @@ class SamSegmenter(Segmenter):
         return self.backbone.encode(replace(inputs, fuse=fuse))
 
     def _decode(
-        self, embeddings: ImageEmbeddings, image_index: Tensor, prompts: PromptEmbeddings, *, multimask_output: bool = False
+        self, embeddings: ImageEmbeddings, image_index: Tensor, prompts: PromptEmbeddings, decode: _Decode | None = None
     ) -> MaskPrediction:
+        """Decode so many objects at a time as the recipe says; ``decode`` is the backbone's for the single mask by default."""
+        decode = decode or self.backbone.decode
         step = self.objects_per_decode or objects_at_once(embeddings.main.device, len(image_index))
         if len(image_index) <= step:
-            return self.backbone.decode(embeddings, image_index, prompts, multimask_output=multimask_output)
+            return decode(embeddings, image_index, prompts)
         chunks = [
-            self.backbone.decode(embeddings, image_index[rows], prompts.rows(rows), multimask_output=multimask_output)
+            decode(embeddings, image_index[rows], prompts.rows(rows))
             for rows in (slice(start, start + step) for start in range(0, len(image_index), step))
         ]
         ious = [chunk.iou_predictions for chunk in chunks if chunk.iou_predictions is not None]

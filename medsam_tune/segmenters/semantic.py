@@ -115,6 +115,10 @@ class SemanticSegmenter(SamSegmenter):
         """Return the label map: there is nothing to choose from."""
         return self.forward(batch)
 
+    def every_mask(self, batch: SegmentationBatch) -> MaskPrediction:
+        """Return the label map, as ``candidates`` does."""
+        return self.forward(batch)
+
     def training_losses(self, batch: SegmentationBatch, loss: MaskLoss) -> dict[str, Tensor]:
         """Return the terms of the loss on the label map."""
         terms: dict[str, Tensor] = loss(self(batch), batch)

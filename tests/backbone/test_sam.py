@@ -6,7 +6,7 @@ import pytest
 import torch
 from segment_anything.modeling import Sam
 
-from medsam_tune.backbone import SamBackbone
+from medsam_tune.backbone import Backbone, SamBackbone
 from medsam_tune.backbone.input_rules import LITE_MEDSAM, SAM
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.geometry import Frame, InputRule
@@ -38,6 +38,18 @@ def test_decoding_many_objects_at_once_equals_sams_decoder_object_by_object(tiny
         )
         torch.testing.assert_close(prediction.low_res_masks[row], masks[0], rtol=0, atol=1e-6)
         torch.testing.assert_close(prediction.iou_predictions[row], ious[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("decode_every", [SamBackbone.decode_every, Backbone.decode_every], ids=["one pass", "by default"])
+def test_every_mask_is_the_single_one_and_then_the_candidates_to_the_bit(tiny_backbone, decode_every):
+    passes = []
+    tiny_backbone.mask_decoder.output_upscaling.register_forward_hook(lambda *_: passes.append(1))
+    arguments = ImageEmbeddings(torch.randn(3, 32, 4, 4)), IMAGE_INDEX, _prompts(tiny_backbone, 2)
+    found = decode_every(tiny_backbone, *arguments)
+    assert len(passes) == (1 if decode_every is SamBackbone.decode_every else 2)
+    apart = [tiny_backbone.decode(*arguments, multimask_output=several) for several in (False, True)]
+    for name in ("low_res_masks", "iou_predictions"):
+        assert torch.equal(getattr(found, name), torch.cat([getattr(each, name) for each in apart], dim=1)), name
 
 
 def test_no_object_gives_no_mask(tiny_backbone):

@@ -105,6 +105,15 @@ def test_exactly_the_declared_parameters_learn_and_are_stored(name):
 
 
 @each
+def test_every_mask_is_that_of_forward_and_then_the_candidates(name):
+    segmenter, batch = made(name).eval(), CASES[name].batch()
+    with torch.no_grad():
+        single, several, every = segmenter(batch), segmenter.candidates(batch), segmenter.every_mask(batch)
+    parts = [single] if several.low_res_masks.shape[1] == 1 else [single, several]
+    assert torch.equal(every.low_res_masks, torch.cat([part.low_res_masks for part in parts], dim=1))
+
+
+@each
 def test_every_parameter_learns_and_no_other_moves(name):
     segmenter = made(name)
     before = {key: tensor.clone() for key, tensor in segmenter.state_dict().items()}

@@ -194,3 +194,16 @@ def test_one_mask_of_several_classes_is_refused_with_what_to_call(labelling, pre
         labelling.segment_many([grey()])
     with pytest.raises(ValueError, match=r"SamSegmenter predicts one object, no classes\. Call segment\(image\)"):
         predictor.segment_classes(grey())
+
+
+@pytest.mark.parametrize("smallest_part", [0.0, 0.9])
+def test_single_mask_and_candidates_in_one_pass_are_those_of_two(tiny_backbone, smallest_part):
+    predictor = Predictor(SamSegmenter(SamParts(tiny_backbone, BoxPrompt(), smallest_part=smallest_part)))
+    predictor.set_image(grey())
+    boxes = np.array([[5, 5, 30, 30], [1, 1, 60, 39]])
+    apart = [predictor.predict_many(boxes=boxes, multimask_output=several) for several in (False, True)]
+    together = predictor.predict_many(boxes=boxes, multimask_output=True, single_mask_too=True)
+    for found, *parts in zip(together, *apart, strict=True):
+        np.testing.assert_array_equal(found, np.concatenate(parts, axis=1))
+    logits, _, _ = predictor.predict_many(boxes=boxes, multimask_output=True, single_mask_too=True, return_logits=True)
+    assert (logits > 0).tolist() != together[0].tolist() if smallest_part else (logits > 0).tolist() == together[0].tolist()

@@ -66,6 +66,17 @@ def test_an_image_is_encoded_once_for_all_questions(protocol):
     assert len(passes) == 2
 
 
+def test_single_mask_and_candidates_of_a_question_come_from_one_pass_of_the_decoder():
+    backbone, passes = SamBackbone("random_tiny"), []
+    backbone.mask_decoder.output_upscaling.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+    asked = AskedImage(AskableModel("tiny", Predictor(backbone)), studied().sample)
+    answers = asked.answers(
+        [Question("point", points=((5.0, 6.0, 1),)), Question("point", points=((9.0, 8.0, 0),))], name="one"
+    )
+    assert passes == [2]
+    assert [answer.masks.shape for answer in answers] == [(4, 40, 70)] * 2
+
+
 @EVERY_PROTOCOL
 def test_no_figure_depends_on_how_many_prompts_are_decoded_at_once(protocol):
     one, many = (rows_of(protocol, [studied()], batch_size=size) for size in (1, 64))
