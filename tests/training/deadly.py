@@ -1,14 +1,12 @@
-"""A process that imports torch once and forks a child for every run, which kills itself with SIGKILL at a chosen moment.
+"""A process that has trained once and forks a child for every run, which kills itself with SIGKILL at a chosen moment."""
 
-Started as ``python -m tests.training.deadly``; each line of its input is a job, each line of its output the job's exit status.
-"""
-
-import json
 import os
 import signal
-import subprocess
 import sys
+import warnings
 from pathlib import Path
+
+from tests.processes import warm
 
 COUNTED = ("/medsam_tune/", "/lightning/pytorch/")
 # What changes a disk, as the interpreter announces it before it happens; os.replace is announced as os.rename.
@@ -19,11 +17,11 @@ class Deadly:
     """Run ``medsam-tune`` in children that die at a moment: the n-th call of a function, of any, or change of the disk."""
 
     def __init__(self):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        command = [sys.executable, "-m", "tests.training.deadly"]
-        self._process = subprocess.Popen(
-            command, env=environment, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        context = warm()
+        self._jobs, given = context.Pipe()
+        self._process = context.Process(target=_serve, args=(given, dict(os.environ)))
+        self._process.start()
+        given.close()
 
     def run(self, *words, folder, at=None, call=1, by=signal.SIGKILL, command=("run", "tiny.yaml"), program=None):
         """Return the exit status; ``at`` names a function as ``module:qualified.name``, or is ``any`` or ``disk``.
@@ -33,34 +31,31 @@ class Deadly:
         disk, renamed and removed, folders that are made and removed. ``program`` stands for ``medsam-tune`` in a sweep.
         """
         job = {"words": [*command, *words], "folder": str(folder), "at": at, "call": call, "by": int(by), "program": program}
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        self._jobs.send(job)
+        return int(self._jobs.recv())
 
     def close(self):
-        self._process.stdin.close()
-        self._process.wait(300)
-        self._process.stdout.close()
+        self._jobs.send(None)
+        self._process.join(300)
+        self._jobs.close()
 
 
-def _serve():
-    import medsam_tune.runs.run  # noqa: F401 - imported once, for all children
+def _serve(jobs, environ):
+    """Do jobs, each in a child of its own, until there is none; one that is to be ``warm`` is done here, for all children."""
     from medsam_tune.cli import main
 
-    answers = os.fdopen(os.dup(1), "w")
-    for line in sys.stdin:
-        job = json.loads(line)
+    os.environ.clear()
+    os.environ.update(environ)
+    warnings.simplefilter("ignore")
+    while (job := jobs.recv()) is not None:
         if job["at"] == "warm":
-            job["at"] = None
-            answers.write(f"{_live(job, main)}\n")
-            answers.flush()
+            jobs.send(_live({**job, "at": None}, main))
             continue
         child = os.fork()
         if child == 0:
             os._exit(_live(job, main))
         _, status = os.waitpid(child, 0)
-        answers.write(f"{os.waitstatus_to_exitcode(status)}\n")
-        answers.flush()
+        jobs.send(os.waitstatus_to_exitcode(status))
 
 
 def _live(job, main):
@@ -141,8 +136,16 @@ def _die_at_any(call, calls):
 
     original = StageClock.on_train_start
 
+    # Asked at each call of a function, so the answer for a file is kept.
+    counted = {}
+
     def count(frame, event, argument):
-        if event == "call" and any(part in frame.f_code.co_filename for part in COUNTED):
+        if event != "call":
+            return
+        file = frame.f_code.co_filename
+        if file not in counted:
+            counted[file] = any(part in file for part in COUNTED)
+        if counted[file]:
             calls[0] += 1
             if calls[0] == call:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -152,7 +155,3 @@ def _die_at_any(call, calls):
         sys.setprofile(count)
 
     StageClock.on_train_start = on_train_start
-
-
-if __name__ == "__main__":
-    _serve()

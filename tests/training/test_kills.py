@@ -18,6 +18,7 @@ KILLED = -signal.SIGKILL
 SETTINGS = (
     "--run.baselines=false",
     "--run.report=false",
+    "--run.calibration=false",
     "--run.save_every_n_steps=2",
     "--trainer.log_every_n_steps=1",
     "--trainer.accumulate_grad_batches=2",
