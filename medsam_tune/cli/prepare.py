@@ -20,7 +20,10 @@ Turn NIfTI volumes, DICOM series, image folders or MedSAM's npz and npy files in
 masks.
 
 The folder holds images/CASE/IMAGE.png, masks/CASE/IMAGE.png (label ids), splits.json and prepared.json, which records how grey
-values became 0..255. It is never written over, and appears only when it is complete."""
+values became 0..255. It is never written over, and appears only when it is complete.
+
+With --shards, images, masks and a record of each case lie in plain tar files instead (CASE/IMAGE.png, .mask.png and .json, as
+WebDataset names them), so that a million images are a few hundred files. The same command goes on where it was killed."""
 
 OPTIONS = {
     "nifti": {"images", "masks", "axis", "step", "window", "percentiles"},
@@ -44,12 +47,18 @@ def main(arguments: list[str]) -> int:
     source = build_source(options)
     from medsam_tune.data.checks import check_cases
     from medsam_tune.data.prepare import prepare_folder
+    from medsam_tune.data.prepare_shards import prepare_shards
+    from medsam_tune.data.shards.writing import ShardLimit
 
+    limit = None if options.shards is None else ShardLimit.of(options.shards)
     source.ignore_label = options.ignore_label
     source.open(expand(options.source, "SOURCE"))
-    check_cases(source)
-    splits = _splits(source, options)
-    done = prepare_folder(source, expand(options.folder, "OUT"), splits=splits, keep_empty=not options.skip_empty)
+    checksums = check_cases(source)
+    splits, out, keep_empty = _splits(source, options), expand(options.folder, "OUT"), not options.skip_empty
+    if limit is None:
+        done = prepare_folder(source, out, splits=splits, keep_empty=keep_empty)
+    else:
+        done = prepare_shards(source, out, limit=limit, splits=splits, checksums=checksums, keep_empty=keep_empty)
     print(_closing(done))
     return 0
 
@@ -155,12 +164,14 @@ def _closing(done: Prepared) -> str:
     ignored = " --data.ignore_label=255" if done.ignore_label is not None else ""
     labels = "{" + ", ".join(f"{name}: [{value}]" for value, name in done.labels.items()) + "}"
     root = shlex.quote(str(done.folder))
+    shards = "" if done.shards is None else f", in {done.shards} shards"
+    reader = "ImageFolder --data.source.case_pattern='^(.+)/[^/]+$'" if done.shards is None else "ImageShards"
     return "\n".join(
         [
-            f"{done.images} images of {done.cases} cases ({done.empty} without an object) are in {done.folder}",
+            f"{done.images} images of {done.cases} cases ({done.empty} without an object) are in {done.folder}{shards}",
             "Train on them with",
             f"  --data.root={root} --data.split.file={shlex.quote(str(done.folder / 'splits.json'))}",
-            "  --data.source=medsam_tune.data.ImageFolder --data.source.case_pattern='^(.+)/[^/]+$'",
+            f"  --data.source=medsam_tune.data.{reader}",
             f"  --data.source.labels={shlex.quote(labels)}{ignored}",
         ]
     )
@@ -185,6 +196,7 @@ def parser() -> OptionParser:
     add("--mask-suffix", help="what a mask's name adds to its image's (images)")
     add("--case-pattern", help="regular expression whose first group is the case (images, npy)")
     add("--patient", metavar="RULE", help="a pattern whose first group is the patient, a .csv file, or header; see docs/data")
+    add("--shards", metavar="N|SIZE", help="write tar files of N images each, or of SIZE, such as 500MB")
     add("--skip-empty", action="store_true", help="leave out images without an object; they are kept by default")
     add("--seed", type=int, default=0, help="of the split")
     add("--val-fraction", type=float, default=0.15)

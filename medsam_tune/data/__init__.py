@@ -8,6 +8,7 @@ from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.coco import CocoImages
 from medsam_tune.data.dataset import SegmentationDataset, Views, collate
 from medsam_tune.data.image_folder import ImageFolder
+from medsam_tune.data.image_shards import ImageShards
 from medsam_tune.data.intensity import Intensity
 from medsam_tune.data.medsam_files import MedsamNpy, MedsamNpz
 from medsam_tune.data.nifti_volumes import NiftiVolumes
@@ -31,6 +32,7 @@ __all__ = [
     "Draw",
     "EpochSampler",
     "ImageFolder",
+    "ImageShards",
     "Intensity",
     "MedsamNpy",
     "MedsamNpz",

@@ -68,10 +68,12 @@ class Fingerprint:
         """
         if self.table is not None:
             return self.table.file
-        names = [each.name for each in self.facts]
+        names = list(self._cases())
         ids = [each.patient_id for each in self.facts]
         if all(ids) and len(set(ids)) < len(ids):
             return HEADER
+        if self.pairing.shard_cases and len(names) < len(self.facts):
+            return None  # its records join the images of a case already
         found = likely_patients(names)
         # A folder for each part of a split, with numbered images, is no patient.
         if found is not None and found.n_patients > len(set(self.parts().values())):
@@ -86,13 +88,18 @@ class Fingerprint:
 
     def parts(self) -> dict[str, str]:
         """Return which part of a split each image belongs to by its folder; empty where folders say nothing."""
-        return parts_of_folders(each.name for each in self.facts)
+        return parts_of_folders(self._cases())
 
     def patients(self) -> dict[str, str]:
         """Return the patient of each image, by ``patient``."""
         if self.table is not None:
             return dict(self.table.patients)
-        return patients_of({each.name: each.patient_id for each in self.facts}, self.patient)
+        return patients_of(self._cases(), self.patient)
+
+    def _cases(self) -> dict[str, str | None]:
+        """Return the patient that its files name, or None, of each case: an image, unless records of shards say more."""
+        cases = self.pairing.shard_cases or {}
+        return {cases.get(each.name, each.name): each.patient_id for each in self.facts}
 
     def n_patients(self) -> int:
         """Return how many patients there are, by ``patient``."""

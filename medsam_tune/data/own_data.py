@@ -100,6 +100,8 @@ def source_of(found: Fingerprint, beside: Path) -> tuple[str, dict[str, Any]]:
     pairing = found.pairing
     if pairing.annotations is not None:
         return "medsam_tune.data.CocoImages", _annotation_places(found, beside)
+    if pairing.shard_cases is not None:
+        return "medsam_tune.data.ImageShards", {}
     one_format = pairing.mask_format is None or type(pairing.mask_format) is type(pairing.format)
     images = isinstance(pairing.format, RasterFormat) and one_format
     places = source_places(pairing.images, pairing.masks, takes_suffix=images)
@@ -193,7 +195,7 @@ def _mask_values(found: Fingerprint, class_path: str, target: Target, why: dict[
         values = sorted({value for each in found.facts for value in each.counts} - {rule.ignore_label})
         # Where no mask shows anything, the search for objects refuses the data as it does for every other recipe.
         return {"labels": {"object": values or [1]}}
-    if not class_path.endswith("ImageFolder"):
+    if not class_path.endswith(("ImageFolder", "ImageShards")):
         return {}
     if rule.kind == "lossy":
         why["mask_threshold"] = "masks were compressed with losses"

@@ -9,7 +9,7 @@ Source of the windows: Ma et al. 2024, Nat. Commun. 15:654, methods (width and l
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,12 +45,13 @@ class Prepared:
     """Say what was written.
 
     Attributes:
-        folder: With ``images/<case>/<image>.png``, ``masks/<case>/<image>.png``, ``splits.json`` and ``prepared.json``.
+        folder: With ``images/<case>/<image>.png``, ``masks/<case>/<image>.png`` or shards, ``splits.json``, ``prepared.json``.
         images: Number of images.
         cases: Number of cases.
         empty: Images without an object.
         labels: Mask value to name.
         ignore_label: Mask value of pixels that nobody annotated, or None.
+        shards: Number of shards; None where every image is a file.
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class Prepared:
     empty: int
     labels: dict[int, str]
     ignore_label: int | None = None
+    shards: int | None = None
 
 
 def prepare_folder(source: SegmentationSource, folder: Path, *, splits: Splits, keep_empty: bool = True) -> Prepared:
@@ -78,7 +80,7 @@ def prepare_folder(source: SegmentationSource, folder: Path, *, splits: Splits, 
         raise DataError(f"{folder}: exists already. Name a new folder, or remove this one.")
     with atomic_folder(folder) as unfinished:
         spacings, empty = _write_items(source, unfinished, keep_empty=keep_empty)
-        _check_cases(source, spacings, folder)
+        check_kept_cases(source, [name.rpartition("/")[0] for name in spacings], folder)
         labels = source.label_names()
         save_splits(splits, unfinished / "splits.json")
         record = {
@@ -106,7 +108,7 @@ def _write_items(source: SegmentationSource, folder: Path, *, keep_empty: bool) 
         if not (shows_object or keep_empty):
             continue
         name = f"{flat_file_name(sample.case_id)}/{flat_file_name(sample.image_id)}"
-        for part, values in (("images", _pixels(sample)), ("masks", _label_map(sample))):
+        for part, values in (("images", pixels_of(sample)), ("masks", label_map(sample))):
             path = folder / part / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             # Plainly: the folder appears when it is whole, so no file needs to wait for the disk.
@@ -115,14 +117,19 @@ def _write_items(source: SegmentationSource, folder: Path, *, keep_empty: bool) 
     return spacings, empty
 
 
-def _pixels(sample: Sample) -> NDArray[np.uint8]:
-    """Return (H, W) where the three channels are equal, else (H, W, 3)."""
+def pixels_of(sample: Sample) -> NDArray[np.uint8]:
+    """Return the grey levels (H, W) where the three channels are equal, else (H, W, 3)."""
     levels = np.rint(sample.image.numpy()).astype(np.uint8)
     grey = bool((levels == levels[:1]).all())
     return np.ascontiguousarray(levels[0] if grey else levels.transpose(1, 2, 0))
 
 
-def _label_map(sample: Sample) -> NDArray[np.uint8]:
+def label_map(sample: Sample) -> NDArray[np.uint8]:
+    """Return the label of each pixel (H, W), 0 where there is none, ``IGNORE_LABEL`` where nobody annotated.
+
+    Raises:
+        DataError: If two labels overlap, or one does not fit 8 bits.
+    """
     labels = sample.labels.numpy()
     if bool((sample.masks.counts() > 1).any()):
         raise DataError(
@@ -141,9 +148,19 @@ def _label_map(sample: Sample) -> NDArray[np.uint8]:
     return values
 
 
-def _check_cases(source: SegmentationSource, written: dict[str, tuple[float, float]], folder: Path) -> None:
-    kept = Counter(name.rpartition("/")[0] for name in written)
-    gone = sorted({case for case in source.case_ids() if flat_file_name(case) not in kept})
+def check_kept_cases(source: SegmentationSource, kept: Iterable[str], folder: Path) -> None:
+    """Refuse a preparation that lost a case.
+
+    Args:
+        source: An opened source.
+        kept: The cases of the written images.
+        folder: That is written, for the message.
+
+    Raises:
+        DataError: If a case of the source has no image left.
+    """
+    left = set(kept)
+    gone = sorted({case for case in source.case_ids() if flat_file_name(case) not in left})
     if gone:
         raise DataError(
             f"{folder}: {len(gone)} cases show no object on any image, such as {gone[0]}. Remove them, or keep empty images."

@@ -11,6 +11,7 @@ from medsam_tune.data.formats import FORMATS, Format, RasterFormat, format_of, w
 from medsam_tune.data.layouts.masks_among import masks_among
 from medsam_tune.data.names import file_name
 from medsam_tune.data.pairing import first_names
+from medsam_tune.data.shards.scanning import holds_shards, open_index
 from medsam_tune.data.volume_names import NNUNET_CHANNEL
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.inference.prompt_files import DrawnObject
@@ -63,6 +64,8 @@ def find_files(
     """
     if not place.exists():
         raise DataError(f"{place}: no such file or folder. Give an image, a volume, or a folder of them.")
+    if holds_shards(place):
+        return _in_shards(place, to=to, keep_patient=keep_patient)
     folder = place.parent if place.is_file() else _image_folder(place)
     files = [
         NewFile(path, read.name_of(path, folder), read, writer_for(read, to, keep_patient=keep_patient))
@@ -86,7 +89,7 @@ def masks_in(place: Path, formats: Sequence[Format] = FORMATS) -> frozenset[Path
         place: The file or folder.
         formats: Who may read a file.
     """
-    if not place.is_dir():
+    if not place.is_dir() or holds_shards(place):
         return frozenset()
     folder = _image_folder(place)
     return masks_among(folder, _read_by(place, folder, formats))
@@ -130,6 +133,13 @@ def match_prompts(files: Sequence[NewFile], drawn: Iterable[DrawnObject], source
             "Write the file's path below the input folder."
         )
     return found
+
+
+def _in_shards(place: Path, *, to: str | None, keep_patient: bool) -> list[NewFile]:
+    """Return the images of a folder of shards."""
+    read = RasterFormat()
+    writer = writer_for(read, to, keep_patient=keep_patient)
+    return [NewFile(image, name, read, writer) for name, image, _ in sorted(open_index(place).paths(place))]
 
 
 def _read_by(place: Path, folder: Path, formats: Sequence[Format]) -> dict[Path, Format]:

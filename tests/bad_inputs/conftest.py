@@ -64,10 +64,12 @@ def template(tmp_path_factory):
     write_npz(folder / "npz")
     (folder / "volumes.yaml").write_text(recipe_for("{class_path: medsam_tune.data.NiftiVolumes}", "volumes"))
     (folder / "npz.yaml").write_text(recipe_for("{class_path: medsam_tune.data.MedsamNpz}", "npz"))
+    (folder / "shards.yaml").write_text(recipe_for("{class_path: medsam_tune.data.ImageShards}", "shards"))
     (folder / "sweep.yaml").write_text(SWEEP)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDSAM_TUNE_CACHE", str(folder / "cache"))
         patch.chdir(folder)
+        assert main(["prepare", "images", "shards", "--format=images", "--case-pattern=^([^_]+)_", "--shards=7"]) == 0
         assert run("--trainer.max_epochs=1", "--run.baselines=false", "--run.report=false") == 0
         only_run().path.rename(RUN_FOLDER)
         shutil.rmtree("runs")
@@ -90,10 +92,10 @@ def place(template, tmp_path, monkeypatch):
 
 def written(folder: Path) -> dict[str, object]:
     """Return every file below a folder with what changes when it is written; notes of what was looked at, and locks, aside."""
-    checked = folder / "cache" / "checked"
+    noted = [folder / "cache" / "checked", folder / "cache" / "shards"]
     found = {}
     for path in folder.rglob("*"):
-        if path != checked and checked not in path.parents and path.suffix != ".lock":
+        if not any(path.is_relative_to(note) for note in noted) and path.suffix != ".lock":
             state = path.lstat()
             found[str(path.relative_to(folder))] = None if path.is_dir() else (state.st_size, state.st_mtime_ns)
     return found

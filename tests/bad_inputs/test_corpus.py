@@ -12,13 +12,14 @@ from tests.bad_inputs import (
     npz,
     overrides,
     recipes,
+    shards,
     splits,
     sweeps,
 )
 
 KINDS = {
     module.__name__.rpartition(".")[2]: module.CASES
-    for module in (images, nifti, npz, recipes, overrides, checkpoints, exports, caches, splits, sweeps, commands)
+    for module in (images, shards, nifti, npz, recipes, overrides, checkpoints, exports, caches, splits, sweeps, commands)
 }
 CASES = [pytest.param(case, id=f"{kind}: {case.name}") for kind, cases in KINDS.items() for case in cases]
 

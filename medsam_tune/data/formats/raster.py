@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from medsam_tune.data.formats.base import Format, VolumeHeader, image_header
 from medsam_tune.data.formats.deep_png import read_deep_png
 from medsam_tune.data.formats.present_values import present_values
 from medsam_tune.data.formats.values import check_grey_values, exact_labels
+from medsam_tune.data.shards.members import readable, stated_patient
 from medsam_tune.errors import DataError
 from medsam_tune.files import write_bytes
 
@@ -42,7 +44,7 @@ class RasterFormat(Format):
         """Read the size, and the spacing where this package wrote it: the dots per inch of other programs say nothing."""
         with opened(path) as image:
             spacing = stored_spacing(image, path) if _SPACING in image.info else None
-            return image_header(path, shown_size(image), spacing)
+            return replace(image_header(path, shown_size(image), spacing), patient_id=stated_patient(path))
 
     def read_image(self, path: Path) -> NDArray[Any]:
         """Read (1, H, W) or (1, H, W, 3) as stored."""
@@ -71,7 +73,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Half of what is refused below: large, but a picture.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_DECODERS) as image:
+            with Image.open(readable(path), formats=_DECODERS) as image:
                 if getattr(image, "n_frames", 1) > 1:
                     frames = getattr(image, "n_frames", 1)
                     raise DataError(
@@ -166,7 +168,7 @@ def _deep_values(image: Image.Image, path: Path) -> NDArray[Any]:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
+        with tifffile.TiffFile(readable(path)) as file:
             # The first page whole; planes of channels are brought last.
             page: Any = file.pages[0]
             values = np.asarray(page.asarray())

@@ -100,6 +100,7 @@ class Pairing:
         listed: Whether names do not say what belongs together, so that a recipe needs a table of the pairs.
         annotations: The objects of all images, where they stand in annotation files.
         written: The COCO file that a recipe needs, as JSON values, where the annotation files are of another kind.
+        shard_cases: The case of each image of a folder of shards, as far as its records name any; None of any other folder.
     """
 
     layout: str
@@ -119,6 +120,7 @@ class Pairing:
     listed: bool = False
     annotations: CocoContent | None = None
     written: object = None
+    shard_cases: Mapping[str, str] | None = None
 
     def table(self, *, without: Collection[str] = ()) -> list[Row]:
         """Return the pairs as the rows of a table.

@@ -20,9 +20,11 @@ from medsam_tune.data.layouts.drawn_files import CvatFiles, ImageScopeFiles, Sup
 from medsam_tune.data.layouts.nnunet import NnUnetFolders
 from medsam_tune.data.layouts.one_file import OneFile
 from medsam_tune.data.layouts.roles import NamedRoles, is_mask
+from medsam_tune.data.layouts.sharded import pairing_of_shards
 from medsam_tune.data.layouts.tables import PairTable
 from medsam_tune.data.patterns import PathPattern, check_patterns
 from medsam_tune.data.scan import scan_folder
+from medsam_tune.data.shards.scanning import holds_shards
 from medsam_tune.errors import DataError
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -62,6 +64,8 @@ def detect(root: Path) -> Pairing:
     Raises:
         DataError: If the folder holds nothing that any format reads, or no layout fits; the message says why for each.
     """
+    if holds_shards(root):
+        return pairing_of_shards(root)
     refusals: list[str] = []
     found: list[Pairing] = []
     listings = list_folder(root)

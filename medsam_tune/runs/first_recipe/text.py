@@ -245,6 +245,8 @@ def _most(values: Any) -> str:  # noqa: ANN401 - any iterable of texts
 
 
 def _patients(found: Fingerprint) -> str:
+    if found.patient is None and found.pairing.shard_cases:
+        return f"{found.n_patients()}, if each case of the shards is another patient; else set data.patient"
     if found.patient is None:
         return (
             f"{len(found.facts)}, if each {'volume' if found.is_volume else 'image'} is another patient; else set data.patient"
