@@ -52,6 +52,8 @@ class SegmentationDataModule(LightningDataModule):
         root: The data folder, or ``sample:<name>`` for a bundled data set.
         target: What one object is: all labels together, each label, each label of the list, or each instance.
         batch_size: Images a training batch, on each process.
+        global_batch: Images an optimizer step, over all processes: batches are accumulated until they are as many, so that
+            another number of processes makes the same step. By default ``trainer.accumulate_grad_batches`` says it.
         eval_batch_size: Images a batch in evaluation; as in training by default.
         num_workers: Processes that read; 0 reads in the training process.
         split: How cases are split.
@@ -105,10 +107,17 @@ class SegmentationDataModule(LightningDataModule):
         inverted_masks: bool = False,
         chunk_stride: int = 1,
         channels: Channels = "stored",
+        global_batch: int | None = None,
     ) -> None:
         super().__init__()
         check_views(views, augmented=augmentation is not None, cached=cache_embeddings is not False)
-        check_counts(batch_size=batch_size, eval_batch_size=eval_batch_size, max_objects=max_objects, chunk=chunk)
+        check_counts(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            max_objects=max_objects,
+            chunk=chunk,
+            global_batch=global_batch,
+        )
         check_stride(chunk_stride, chunk)
         if target == "per_class" and max_objects is not None:
             raise RecipeError("data.max_objects: target per_class has one row for each class. Leave max_objects out.")
@@ -118,7 +127,7 @@ class SegmentationDataModule(LightningDataModule):
         self.cache_embeddings, self.cache_prefix = cache_embeddings is True, cache_embeddings == "prefix"
         self.cache_folder, self.max_objects = cache_folder, max_objects
         self.priors, self.patient, self.chunk, self.read_first = priors, patient, chunk, read_first
-        self.chunk_stride, self.channels = chunk_stride, channels
+        self.chunk_stride, self.channels, self.global_batch = chunk_stride, channels, global_batch
         check_tiles(tiles is not None, chunk)
         self.tiles = Tiles() if tiles == "auto" else tiles
         source.ignore_label, source.target = ignore_label, target

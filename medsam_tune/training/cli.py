@@ -26,6 +26,7 @@ from medsam_tune.training.chunk_memory import check_chunk_memory
 from medsam_tune.training.console import quieten, say
 from medsam_tune.training.example_length import plan_length, stated
 from medsam_tune.training.faults import one_fault, unwritable
+from medsam_tune.training.global_batch import check_global_batch, set_global_batch
 from medsam_tune.training.launched import die_with_launcher
 from medsam_tune.training.limits import check_numbers, check_recipe_files, config_files
 from medsam_tune.training.module import TuningModule
@@ -220,6 +221,9 @@ class MedsamCLI(StageCLI):
         """Make the run folder and build the trainer that logs into it."""
         if self.checkpoint is not None:
             self._check_checkpoint(self.checkpoint)
+        recipe = self._get(self.config_init, "trainer")
+        if self.subcommand in (None, "fit"):
+            check_global_batch(self.datamodule, vars(recipe))
         # Before a folder is made: faulty data must leave nothing behind.
         rule = self.model.segmenter.input_rule
         split = self.subcommand != "predict"
@@ -235,7 +239,6 @@ class MedsamCLI(StageCLI):
             self.results.pretraining = check_unseen(self)
         check_cacheable(self.model.segmenter, self.datamodule)
         self.model.segmenter.check_data(self.datamodule)
-        recipe = self._get(self.config_init, "trainer")
         self._check_before_folder(recipe)
         section = self._section()
         continued = self.folder is not None
@@ -245,6 +248,8 @@ class MedsamCLI(StageCLI):
         config = trainer_config(self, recipe, continued=continued)
         try:
             trainer = pl.Trainer(**config)
+            if self.subcommand in (None, "fit"):
+                set_global_batch(trainer, self.datamodule)
             check_limits(trainer, self.datamodule, _STAGES[self.subcommand], interval=recipe["val_check_interval"])
             if self.subcommand in (None, "fit"):
                 self._plan_length(trainer)

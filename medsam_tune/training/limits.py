@@ -39,7 +39,7 @@ LIMITS = (
     Limit(r"trainer\.(accumulate_grad_batches|check_val_every_n_epoch|num_nodes)", 1),
     Limit(r"trainer\.(min_epochs|min_steps|log_every_n_steps)", 0),
     Limit(r"trainer\.(max_epochs|max_steps|num_sanity_val_steps)", -1),
-    Limit(r"data\.((eval_)?batch_size|max_objects|views|chunk)", 1, 2**31 - 1),
+    Limit(r"data\.((eval_)?batch_size|global_batch|max_objects|views|chunk)", 1, 2**31 - 1),
     Limit(r"trainer\.limit_\w+_batches|trainer\.overfit_batches", 0),
     Limit(r"model\.backbone\.side", 1, 2**13, own=True),
     Limit(r"data\.num_workers|trainer\.gradient_clip_val|model\.(warmup_steps|objects_per_decode)", 0),

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from medsam_tune.backbone.freezing import TrainableReport, trainable_report
 from medsam_tune.data.splits import PARTS
 from medsam_tune.training.console import labelled, say
+from medsam_tune.training.global_batch import step_line
 from medsam_tune.training.module import tuned
 from medsam_tune.training.schedule import batches_per_epoch, planned_epochs, planned_steps
 
@@ -114,6 +115,8 @@ def _plan(trainer: pl.Trainer, module: TuningModule, data: SegmentationDataModul
     steps, epochs = planned_steps(trainer, data), planned_epochs(trainer, data)
     batches = counted(batches_per_epoch(trainer, data), "batch", "batches")
     yield f"epochs of {batches}" if epochs is None else f"{counted(epochs, 'epoch')} of {batches}"
+    if (step := step_line(trainer, data)) is not None:
+        yield step
     yield counted(int(steps), "step") if steps != float("inf") else "until max_time"
     if module.warmup_steps:
         yield f"warm-up {module.warmup_steps}"
