@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ def first_tuned(backbone: Backbone) -> str:
             f"{KEY}: prefix keeps single images, but {backbone.attached_tuner} lets the slices of a chunk see each other. "
             "Set it to false."
         )
-    changed = list(_changed(backbone))
+    changed = list(_changed(backbone, chain))
     if not changed:
         raise RecipeError(f"{KEY}: prefix is for an encoder that learns in part; all of this one is fixed. Set it to true.")
     places = [next((i for i, link in enumerate(chain) if _is_below(name, link)), 0) for name in changed]
@@ -82,14 +82,23 @@ def module_kinds(encoder: nn.Module) -> Mapping[str, type[nn.Module]]:
     return {name: type(module) for name, module in encoder.named_modules()}
 
 
-def _changed(backbone: Backbone) -> Iterator[str]:
-    """Yield the dotted names of modules that are not as built or hooked, and of parameters that learn."""
-    encoder = backbone.parts()[_HOME]
+def _changed(backbone: Backbone, links: Sequence[str]) -> Iterator[str]:
+    """Yield the dotted names of modules that are not as built or hooked, and of parameters that learn.
+
+    A module inserted beside the links is left out: none that is as built runs it.
+    """
+    encoder, kinds = backbone.parts()[_HOME], backbone.encoder_kinds
+
+    def counts(name: str) -> bool:
+        return name in kinds or any(_is_below(f"{_HOME}.{name}", link) for link in links)
+
     for name, module in encoder.named_modules():
         hooked = module._forward_hooks or module._forward_pre_hooks
-        if hooked or backbone.encoder_kinds.get(name) is not type(module):
+        if (hooked or kinds.get(name) is not type(module)) and counts(name):
             yield f"{_HOME}.{name}" if name else _HOME
-    yield from (f"{_HOME}.{name}" for name, p in encoder.named_parameters() if p.requires_grad)
+    for name, parameter in encoder.named_parameters():
+        if parameter.requires_grad and counts(name.rpartition(".")[0]):
+            yield f"{_HOME}.{name}"
 
 
 def _is_below(name: str, link: str) -> bool:

@@ -11,6 +11,7 @@ from medsam_tune.backbone.encoder_prefix import encode_prefix, encode_rest, firs
 from medsam_tune.backbone.freezing import set_trainable
 from medsam_tune.errors import RecipeError
 from medsam_tune.tuners.adaptformer import AdaptFormer
+from medsam_tune.tuners.fact import FactorTuning
 from medsam_tune.tuners.full import PartTuning
 from medsam_tune.tuners.msa.bottleneck_adapter import BottleneckAdapter
 from medsam_tune.tuners.msa.space_depth import SpaceDepthAdapter
@@ -57,6 +58,7 @@ LATE = {
     "adapters beside the MLP": ("vit", "image_encoder.blocks.1", AdaptFormer(blocks=(1, 1)).attach),
     "adapters": ("vit", "image_encoder.blocks.1", BottleneckAdapter(blocks=(1, 1)).attach),
     "norms": ("vit", "image_encoder.blocks.1", NormTuning(blocks=(1, 1)).attach),
+    "factors kept beside the blocks": ("vit", "image_encoder.blocks.1", FactorTuning(blocks=(1, 1)).attach),
     "the neck": ("vit", "image_encoder.neck", PartTuning(["image_encoder.neck"]).attach),
     "LoRA on TinyViT": ("tiny_vit", "image_encoder.layers.2.blocks.1", lora([4, 5]).attach),
     "adapters on TinyViT": ("tiny_vit", "image_encoder.layers.2.blocks.1", BottleneckAdapter(blocks=(4, 5)).attach),
