@@ -27,7 +27,7 @@ from medsam_tune.data.parts import DatasetMaker, named_classes
 from medsam_tune.data.patients import patient_rule, patients_of, stated_rule
 from medsam_tune.data.sample import data_folder
 from medsam_tune.data.sampler import EpochSampler
-from medsam_tune.data.setting_checks import check_counts, check_stride, check_tiles, check_views
+from medsam_tune.data.setting_checks import check_counts, check_refresh, check_stride, check_tiles, check_views
 from medsam_tune.data.shared_memory import WORKER_TIMEOUT_SECONDS
 from medsam_tune.data.split_choice import choose_splits
 from medsam_tune.data.splits import PARTS, Splits, SplitSettings
@@ -59,6 +59,8 @@ class SegmentationDataModule(LightningDataModule):
         split: How cases are split.
         augmentation: Random changes of training images; none by default.
         views: Fixed augmented views of each training image, view 0 unaugmented; 1 without a cache means a new view each epoch.
+        views_refresh: Part of the images whose view is drawn anew in each epoch, once it was shown; a cache holds all of them
+            before the training. 0 keeps every view for the whole training.
         cache_embeddings: Encode each view once, where the encoder is frozen; where only late blocks are tuned, ``prefix`` keeps
             what reaches the first of them, for training and validation.
         cache_folder: Where cached embeddings live; the user's cache folder by default.
@@ -108,9 +110,11 @@ class SegmentationDataModule(LightningDataModule):
         chunk_stride: int = 1,
         channels: Channels = "stored",
         global_batch: int | None = None,
+        views_refresh: float = 0.0,
     ) -> None:
         super().__init__()
         check_views(views, augmented=augmentation is not None, cached=cache_embeddings is not False)
+        check_refresh(views_refresh, views)
         check_counts(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
@@ -135,6 +139,8 @@ class SegmentationDataModule(LightningDataModule):
             source.use_colours(colours)
         if inverted_masks:
             source.invert_masks()
+        self.views_refresh = views_refresh
+        self.epochs: int | None = None  # of the training, once it is planned: which views are drawn anew
         self._images = source
         self.fixed_order = False  # of training images, for a check that a network can learn a few by heart
         self._opened_for: tuple[InputRule, bool, bool] | None = None
@@ -269,6 +275,7 @@ class SegmentationDataModule(LightningDataModule):
             "splits": {**parts, "how": dict(self.splits.how)},
             "augmentation": asdict(self.augmentation) if self.augmentation else None,
             "views": self.views,
+            **({"views_refresh": self.views_refresh} if self.views_refresh else {}),
             "max_objects": self.max_objects,
             **({"chunk": self.chunk, "chunk_stride": self.chunk_stride} if self.chunk > 1 else {}),
             **({"slice_spacing_mm": spacing} if (spacing := self._slice_spacing()) else {}),
@@ -327,9 +334,19 @@ class SegmentationDataModule(LightningDataModule):
             (index, view)
             for stage in stages
             for index in self.dataset(stage).indices
-            for view in range(self.views if stage == "train" else 1)
+            for view in self.dataset(stage).views_until(self.epochs, index)
         }
         return sorted(items)
+
+    def check_refreshed(self) -> None:
+        """Refuse views that are drawn anew in a training whose number of epochs nobody knows, if they are to be cached.
+
+        Raises:
+            RecipeError: Saying which keys tell it.
+        """
+        train = self.dataset("train")
+        if (self.cache_embeddings or self.cache_prefix) and self.views_refresh:
+            next(train.views_until(self.epochs, train.indices[0]))
 
     def input_image(self, index: int, view: int) -> tuple[Tensor, Frame]:
         """Return image (3, S, S) in 0..255 and frame of a source index and view: exactly what a batch holds."""
@@ -392,6 +409,7 @@ class SegmentationDataModule(LightningDataModule):
             label_names=self._stated_names(),
             augmentation=self.augmentation,
             views=self.views,
+            views_refresh=self.views_refresh,
             max_objects=self.max_objects,
             chunk=self.chunk,
             window_stride=self.chunk_stride,

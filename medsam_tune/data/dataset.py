@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.sampler import Draw
 from medsam_tune.data.targets import Target, apply_target
 from medsam_tune.data.transforms import Augmentation, augment, view_seed
+from medsam_tune.data.view_refresh import shown_view, shown_views
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.fusion.samaug import priors_to_input, render_priors
 from medsam_tune.geometry import Frame, InputRule, image_to_input, masks_to_input
@@ -123,6 +124,7 @@ class DatasetSettings:
         case_index: Position of each case in the sorted case list.
         training: Augmented views and the object limit apply in training only.
         n_views: Number of fixed views that the epochs go through, view 0 unaugmented; 0 makes a new view each epoch.
+        views_refresh: Part of the views that are drawn anew in an epoch, as ``data.view_refresh`` chooses.
         max_objects: Objects drawn from each training image; None takes all.
         classes: Every label of the source, where the target is ``per_class``.
         patients: The patient of each case; without it every case is one.
@@ -138,6 +140,7 @@ class DatasetSettings:
     case_index: Mapping[str, int]
     training: bool = False
     n_views: int = 1
+    views_refresh: float = 0.0
     max_objects: int | None = None
     classes: tuple[int, ...] = ()
     patients: Mapping[str, str] = field(default_factory=dict)
@@ -165,13 +168,15 @@ class SegmentationDataset(Dataset[PreparedItem]):
         self.views, self.indices, self.settings = views, list(indices), settings
         self.embeddings: EmbeddingLookup | None = None
         self.prefixes: EmbeddingLookup | None = None
+        self._names = views.source.image_ids() if settings.training and settings.views_refresh else ()
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, draw: Draw | int) -> PreparedItem:
         epoch, position = (draw.epoch, draw.item) if isinstance(draw, Draw) else (0, draw)
-        index, view = self.indices[position], self.view_of(epoch)
+        index = self.indices[position]
+        view = self.view_of(epoch, index)
         settings = self.settings
         sample = self._limited(apply_target(self.views.read(index, view), settings.target, classes=settings.classes), epoch)
         sample = replace(sample, patient_id=settings.patients.get(sample.case_id, sample.case_id))
@@ -199,11 +204,44 @@ class SegmentationDataset(Dataset[PreparedItem]):
             encoder_prefix=None if self.prefixes is None else self.prefixes(index, view),
         )
 
-    def view_of(self, epoch: int) -> int:
-        """Return the view that an epoch shows: 0 outside training and without augmentation."""
-        if not self.settings.training or self.views.augmentation is None:
+    def view_of(self, epoch: int, index: int) -> int:
+        """Return the view of a source index that an epoch shows: 0 outside training and without augmentation."""
+        settings = self.settings
+        if not settings.training or self.views.augmentation is None:
             return 0
-        return epoch % self.settings.n_views if self.settings.n_views else epoch + 1
+        if not settings.n_views:
+            return epoch + 1
+        if not settings.views_refresh:
+            return epoch % settings.n_views
+        share = settings.views_refresh
+        return shown_view(self.views.seed, self._moving_name(index), epoch, n_views=settings.n_views, share=share)
+
+    def views_until(self, epochs: int | None, index: int) -> Iterator[int]:
+        """Yield every fixed view of a source index that a training of so many epochs shows, each once.
+
+        Args:
+            epochs: Of the whole training; None where views are not drawn anew, so that each is shown.
+            index: In the source.
+
+        Raises:
+            RecipeError: If views are drawn anew and nobody knows how often.
+        """
+        settings = self.settings
+        if not settings.training or self.views.augmentation is None:
+            yield 0
+        elif not settings.views_refresh:
+            yield from range(settings.n_views or 1)
+        elif epochs is None:
+            raise RecipeError(
+                "data.views_refresh: the views of all epochs are encoded before the first, so their number must be known. Set "
+                "trainer.max_epochs or trainer.max_steps."
+            )
+        else:
+            seed, name, share = self.views.seed, self._moving_name(index), settings.views_refresh
+            yield from shown_views(seed, name, epochs, n_views=settings.n_views, share=share)
+
+    def _moving_name(self, index: int) -> str:
+        return self.views.moving_with.get(index, self._names[index])
 
     def _limited(self, sample: Sample, epoch: int) -> Sample:
         limit = self.settings.max_objects

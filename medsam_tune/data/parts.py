@@ -32,6 +32,7 @@ class DatasetMaker:
         label_names: Names of the labels, as far as somebody stated any.
         augmentation: Random changes of training images.
         views: Fixed augmented views of each training image; 1 makes a fresh one each epoch.
+        views_refresh: Part of these views that is drawn anew in an epoch.
         max_objects: Objects drawn from each training image.
         chunk: Neighbouring slices that travel together.
         window_stride: Slices from one window of ``chunk`` slices to the next in evaluation.
@@ -48,6 +49,7 @@ class DatasetMaker:
     label_names: Mapping[int, str]
     augmentation: Augmentation | None
     views: int
+    views_refresh: float
     max_objects: int | None
     chunk: int
     window_stride: int
@@ -116,6 +118,7 @@ class DatasetMaker:
             # One view without a cache: a fresh draw each epoch.
             n_views = self.views if self.views > 1 else 0
             settings = replace(settings, training=True, n_views=n_views, max_objects=self.max_objects)
+            settings = replace(settings, views_refresh=self.views_refresh if n_views else 0.0)
         views = Views(self.images, self.augmentation if training else None, self.seed)
         if training and self.chunk > 1:
             names = self.images.image_ids()

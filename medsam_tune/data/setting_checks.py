@@ -22,6 +22,18 @@ def check_views(views: int, *, augmented: bool, cached: bool) -> None:
         )
 
 
+def check_refresh(share: float, views: int) -> None:
+    """Refuse a share of views that cannot be drawn anew.
+
+    Raises:
+        RecipeError: Naming the key.
+    """
+    if not 0 <= share <= 1:
+        raise RecipeError(f"data.views_refresh: expected a share from 0 to 1, got {share}.")
+    if share and views == 1:
+        raise RecipeError("data.views_refresh: needs data.views above 1. Set data.views, or leave data.views_refresh out.")
+
+
 def check_counts(**counts: int | None) -> None:
     """Refuse counts below 1.
 

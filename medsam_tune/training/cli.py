@@ -57,7 +57,7 @@ from medsam_tune.training.run_folder import (
 )
 from medsam_tune.training.run_place import run_place
 from medsam_tune.training.sample_settings import without_sample_settings
-from medsam_tune.training.schedule import planned_steps
+from medsam_tune.training.schedule import planned_epochs, planned_steps
 from medsam_tune.training.settings import RunSettings
 from medsam_tune.training.sharded import check_sharded
 from medsam_tune.training.short_keys import expand_class_names, expand_short_keys, load_named_classes
@@ -253,6 +253,8 @@ class MedsamCLI(StageCLI):
             check_limits(trainer, self.datamodule, _STAGES[self.subcommand], interval=recipe["val_check_interval"])
             if self.subcommand in (None, "fit"):
                 self._plan_length(trainer)
+                self.datamodule.epochs = planned_epochs(trainer, self.datamodule)
+                self.datamodule.check_refreshed()
                 self.model.check_schedule(planned_steps(trainer, self.datamodule))
         except (MisconfigurationException, RecipeError, TypeError, ValueError, ImportError) as error:
             self.discard_unused_folder()

@@ -37,7 +37,7 @@ def test_item_is_the_sample_in_the_input_frame(array_source):
 def test_views_cycle_over_the_epochs_and_view_0_is_the_image_as_stored(array_source):
     dataset = make_dataset(array_source(), augmentation=FLIP, training=True, n_views=3)
     images = [dataset[Draw(epoch, 0)].image for epoch in range(6)]
-    assert [dataset.view_of(epoch) for epoch in range(6)] == [0, 1, 2, 0, 1, 2]
+    assert [dataset.view_of(epoch, 0) for epoch in range(6)] == [0, 1, 2, 0, 1, 2]
     assert torch.equal(images[0], make_dataset(array_source())[0].image)
     assert torch.equal(images[1], images[4])
     assert not torch.equal(images[1], images[2])
