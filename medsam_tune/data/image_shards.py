@@ -108,8 +108,10 @@ class ImageShards(ImageFolder):
         return super()._case_of(name, path) if self.case_pattern is not None else self._case_of_name.get(name, name)
 
     def _is_left_out(self, image: Path, mask: Path | None, root: Path) -> bool:
+        if not self.exclude:
+            return False
         members = [path.relative_to(root.resolve()).as_posix().partition("/")[2] for path in (image, mask) if path is not None]
-        names = {name for member in members for name in (member, member.rpartition(".")[0])} if self.exclude else set()
+        names = {name for member in members for name in (member, member.rpartition(".")[0])}
         return any(fnmatchcase(name, pattern) for pattern in self.exclude for name in names)
 
 
