@@ -242,6 +242,10 @@ def case_layouts():
     return [*usual, one_name, contrasts, annotations]
 
 
+# One for each kind of source.
+REPORTED = ("two_folders", "class_files", "class_volumes", "colours", "annotations")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("write", case_layouts(), ids=lambda write: write.__name__)
 def test_common_layout_is_initialised_run_and_predicted(tmp_path, write):
@@ -250,8 +254,10 @@ def test_common_layout_is_initialised_run_and_predicted(tmp_path, write):
     for number in range(6):
         write(data, number)
     assert init(data, "mine.yaml") == 0
-    # The network and the length alone are made small.
-    assert cli.main(["run", "mine.yaml", "weights=random_tiny", "steps=2", "warmup_steps=0", "--run.baselines=false"]) == 0
+    # The network and the length alone are made small; a report shows what was read, the same wherever the files lay.
+    words = ("steps=2", "warmup_steps=0", "--run.baselines=false", f"--run.report={str(write.__name__ in REPORTED).lower()}")
+    assert cli.main(["run", "mine.yaml", "weights=random_tiny", *words]) == 0
+    assert len(list((tmp_path / "here/runs").glob("*/*/*/report/index.html"))) == (write.__name__ in REPORTED)
     forget_run()
     (run,) = (tmp_path / "here/runs").glob("*/*/*")
     image = sorted(path for path in data.rglob("*") if path.name.endswith((".png", ".jpg", ".nii.gz")))[0]
