@@ -1,4 +1,4 @@
-"""What every kind of precomputed value must do: embeddings, priors, and one that is not ours."""
+"""What every kind of precomputed value must do: embeddings, prefixes, priors, and one that is not ours."""
 
 import json
 import pickle
@@ -11,6 +11,7 @@ from medsam_tune.geometry import Frame, InputRule
 from medsam_tune.precompute import (
     EmbeddingPrecompute,
     Precompute,
+    PrefixPrecompute,
     PriorOrigin,
     PriorPrecompute,
     PriorSettings,
@@ -58,15 +59,22 @@ class Histograms(Precompute):
         return entry
 
 
+ENCODER = {
+    "weights_name": "lite",
+    "weights_sha256": "a" * 64,
+    "rule": RULE,
+    "load": lambda item: (image(item), Frame((16, 16), (16, 16))),
+    "encode": lambda images, frames: images[:, :, ::4, ::4] / 255,
+    "batch_size": 2,
+}
+
+
 def embeddings():
-    return EmbeddingPrecompute(
-        weights_name="lite",
-        weights_sha256="a" * 64,
-        rule=RULE,
-        load=lambda item: (image(item), Frame((16, 16), (16, 16))),
-        encode=lambda images, frames: images[:, :, ::4, ::4] / 255,
-        batch_size=2,
-    )
+    return EmbeddingPrecompute(**ENCODER)
+
+
+def prefixes():
+    return PrefixPrecompute("image_encoder.blocks.9", **ENCODER)
 
 
 def priors():
@@ -77,7 +85,7 @@ def priors():
     return PriorPrecompute(PriorOrigin(PriorSettings(), "b" * 64, RULE), image, lambda: find)
 
 
-KINDS = {"embeddings": embeddings, "priors": priors, "histograms": Histograms}
+KINDS = {"embeddings": embeddings, "prefixes": prefixes, "priors": priors, "histograms": Histograms}
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
