@@ -33,6 +33,7 @@ _TRAINING = (
     "model.smallest_part",
     "trainer.",
     "data.batch_size",
+    "data.global_batch",
     "data.views",
     "seed",
 )
