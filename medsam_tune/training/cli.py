@@ -23,6 +23,7 @@ from medsam_tune.training.callbacks import StageClock
 from medsam_tune.training.checkpoint import check_fits, read_checkpoint
 from medsam_tune.training.checkpoint_schema import check_goes_on
 from medsam_tune.training.chunk_memory import check_chunk_memory
+from medsam_tune.training.compiled import check_compiled
 from medsam_tune.training.console import quieten, say
 from medsam_tune.training.example_length import plan_length, stated
 from medsam_tune.training.faults import one_fault, unwritable
@@ -285,6 +286,8 @@ class MedsamCLI(StageCLI):
         check_trainer_parts(vars(recipe), figures=self.model.validation_figures())
         if recipe["strategy"] == FSDP and self.subcommand in (None, "fit"):
             check_sharded(vars(recipe), self.model)
+        if self.settings.compile and self.subcommand in (None, "fit"):
+            check_compiled(self.model, cached=self.datamodule.cache_embeddings, strategy=recipe["strategy"])
         self.dump()
 
     def _plan_length(self, trainer: pl.Trainer) -> None:

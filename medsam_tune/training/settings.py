@@ -30,6 +30,7 @@ class RunSettings:
         calibration: Also hold the tuned network's probabilities, and its uncertainty under moved boxes, against its errors.
         automatic: Also find masks in the test images without a prompt and compare them with the instances (``data.target:
             per_instance``), before and after tuning: average precision, panoptic quality, AJI, F1. Not by default.
+        compile: Train the encoder's blocks through ``torch.compile``; on a GPU, where the encoder runs in each step.
     """
 
     folder: str = "runs"
@@ -42,6 +43,7 @@ class RunSettings:
     nsd_tolerance_mm: float = NSD_TOLERANCE
     calibration: bool = True
     automatic: AutomaticSettings | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if not self.folder.strip():

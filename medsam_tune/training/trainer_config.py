@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 
 from medsam_tune.training.callbacks import RandomState, ResumeHint, TrainingRows
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
+from medsam_tune.training.compiled import CompiledEncoder
 from medsam_tune.training.epoch_clock import EpochClock
 from medsam_tune.training.loggers import run_loggers
 from medsam_tune.training.opening import Opening
@@ -69,6 +70,7 @@ def _callbacks(cli: MedsamCLI, max_steps: int, *, continued: bool) -> list[Callb
         rows,
         EpochLines(rows),
         Opening(cli),
+        *([CompiledEncoder()] if cli.settings.compile else []),
         PrecomputeStage(cli.clock),
         cli.clock,
         EpochClock(folder.epochs_csv),

@@ -12,13 +12,9 @@ from medsam_tune.prompts import BoxPrompt
 from medsam_tune.training.module import TuningModule
 from medsam_tune.training.sharded import ShardedStrategy, check_sharded, units
 from medsam_tune.tuners import DecoderTuning, FullTuning
-from tests.training.tiny_runs import RECIPE, only_run
+from tests.training.tiny_runs import only_run, write_full_recipe
 from tests.training.two_processes import TWO, start
 
-FULL = """\
-  tuner: {class_path: medsam_tune.tuners.FullTuning}
-  prompts: {class_path: medsam_tune.prompts.BoxPrompt, init_args: {kind: tight}}
-"""
 QUICK = ("--run.report=false", "--run.baselines=false")
 SHARDED = (*TWO[:2], "--trainer.strategy=fsdp")
 
@@ -29,10 +25,7 @@ def module(weights="random_tiny", tuner=None):
 
 @pytest.fixture
 def full_recipe(workplace):
-    generator = next(line for line in RECIPE.splitlines(keepends=True) if "prompt_encoder" in line)
-    recipe = RECIPE.replace(generator, FULL).replace("  batch_size: 2", "  batch_size: 2\n  cache_embeddings: false")
-    assert FULL in recipe
-    (workplace / "tiny.yaml").write_text(recipe)
+    write_full_recipe(workplace)
 
 
 def kept(folder):

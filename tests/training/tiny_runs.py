@@ -27,6 +27,10 @@ data:
   split: {val_fraction: 0.15, test_fraction: 0.4}
 trainer: {accelerator: cpu, max_epochs: 2, enable_progress_bar: false}
 """
+FULL = """\
+  tuner: {class_path: medsam_tune.tuners.FullTuning}
+  prompts: {class_path: medsam_tune.prompts.BoxPrompt, init_args: {kind: tight}}
+"""
 # 8 cases of 2 or 3 slices; the split of seed 0 tests 3 cases (7 slices) and trains on 11 slices, 6 batches an epoch.
 N_CASES = 8
 TEST_CASES, TEST_SLICES, STEPS_PER_EPOCH = 3, 7, 6
@@ -51,6 +55,15 @@ def write_workplace(folder: Path) -> Path:
     write_images(folder / "images")
     recipe = folder / "tiny.yaml"
     recipe.write_text(RECIPE)
+    return recipe
+
+
+def write_full_recipe(folder: Path) -> Path:
+    """Write ``tiny.yaml`` anew: a box prompt, and the whole encoder learns."""
+    generator = next(line for line in RECIPE.splitlines(keepends=True) if "prompt_encoder" in line)
+    text = RECIPE.replace(generator, FULL).replace("  batch_size: 2", "  batch_size: 2\n  cache_embeddings: false")
+    recipe = folder / "tiny.yaml"
+    recipe.write_text(text)
     return recipe
 
 
