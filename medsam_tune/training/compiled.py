@@ -36,7 +36,7 @@ class CompiledEncoder(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for block in blocks(tuned(pl_module)):
-            block.compile(backend=BACKEND)  # type: ignore[no-untyped-call]
+            block.compile(backend=BACKEND)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for block in blocks(tuned(pl_module)):
