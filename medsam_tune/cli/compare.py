@@ -98,7 +98,7 @@ def parser() -> OptionParser:
     parser = OptionParser("medsam-tune compare", DESCRIPTION)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="tested runs, two or more")
     parser.add_argument("--data", metavar="DIR", help="images and masks on which all runs are tested for this")
-    parser.add_argument("--html", metavar="FILE", default="comparison.html", help="the page (default: comparison.html)")
+    parser.add_argument("-o", "--html", metavar="FILE", default="comparison.html", help="the page (default: comparison.html)")
     parser.add_argument("--pictures", metavar="N", type=int, default=6, help="worst cases that are drawn (default: 6; 0: none)")
     parser.add_argument("--wandb", metavar="PROJECT", help="also log tables and overlays to Weights & Biases")
     parser.add_argument("--csv", metavar="FILE", help="also write a row for each pair")

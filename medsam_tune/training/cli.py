@@ -363,7 +363,7 @@ class MedsamCLI(StageCLI):
                 # The parser has looked at every value already; to look again takes most of the time.
                 how: dict[str, Any] = {"skip_none": False, "skip_validation": True, "format": "yaml"}
                 self._dumped = values, self._parser(self.subcommand).dump(section, **how)
-            except ValueError as error:
+            except (ValueError, yaml.YAMLError) as error:
                 raise RecipeError(f"recipe: {unwritable(str(error))}") from error
         return self._dumped[1]
 

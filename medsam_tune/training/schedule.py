@@ -111,11 +111,11 @@ def planned_epochs(trainer: pl.Trainer, data: SegmentationDataModule | None = No
 
     Args:
         trainer: Built.
-        data: As for ``planned_steps``.
+        data: As for ``planned_steps``; a cohort that is only tested has no batch to train on.
     """
-    steps = planned_steps(trainer, data)
-    if math.isfinite(steps):
-        return epochs_of(int(steps), batches_per_epoch(trainer, data), trainer.accumulate_grad_batches)
+    steps, batches = planned_steps(trainer, data), batches_per_epoch(trainer, data)
+    if math.isfinite(steps) and batches:
+        return epochs_of(int(steps), batches, trainer.accumulate_grad_batches)
     return None if trainer.max_epochs == -1 else trainer.max_epochs
 
 

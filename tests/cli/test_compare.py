@@ -53,7 +53,7 @@ def test_page_holds_leaderboard_costs_and_cases_in_one_file(capsys):
     for name, trained in zip(names, (1000, 20000), strict=True):
         summary = {"parameters": {"trained": trained, "total": 10**6}, "seconds": {"fit": trained / 10}}
         (Path(name) / "summary.json").write_text(json.dumps(summary))
-    assert main(["compare", *names, "--html=out/board.html", "--pictures=0"]) == 0
+    assert main(["compare", *names, "-o", "out/board.html", "--pictures=0"]) == 0
     text = Path("out/board.html").read_text()
     assert re.findall(r"<td>([AB]: \w)</td>", text) == ["B: y", "A: x"]  # the best first
     assert "-0.1000 (-0.100 to -0.100)" in text
