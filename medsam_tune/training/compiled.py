@@ -80,7 +80,7 @@ def check_compiler(device: torch.device) -> None:
     """
     try:
         torch.compile(torch.square, backend=BACKEND)(torch.ones(2, device=device))
-    except Exception as error:
+    except (RuntimeError, ImportError, OSError) as error:
         said = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
         needed = "a C++ compiler" if device.type == "cpu" else "Triton, which comes with PyTorch on Linux"
         raise RecipeError(
