@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from medsam_tune.errors import RecipeError
 from medsam_tune.segmenters.sam import SamSegmenter
 from medsam_tune.training.module import TuningModule, tuned
+from medsam_tune.training.trainer_keys import FSDP
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,8 +69,8 @@ def check_compiled(module: TuningModule, *, cached: bool, strategy: object) -> N
             "run.compile: the encoder runs once an image, not in each step (data.cache_embeddings), so compiling it would cost "
             "more than it saves. Leave it out."
         )
-    if strategy == "fsdp":
-        raise RecipeError("run.compile: was never tried on shards (trainer.strategy: fsdp). Leave one of them out.")
+    if strategy == FSDP:
+        raise RecipeError(f"run.compile: was never tried on shards (trainer.strategy: {FSDP}). Leave one of them out.")
 
 
 def check_compiler(device: torch.device) -> None:
