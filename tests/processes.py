@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from multiprocessing import Manager, get_context
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from typing import Any
 
-from torch.multiprocessing import start_processes
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
 PRELOADED = ["medsam_tune.runs.run", "medsam_tune.cli.run", "medsam_tune.tuners.peft_tuner", "monai.losses", "monai.metrics"]
+
+SECONDS, SECONDS_ALONE = 300.0, 20.0
+"""How long processes may take, and how long one may go on after another of its group has failed."""
+TOO_LONG = 124
 
 Before = Callable[[], Callable[[], None] | None]
 
@@ -39,20 +47,52 @@ def start_command(*words: str, folder: Path, before: Before | None = None, **env
 
 def status_of(process: ForkServerProcess) -> int:
     """Wait for a process and return its exit status, which is below 0 where a signal ended it."""
-    process.join(300)
-    status = process.exitcode
-    process.kill()
-    assert status is not None, "still at work after five minutes"
-    return status
+    return statuses_of([process])[0]
 
 
-def faults_of_two_ranks(run_rank: Callable[[int, str, list[str]], None], folder: Path) -> list[str]:
-    """Let two processes run ``run_rank(rank, address, faults)`` and return the faults that they noted."""
+def statuses_of(processes: Sequence[ForkServerProcess]) -> list[int]:
+    """Wait for processes that work together and return their exit statuses; as torchrun does, one that fails ends the others.
+
+    What is still at work after five minutes has written to its log where it stands, and is killed: 124, as ``timeout`` says it.
+    """
+    ends = time.monotonic() + SECONDS
+    while any(process.exitcode is None for process in processes) and time.monotonic() < ends:
+        wait([process.sentinel for process in processes if process.exitcode is None], ends - time.monotonic())
+        if any(process.exitcode for process in processes):
+            ends = min(ends, time.monotonic() + SECONDS_ALONE)
+    statuses = [TOO_LONG if process.exitcode is None else process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return statuses
+
+
+def noted_by_two_ranks(run_rank: Callable[[int, str, list[Any]], None], folder: Path) -> list[Any]:
+    """Let two processes run ``run_rank(rank, address, noted)`` and return what they noted.
+
+    They find each other by a file, so that no port has to be free. What they said is part of the error if one ends otherwise.
+    """
     warm()
+    log = folder / "log.txt"
     with Manager() as manager:
-        faults = manager.list()
-        start_processes(run_rank, (f"file://{folder}/rendezvous", faults), nprocs=2, start_method="forkserver")
-        return list(faults)
+        noted = manager.list()
+        try:
+            start_processes(_logged, (log, run_rank, f"file://{folder}/rendezvous", noted), nprocs=2, start_method="forkserver")
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            raise AssertionError(f"{error}\n{list(noted)}\n{log.read_text()}") from error
+        return list(noted)
+
+
+def _logged(rank: int, log: Path, run_rank: Callable[[int, str, list[Any]], None], address: str, noted: list[Any]) -> None:
+    _write_to(log)
+    run_rank(rank, address, noted)
+
+
+def _write_to(log: Path) -> None:
+    """Append what this process says to a file, and where it stands should it take too long."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    faulthandler.dump_traceback_later(SECONDS - 20, file=descriptor)
 
 
 def _live(words: tuple[str, ...], folder: Path, environ: dict[str, str], before: Before | None) -> None:
@@ -61,9 +101,7 @@ def _live(words: tuple[str, ...], folder: Path, environ: dict[str, str], before:
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(folder)
-    log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    _write_to(Path("log.txt"))
     # Every small file waits for the disk otherwise; no test cuts the power.
     os.fsync = lambda descriptor: None
     after = before() if before else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -59,7 +61,7 @@ class _Loss(nn.Module):
 def run_rank(rank: int, address: str, faults: list[str]) -> None:
     """Take a step of every tuner under plain ddp and note whoever does not end with the ranks' mean gradient."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(minutes=2))
     batch = make_batch(seed=rank)
     for name, family in RUNS:
         try:
@@ -69,6 +71,8 @@ def run_rank(rank: int, address: str, faults: list[str]) -> None:
             break
         if not gap < 1e-5:
             faults.append(f"{name} on {family}: gradient is {gap} from the mean of the ranks")
+    else:
+        dist.barrier()  # a rank that leaves while the other still listens may abort
     dist.destroy_process_group()
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conformance.recipe_cases import RECIPES, run_rank
-from tests.processes import faults_of_two_ranks
+from tests.processes import noted_by_two_ranks
 
 
 def test_the_recipes_are_found():
@@ -12,4 +12,4 @@ def test_the_recipes_are_found():
 
 @pytest.mark.slow
 def test_every_recipe_steps_in_two_processes_without_looking_for_unused_parameters(tmp_path):
-    assert faults_of_two_ranks(run_rank, tmp_path) == []
+    assert noted_by_two_ranks(run_rank, tmp_path) == []

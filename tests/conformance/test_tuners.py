@@ -15,7 +15,7 @@ from tests.backbones import BACKBONES
 from tests.conformance.steps import learning, make_segmenter, run_rank, take_step, total_loss
 from tests.conformance.tuner_cases import CASES, RUNS, concrete_tuners, has_defaults
 from tests.factories import make_batch
-from tests.processes import faults_of_two_ranks
+from tests.processes import noted_by_two_ranks
 
 each = pytest.mark.parametrize(("name", "family"), RUNS, ids=lambda value: value)
 
@@ -159,4 +159,4 @@ def test_a_tuner_for_one_encoder_family_refuses_the_other_by_name(name):
 
 @pytest.mark.slow
 def test_two_processes_under_plain_ddp_agree_with_the_mean_gradient(tmp_path):
-    assert faults_of_two_ranks(run_rank, tmp_path) == []
+    assert noted_by_two_ranks(run_rank, tmp_path) == []

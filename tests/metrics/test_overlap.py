@@ -1,15 +1,13 @@
 import math
 import pickle
-import socket
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from medsam_tune.metrics import OverlapMetric, overlap_counts
-from tests.processes import warm
+from tests.processes import noted_by_two_ranks
 
 # sample, case, label, object, tp, fp, fn
 ROWS = (
@@ -130,28 +128,24 @@ def test_reset_forgets_and_a_pickled_metric_remembers():
 SHARES = ((ROWS[:5], ROWS[4:] + ROWS[:1]), (ROWS, ()))
 
 
-def score_in_two_processes(rank, port, queue):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def score_in_two_processes(rank, address, found):
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     for share_of_rank in SHARES:
         metric = OverlapMetric()
         for row in share_of_rank[rank]:
             add(metric, [row])
         dice = metric.scores().dice.tolist()
-        queue.put((dice, values(metric), len(torch.cat(list(metric.rows))) - len(share_of_rank[rank])))
+        found.append((dice, values(metric), len(torch.cat(list(metric.rows))) - len(share_of_rank[rank])))
     dist.barrier()
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_score_what_one_process_scores():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    queue = warm().SimpleQueue()
-    mp.start_processes(score_in_two_processes, args=(port, queue), nprocs=2, start_method="forkserver")
+def test_two_processes_score_what_one_process_scores(tmp_path):
+    scored = noted_by_two_ranks(score_in_two_processes, tmp_path)
     alone = metric_of(ROWS)
-    for _ in range(2 * len(SHARES)):
-        dice, found, foreign_rows_kept = queue.get()
+    assert len(scored) == 2 * len(SHARES)
+    for dice, found, foreign_rows_kept in scored:
         assert dice == pytest.approx(alone.scores().dice.tolist(), nan_ok=True)
         assert found == pytest.approx(values(alone))
         assert foreign_rows_kept == 0

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
-from tests.processes import start_command, status_of
+from tests.processes import start_command, statuses_of
 
 TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp")
 
 
 def start(*words: str) -> None:
     """Run a command in two processes, with what torchrun's agent gives to each and the store that it serves."""
+    # The store binds a port that is free and keeps it: nobody else can take it before the processes ask for it.
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     agent = {
         "TORCHELASTIC_RUN_ID": "none",
@@ -25,4 +26,5 @@ def start(*words: str) -> None:
         "GROUP_RANK": "0",
     }
     ranks = [start_command(*words, folder=Path.cwd(), **agent, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
-    assert [status_of(rank) for rank in ranks] == [0, 0], Path("log.txt").read_text()
+    statuses = statuses_of(ranks)
+    assert statuses == [0, 0], f"{' '.join(words)}: ended with {statuses}\n{Path('log.txt').read_text()}"
