@@ -174,6 +174,15 @@ class atomic_file:
                 self._fault = fault
         return memoryview(content).nbytes
 
+    def check(self) -> None:
+        """Raise the first fault of the disk so far: a block that writes for hours need not go on to its end.
+
+        Raises:
+            OSError: The fault, which the end of the block turns into its error.
+        """
+        if self._fault is not None:
+            raise self._fault
+
     def flush(self) -> None:
         """Do nothing: the end of the block brings everything to the disk."""
 

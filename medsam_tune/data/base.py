@@ -157,6 +157,10 @@ class SegmentationSource(ABC):
         """Return the files that an item is read from; they are read again when their size or date changes."""
         return ()
 
+    def case_files(self, indices: Sequence[int]) -> list[Path]:
+        """Return the files of the items of one case, each once, in the order in which the case's checksum takes them."""
+        return sorted({path for index in indices for path in self.files(index)})
+
     def check_case(self, indices: Sequence[int]) -> None:
         """Read the items of one case as training would, and raise whatever is wrong with them.
 

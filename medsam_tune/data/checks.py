@@ -83,7 +83,7 @@ def check_cases(source: SegmentationSource, *, cache: Path | None = None) -> dic
         indices.setdefault(case_id, []).append(index)
     store = (cache or cache_root()) / "checked" / f"{_rules(source)}.json"
     remembered = _read_store(store)
-    files = {case: sorted({path for index in members for path in source.files(index)}) for case, members in indices.items()}
+    files = {case: source.case_files(members) for case, members in indices.items()}
     stamps = {case_id: _stamp(paths) for case_id, paths in files.items() if paths}
     unseen = [case_id for case_id in indices if stamps.get(case_id) not in remembered]
     sound: dict[str, str] = {}

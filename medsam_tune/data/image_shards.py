@@ -91,6 +91,11 @@ class ImageShards(ImageFolder):
         """Return the patient that each sample's record names."""
         return tuple(stated_patient(image) for _, image, _ in self._pairs)
 
+    def case_files(self, indices: Sequence[int]) -> list[Path]:
+        """Return images, then masks, as a prepared folder of the same samples lists them, so that both have one checksum."""
+        pairs = sorted((self._pairs[index] for index in indices), key=lambda pair: Path(f"{pair[0]}{pair[1].suffix}"))
+        return [*(image for _, image, _ in pairs), *(mask for _, _, masks in pairs for mask in masks)]
+
     def describe(self) -> dict[str, object]:
         """Return rules and counts."""
         told = super().describe()

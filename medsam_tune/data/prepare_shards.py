@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 
 from medsam_tune.data.base import SegmentationSource
@@ -14,7 +15,7 @@ from medsam_tune.data.formats.raster import encode_png
 from medsam_tune.data.names import flat_file_name
 from medsam_tune.data.prepare import IGNORE_LABEL, Prepared, check_kept_cases, label_map, pixels_of
 from medsam_tune.data.shards.index import INDEX_FILE, ShardIndex, load_index
-from medsam_tune.data.shards.writing import PackedSample, ShardContent, ShardLimit, packed_size
+from medsam_tune.data.shards.writing import PackedSample, ShardLimit, ShardWriter, packed_size
 from medsam_tune.data.split_file import save_splits
 from medsam_tune.data.splits import Splits
 from medsam_tune.errors import DataError
@@ -123,30 +124,46 @@ def _write_rest(
     *,
     keep_empty: bool,
 ) -> Iterator[ShardIndex]:
-    """Write the shards that are missing and yield the index of each, which is on the disk by then."""
-    content, number, empty = ShardContent(), len(done.parts), done.empty
+    """Write the shards that are missing, a sample at a time, and yield the index of each, which is on the disk by then."""
+    samples = _kept(source, items, done, splits, keep_empty=keep_empty)
+    sample, before = next(samples)
+    for number in count(len(done.parts)):
+        if sample is None:
+            return
+        with ShardWriter(folder / _shard_name(number)) as shard:
+            while sample is not None and not limit.is_full(len(shard), shard.size, packed_size(sample)):
+                shard.add(sample)
+                sample, before = next(samples)
+        yield _recorded(shard, before)
+
+
+def _kept(
+    source: SegmentationSource, items: Sequence[int], done: _Progress, splits: Splits, *, keep_empty: bool
+) -> Iterator[tuple[PackedSample | None, dict[str, str]]]:
+    """Yield each sample that is kept, and what lies before it: items, and items that show no object; None at the end."""
+    empty = done.empty
     for position in range(done.items, len(items)):
         sample, shows_object = _packed(source, items[position], splits)
-        if (shows_object or keep_empty) and limit.is_full(len(content), content.size, packed_size(sample)):
-            yield _write_one(content, folder, number, items=position, empty=empty)
-            content, number = ShardContent(), number + 1
-        empty += not shows_object
         if shows_object or keep_empty:
-            content.add(sample)
-    if len(content):
-        yield _write_one(content, folder, number, items=len(items), empty=empty)
+            yield sample, {"items": str(position), "empty": str(empty)}
+        empty += not shows_object
+    yield None, {"items": str(len(items)), "empty": str(empty)}
 
 
-def _write_one(content: ShardContent, folder: Path, number: int, *, items: int, empty: int) -> ShardIndex:
-    name = _shard_name(number)
-    part = content.write(folder / name, {"items": str(items), "empty": str(empty)})
-    part.save(folder / f"{name}.safetensors")
+def _recorded(shard: ShardWriter, before: Mapping[str, str]) -> ShardIndex:
+    """Write how far the preparation is after a shard: that the shard counts."""
+    part = shard.index(before)
+    part.save(shard.path.with_name(f"{shard.path.name}.safetensors"))
     return part
 
 
 def _packed(source: SegmentationSource, item: int, splits: Splits) -> tuple[PackedSample, bool]:
     """Return an item as it is stored, and whether it shows an object."""
-    sample = source[item]
+    try:
+        sample = source[item]
+    except OSError as error:
+        # Within a shard that is being written it would be told as a fault of that.
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}). Allow it, or put it back.") from error
     case = flat_file_name(sample.case_id)
     image, mask = (encode_png(values, spacing_mm=sample.spacing_mm) for values in (pixels_of(sample), label_map(sample)))
     record: dict[str, object] = {"case": case, "spacing_mm": list(sample.spacing_mm)}

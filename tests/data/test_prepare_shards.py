@@ -1,10 +1,17 @@
 """Shards hold what a prepared folder holds; a killed preparation goes on, and other data are not mixed into it."""
 
+import errno
+import gc
 import io
 import json
 import tarfile
+import tracemalloc
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from medsam_tune.data import ImageFolder, ImageShards
 from medsam_tune.data import prepare_shards as module
@@ -13,10 +20,11 @@ from medsam_tune.data.prepare import CASE_PATTERN, prepare_folder
 from medsam_tune.data.prepare_shards import prepare_shards
 from medsam_tune.data.shards.index import load_index
 from medsam_tune.data.shards.scanning import scan_shards
-from medsam_tune.data.shards.writing import PackedSample, ShardContent, ShardLimit, key_of, packed_size
+from medsam_tune.data.shards.writing import PackedSample, ShardLimit, ShardWriter, key_of, packed_size
 from medsam_tune.data.split_file import load_splits
-from medsam_tune.data.splits import make_splits
+from medsam_tune.data.splits import Splits, make_splits
 from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.samples import Sample
 from tests.data.test_image_shards import write_both
 
 
@@ -60,6 +68,19 @@ def test_shards_hold_the_files_of_a_prepared_folder(flat, tmp_path):
     assert sorted(below(done.folder)) == names
 
 
+def test_cases_have_the_checksums_of_the_prepared_folder_whatever_their_images_are_called(flat, tmp_path):
+    for name in ("s", "s-1", "s.1", "s_2", "S", "s!"):
+        for part in ("images", "masks"):
+            content = np.full((8, 9), 1 + len(name) + ord(name[-1]) % 2 * (part == "images"), np.uint8)
+            Image.fromarray(content % 3).save(flat / part / "p0" / f"{name}.png")
+    labels = {"a": [1], "b": [2]}
+    shards, folder = ImageShards(labels=labels), ImageFolder(case_pattern=CASE_PATTERN, labels=labels)
+    shards.open(prepare(flat, tmp_path / "s").folder)
+    folder.open(prepare(flat, tmp_path / "f", None).folder)
+    assert len(shards) == len(folder) == 12
+    assert check_cases(shards, cache=tmp_path / "a") == check_cases(folder, cache=tmp_path / "b")
+
+
 def test_tarfile_reads_samples_by_webdatasets_names(flat, tmp_path):
     done = prepare(flat, tmp_path / "s", patients=True)
     with tarfile.open(done.folder / "shard-000000.tar") as tar:
@@ -83,22 +104,22 @@ def test_an_index_made_from_the_headers_says_the_same(flat, tmp_path):
 @pytest.mark.parametrize("stop", range(1, 4))
 def test_a_preparation_that_was_killed_goes_on_with_equal_bytes(flat, tmp_path, monkeypatch, stop):
     whole = prepare(flat, tmp_path / "whole")
-    written, write = [], module._write_one
+    written, write = [], module._recorded
 
-    def write_some(content, folder, number, **facts):
-        if number == stop:
+    def write_some(shard, before):
+        if len(written) == stop:
             raise KeyboardInterrupt
-        written.append(number)
-        return write(content, folder, number, **facts)
+        written.append(shard.path.name)
+        return write(shard, before)
 
-    monkeypatch.setattr(module, "_write_one", write_some)
+    monkeypatch.setattr(module, "_recorded", write_some)
     if stop < 3:
         with pytest.raises(KeyboardInterrupt):
             prepare(flat, tmp_path / "s")
         assert not (tmp_path / "s").exists()
     stop = 9
     done = prepare(flat, tmp_path / "s")
-    assert written == [0, 1, 2]
+    assert written == ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]
     assert below(done.folder) == below(whole.folder)
     assert not (tmp_path / "s.unfinished").exists()
 
@@ -127,6 +148,100 @@ def write_other(flat):
     return flat
 
 
+def test_a_shard_has_the_bytes_that_tarfile_writes(flat, tmp_path):
+    ours = (prepare(flat, tmp_path / "s", "6").folder / "shard-000000.tar").read_bytes()
+    with (
+        tarfile.open(tmp_path / "theirs.tar", "w", format=tarfile.PAX_FORMAT) as tar,
+        tarfile.open(tmp_path / "s" / "shard-000000.tar") as read,
+    ):
+        for member in read:
+            info = tarfile.TarInfo(member.name)
+            info.size, info.mode = member.size, 0o644
+            tar.addfile(info, read.extractfile(member))
+    theirs = (tmp_path / "theirs.tar").read_bytes()
+    # It fills up the last record of 20 blocks.
+    assert theirs == ours + bytes(len(theirs) - len(ours))
+    assert len(ours) > 6 * 6 * 512
+
+
+class Noise(ImageFolder):
+    """A folder of so many images of 256 x 256 noise, which no PNG makes smaller."""
+
+    def __init__(self, n_images):
+        super().__init__()
+        self.n_images = n_images
+
+    def __len__(self):
+        return self.n_images
+
+    def image_ids(self):
+        return tuple(f"i{index}" for index in range(self.n_images))
+
+    case_ids = image_ids
+
+    def __getitem__(self, index):
+        values = np.random.default_rng(index).integers(0, 256, (3, 256, 256), dtype=np.uint8)
+        name, mask = f"i{index}", torch.ones(1, 256, 256, dtype=torch.bool)
+        return Sample(torch.from_numpy(values).float(), mask, torch.ones(1, dtype=torch.long), image_id=name, case_id=name)
+
+
+def test_writing_a_shard_holds_one_image_however_many_it_takes(tmp_path):
+    peaks = []
+    for n_images in (4, 24):
+        gc.collect()
+        tracemalloc.start()
+        done = prepare_shards(
+            Noise(n_images), tmp_path / str(n_images), limit=ShardLimit.of("1GB"), splits=Splits((), (), ()), checksums={}
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert done.shards == 1
+    assert (tmp_path / "24" / "shard-000000.tar").stat().st_size > 24 * 3 * 256 * 256
+    assert peaks[1] - peaks[0] < 3 * 256 * 256
+
+
+def test_what_stops_within_a_shard_leaves_no_part_of_it_and_a_missing_file_is_told(flat, tmp_path):
+    gone = flat / "images/p1/s4.png"
+    content = gone.read_bytes()
+    whole = prepare(flat, tmp_path / "whole", "4")
+    source = ImageFolder(labels={"a": [1], "b": [2]}, case_pattern="^([^/]+)/")
+    source.open(flat)
+    arguments = {"limit": ShardLimit(4), "splits": make_splits(source.case_ids()), "checksums": check_cases(source)}
+    gone.unlink()
+    with pytest.raises(DataError, match=r"p1/s4\.png"):
+        prepare_shards(source, tmp_path / "s", **arguments)
+    assert sorted(path.name for path in (tmp_path / "s.unfinished").iterdir()) == ["plan.txt"]
+    gone.write_bytes(content)
+    assert below(prepare_shards(source, tmp_path / "s", **arguments).folder).keys() == below(whole.folder).keys()
+
+
+def test_a_full_disk_ends_a_shard_at_once(tmp_path, monkeypatch):
+    made = []
+
+    class Disk(io.BytesIO):
+        def write(self, content):
+            if made:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(content)
+
+    usual = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, mode="r", *rest, **more: Disk() if mode == "xb" else usual(path, mode, *rest, **more)
+    )
+    sample = PackedSample("p/a", b"x", b"y", (1, 1), {})
+
+    def fill():
+        with ShardWriter(tmp_path / "s.tar") as shard:
+            shard.add(sample)
+            made.append(1)
+            shard.add(sample)
+            made.append(2)
+
+    with pytest.raises(DataError, match=r"s\.tar: could not be written \(No space left on device"):
+        fill()
+    assert made == [1]
+
+
 def test_a_folder_that_is_there_is_not_written_over(flat, tmp_path):
     (tmp_path / "s").mkdir()
     with pytest.raises(DataError, match="exists already"):
@@ -141,16 +256,17 @@ def test_limits_are_images_or_bytes():
             ShardLimit.of(text)
 
 
-def test_a_shard_stays_below_its_size_unless_a_single_sample_is_larger():
+def test_a_shard_stays_below_its_size_unless_a_single_sample_is_larger(tmp_path):
     limit = ShardLimit.of("10KB")
     assert [limit.is_full(n, size, more) for n, size, more in ((0, 0, 20_000), (1, 6000, 4000), (1, 6000, 4001))] == [
         False,
         False,
         True,
     ]
-    sample, content = PackedSample("p/a", b"x" * 600, b"y", (1, 1), {"case": "ä" * 60}), ShardContent()
-    content.add(sample)
-    assert content.size == packed_size(sample) == 512 * (1 + 2 + 1 + 1 + 1 + 1)
+    sample = PackedSample("p/a", b"x" * 600, b"y", (1, 1), {"case": "ä" * 60})
+    with ShardWriter(tmp_path / "s.tar") as shard:
+        shard.add(sample)
+        assert shard.size == packed_size(sample) == 512 * (1 + 2 + 1 + 1 + 1 + 1)
 
 
 def test_keys_hold_no_dot_and_two_names_never_give_one():
@@ -159,9 +275,8 @@ def test_keys_hold_no_dot_and_two_names_never_give_one():
 
 
 def test_members_say_nothing_of_machine_user_or_time(tmp_path):
-    content = ShardContent()
-    content.add(PackedSample("p/" + "n" * 150, b"x", b"y", (1, 1), {}))
-    content.write(tmp_path / "s.tar", {})
+    with ShardWriter(tmp_path / "s.tar") as shard:
+        shard.add(PackedSample("p/" + "n" * 150, b"x", b"y", (1, 1), {}))
     with tarfile.open(fileobj=io.BytesIO((tmp_path / "s.tar").read_bytes())) as tar:
         found = [(info.name[-9:], info.mtime, info.uid, info.uname) for info in tar]
     assert found == [("nnnnn.png", 0, 0, ""), ("n.mask.png"[-9:], 0, 0, ""), ("nnnn.json", 0, 0, "")]

@@ -1,4 +1,4 @@
-"""Write samples into tar files of WebDataset's form, one whole shard after the other.
+"""Write samples into tar files of WebDataset's form, one shard after the other, each whole or not at all.
 
 Source of the names: webdataset/webdataset @ v0.2.86, tariterators.py: the key is a member's path up to the first dot of its
 last part, the rest says which part of the sample it is.
@@ -10,8 +10,10 @@ import json
 import re
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from medsam_tune.data.shards.index import Entry, ShardIndex
 from medsam_tune.data.shards.members import digest_of
@@ -80,17 +82,36 @@ class PackedSample:
         return {f"{key}.png": self.image, f"{key}.mask.png": self.mask, f"{key}.json": record}
 
 
-@dataclass
-class ShardContent:
-    """Collect the samples of one shard in memory.
+class ShardWriter:
+    """Write the samples of one shard as they come; the tar file takes its name at the end of the block, whole or not at all.
+
+    Args:
+        path: Of the tar file.
 
     Attributes:
+        path: Of the tar file.
         entries: Of its index.
+
+    Raises:
+        DataError: If it cannot be written, with the path and the remedy; nothing is left then.
     """
 
-    entries: list[Entry] = field(default_factory=list)
-    _pieces: list[bytes] = field(default_factory=list)
-    _bytes: int = 0
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: list[Entry] = []
+        self._bytes = 0
+        self._whole = atomic_file(path)
+
+    def __enter__(self) -> Self:
+        """Open a temporary file."""
+        self._file = self._whole.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None) -> None:
+        """Write the end mark and give the file its name, or remove it."""
+        if kind is None:
+            self._file.write(bytes(2 * _BLOCK))
+        self._whole.__exit__(kind, raised, traceback)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -102,33 +123,35 @@ class ShardContent:
         return self._bytes
 
     def add(self, sample: PackedSample) -> None:
-        """Append a sample."""
+        """Append a sample; nothing of it but its index entry stays in memory.
+
+        Raises:
+            OSError: If the disk is full, say; the end of the block turns it into a ``DataError``.
+        """
         members = sample.members()
         places = [(self._append(name, content), len(content)) for name, content in members.items()]
+        self._whole.check()
         image, mask, _ = members
         numbers = (0, *places[0], *places[1], *sample.size)
         case, patient = (str(sample.record.get(fact) or "") for fact in ("case", "patient"))
         digests = digest_of(sample.image) + digest_of(sample.mask)
         self.entries.append(Entry(sample.name, image, mask, numbers, case, patient, digests))
 
-    def write(self, path: Path, record: Mapping[str, str]) -> ShardIndex:
-        """Write the tar file, whole or not at all, and return its index.
+    def index(self, record: Mapping[str, str]) -> ShardIndex:
+        """Return the index of the shard after the block.
 
         Args:
-            path: Of the tar file.
             record: Facts for the index.
         """
-        with atomic_file(path) as file:
-            for piece in (*self._pieces, bytes(2 * _BLOCK)):
-                file.write(piece)
-        return ShardIndex.of({path.name: self._bytes + 2 * _BLOCK}, self.entries, record)
+        return ShardIndex.of({self.path.name: self._bytes + 2 * _BLOCK}, self.entries, record)
 
     def _append(self, name: str, content: bytes) -> int:
         """Append a member and return the offset of its first byte."""
         header = header_of(name, len(content))
         offset = self._bytes + len(header)
         padding = bytes(-len(content) % _BLOCK)
-        self._pieces += [header, content, padding]
+        for piece in (header, content, padding):
+            self._file.write(piece)
         self._bytes = offset + len(content) + len(padding)
         return offset
 
