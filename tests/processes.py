@@ -7,15 +7,26 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing import Manager, get_context
+from multiprocessing import Manager, forkserver, get_context
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
-PRELOADED = ["medsam_tune.runs.run", "medsam_tune.cli.run", "medsam_tune.tuners.peft_tuner", "monai.losses", "monai.metrics"]
+# tests/__init__.py switches the collector of garbage off for the imports, tests/frozen.py on again.
+PRELOADED = [
+    "tests",
+    "medsam_tune.runs.run",
+    "medsam_tune.cli.run",
+    "medsam_tune.tuners.peft_tuner",
+    "monai.losses",
+    "monai.metrics",
+    "tests.frozen",
+]
+ROOT = Path(__file__).parents[1]
 
 SECONDS, SECONDS_ALONE = 300.0, 20.0
 """How long processes may take, and how long one may go on after another of its group has failed."""
@@ -28,6 +39,10 @@ def warm() -> ForkServerContext:
     """Return a context of ``multiprocessing`` whose processes start with everything imported."""
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
+    with pytest.MonkeyPatch.context() as patch:
+        # Python 3.11 gives the server no path but this one, and tests/ lies in no installed package.
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        forkserver.ensure_running()
     return context
 
 

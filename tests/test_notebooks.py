@@ -1,11 +1,14 @@
 """The notebooks of the docs run as they stand, and keep the outputs of a run."""
 
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import warm
 
 NOTEBOOKS = Path(__file__).parents[1] / "docs/notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
@@ -39,6 +42,50 @@ def test_notebook_keeps_outputs_with_pictures_and_no_place_of_a_machine(name):
     assert [found[0] for text in texts if (found := re.search(r"(?<![\w.:/])/[\w.-]+/[\w./-]*", text))] == []
 
 
+class Kernel:
+    """What Jupyter asks of the process of a kernel, for one that is forked with everything imported."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, words, *, env, cwd, **_):
+        begun, begins = warm().Pipe(duplex=False)
+        self._process = warm().Process(target=_be_a_kernel, args=(words[words.index("-f") :], env, cwd, begins))
+        self._process.start()
+        # Jupyter kills the whole group, which until then is that of these tests.
+        assert begun.recv() == self._process.pid
+        self.pid = self._process.pid
+
+    def poll(self):
+        return self._process.exitcode
+
+    def wait(self):
+        self._process.join(60)
+        return self.poll()
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        self._process.kill()
+
+    def terminate(self):
+        self._process.terminate()
+
+
+def _be_a_kernel(words, environ, folder, begins):
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environ)
+    os.chdir(folder)
+    begins.send(os.getpgid(0))
+    import matplotlib
+    from ipykernel.kernelapp import launch_new_instance
+
+    # Where it is not imported yet, it takes this from the kernel.
+    matplotlib.use("module://matplotlib_inline.backend_inline")
+    launch_new_instance(argv=words)
+
+
 @pytest.fixture
 def _no_kernel_here():
     yield
@@ -47,7 +94,7 @@ def _no_kernel_here():
         del sys.modules[name]
 
 
-@pytest.mark.slow  # starts a kernel that imports torch, trains, tests and exports
+@pytest.mark.slow  # a kernel trains, tests and exports
 @pytest.mark.usefixtures("_no_kernel_here")
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook_runs(name, tmp_path, monkeypatch):
@@ -55,6 +102,7 @@ def test_notebook_runs(name, tmp_path, monkeypatch):
     pytest.importorskip("nbclient")
     monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    monkeypatch.setattr("jupyter_client.provisioning.local_provisioner.launch_kernel", Kernel)
     specification = importlib.util.spec_from_file_location("execute", NOTEBOOKS / "execute.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)

@@ -76,7 +76,8 @@ def augment(sample: Sample, augmentation: Augmentation, *, seed: int, keep_objec
         keep_objects: False takes the first draw whatever it leaves, so that samples of one size and seed move alike.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Only the CPU's generator: torch.manual_seed would seed the accelerators too.
+        torch.default_generator.manual_seed(seed)
         for _ in range(_DRAWS):
             changed = _draw(sample, augmentation)
             if not keep_objects or changed.masks.any() or not sample.masks.any():

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsam_tune.errors import DataError
-from medsam_tune.evaluation.figure_style import FIRST_COLOUR, GREY, SECOND_COLOUR, style
+from medsam_tune.evaluation.figure_style import FIRST_COLOUR, GREY, SECOND_COLOUR, png_of, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,9 +82,7 @@ def draw_curves(path: Path, epochs: Path | None = None) -> bytes | None:
             _draw_as_it_is(axes, title, series[names[0]])
     for axes in places[len(panels) :]:
         axes.set_axis_off()
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", transparent=True)
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def _number(cell: str | None) -> float | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Blue and orange, apart for every kind of colour vision, at a lightness that reads on both pages.
 FIRST_COLOUR, SECOND_COLOUR = "#2F8FD0", "#DB6D1D"
@@ -21,3 +23,20 @@ def style(axes: Axes, title: str, x_label: str) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(GREY)
+
+
+def png_of(figure: Figure, background: str = "none") -> bytes:
+    """Return a figure as PNG.
+
+    Args:
+        figure: What is drawn; its layout is made here.
+        background: Colour of the page and of all axes; none for a transparent one.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+        patch.set_facecolor(background)
+    buffer = BytesIO()
+    # ``savefig`` would draw everything twice, the first time for the layout alone.
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from medsam_tune.evaluation.figure_style import FIRST_COLOUR, GREY, SECOND_COLOUR, style
+from medsam_tune.evaluation.figure_style import FIRST_COLOUR, GREY, SECOND_COLOUR, png_of, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,9 +91,7 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
     for text in legend.get_texts():
         # The names of files may hold the signs that begin a formula.
         text.set_parse_math(False)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", transparent=True)
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def _draw(axes: Axes, curve: Curve, places: Sequence[float], *, joined: bool) -> Any:  # noqa: ANN401 - a line or bars

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 
 from medsam_tune.data.base import VoxelSize
-from medsam_tune.evaluation.figure_style import FIRST_COLOUR, style
+from medsam_tune.evaluation.figure_style import FIRST_COLOUR, png_of, style
 from medsam_tune.samples import Sample
 
 _MOST_SIZES = 3
@@ -85,9 +84,7 @@ def draw_histogram(sizes: Sequence[float], unit: str) -> bytes | None:
         which(lambda value, _: _readable(value))
     axes.xaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
     style(axes, "Size of the objects", f"size of an object ({unit.replace('mm2', 'mm²')})")
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", transparent=True)
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def spread(count: int, limit: int) -> list[int]:

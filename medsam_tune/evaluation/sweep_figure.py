@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING
+
+from medsam_tune.evaluation.figure_style import png_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,9 +51,7 @@ def draw_sweep(points: Sequence[SweepPoint], *, title: str) -> bytes:
     left.set_ylabel("test Dice")
     # The names of values and files may hold the signs that begin a formula.
     figure.suptitle(title, fontsize=11, parse_math=False)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
-    return buffer.getvalue()
+    return png_of(figure, "white")
 
 
 def _panel(axes: Axes, points: Sequence[SweepPoint], x: Sequence[float], xlabel: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medsam_tune.backbone.base import Backbone, WeightsIdentity
+from medsam_tune.backbone.freezing import own_flags, what_learns
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.segmenters.sam import SamSegmenter
 
@@ -26,7 +27,7 @@ def trained_names(segmenter: nn.Module) -> list[str]:
     nearest module around it that has some, as train mode does, and is stored where all of those learn.
     """
     learning = {name for name, p in segmenter.named_parameters(remove_duplicate=False) if p.requires_grad}
-    learning |= set(_learning_buffers("", segmenter, around=False))
+    learning |= set(_learning_buffers("", segmenter, what_learns(segmenter), around=False))
     return [name for name in segmenter.state_dict() if name in learning]
 
 
@@ -57,16 +58,16 @@ def beside_adapter(segmenter: Segmenter, adapter: Mapping[str, Tensor]) -> dict[
     return {name: state[name] for name in trained_names(segmenter) if state[name].data_ptr() not in inside}
 
 
-def _learning_buffers(prefix: str, module: nn.Module, *, around: bool) -> Iterator[str]:
+def _learning_buffers(
+    prefix: str, module: nn.Module, learns: Mapping[nn.Module, bool | None], *, around: bool
+) -> Iterator[str]:
     """Yield the names of buffers; ``around`` tells whether all parameters of the module around this one learn."""
-    own = list(module.parameters(recurse=False))
-    below = list(module.parameters())
-    learns = any(p.requires_grad for p in own) if own else (all(p.requires_grad for p in below) if below else around)
-    if learns:
+    own, below = own_flags(module), learns[module]
+    whole = around if below is None else below
+    if any(own) if own else whole:
         yield from (prefix + name for name, _ in module.named_buffers(recurse=False))
-    whole = all(p.requires_grad for p in below) if below else around
     for name, child in module.named_children():
-        yield from _learning_buffers(f"{prefix}{name}.", child, around=whole)
+        yield from _learning_buffers(f"{prefix}{name}.", child, learns, around=whole)
 
 
 def _frozen(prefix: str, module: nn.Module) -> Iterator[tuple[str, WeightsIdentity]]:

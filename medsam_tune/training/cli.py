@@ -74,7 +74,7 @@ from medsam_tune.training.trainer_keys import (
     trainer_fault,
     without_finder,
 )
-from medsam_tune.yaml_files import read_yaml
+from medsam_tune.yaml_files import read_dumped, read_yaml
 
 _OPTIONS = {"config", "c", "help", "print_config", "ckpt_path", "weights_only", "verbose", "return_predictions", "untuned"}
 _SCORED: dict[str | None, Literal["val", "test"]] = {"validate": "val", "test": "test"}
@@ -380,7 +380,7 @@ class MedsamCLI(StageCLI):
         """Return the resolved recipe as plain nested values, without what no recipe has."""
         text = self.dump()
         if text != self._plain[0]:
-            self._plain = text, yaml.safe_load(text)
+            self._plain = text, read_dumped(text)
         return {name: deepcopy(value) for name, value in self._plain[1].items() if name not in _OPTIONS}
 
     @property

@@ -17,7 +17,7 @@ import yaml
 from medsam_tune.data.sample import PLACEHOLDER, SAMPLE_PREFIX
 from medsam_tune.files import write_text
 from medsam_tune.training.run_folder import RunFolder
-from medsam_tune.yaml_files import read_yaml
+from medsam_tune.yaml_files import read_dumped, read_yaml
 
 _DATA_FILE = "FILE"
 _LOCAL_HEAD = """\
@@ -55,7 +55,7 @@ def write_recipe(folder: RunFolder, text: str, comment: str = "") -> str:
     """
     # The parser begins its text with a comment of its own.
     text = "".join(dropwhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
-    shared, local = split_places(yaml.safe_load(text))
+    shared, local = split_places(read_dumped(text))
     if local:
         # Before config.yaml, which says that the run has been recorded.
         write_text(folder.local, _LOCAL_HEAD + yaml.safe_dump(local, sort_keys=False), private=True)

@@ -1,5 +1,6 @@
 """A process that has trained once and forks a child for every run, which kills itself with SIGKILL at a chosen moment."""
 
+import gc
 import os
 import signal
 import sys
@@ -50,6 +51,9 @@ def _serve(jobs, environ):
     while (job := jobs.recv()) is not None:
         if job["at"] == "warm":
             jobs.send(_live({**job, "at": None}, main))
+            # What is there now is never garbage; to look through it would make every child copy it.
+            gc.collect()
+            gc.freeze()
             continue
         child = os.fork()
         if child == 0:
