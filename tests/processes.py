@@ -24,6 +24,7 @@ PRELOADED = [
     "medsam_tune.tuners.peft_tuner",
     "monai.losses",
     "monai.metrics",
+    "tests.processes",
     "tests.frozen",
 ]
 ROOT = Path(__file__).parents[1]

@@ -68,6 +68,11 @@ def test_seed_alone_decides_and_the_global_random_state_is_left_alone():
     assert not torch.equal(first.image, augment(sample, STRONG, seed=6).image)
 
 
+def test_generators_of_accelerators_are_left_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded"))
+    augment(sample_with(disc()), STRONG, seed=5)
+
+
 def test_grey_levels_stay_in_range_and_colour_changes_leave_masks_alone():
     sample = sample_with(disc())
     jittered = augment(sample, Augmentation(brightness=0.9, contrast=0.9, saturation=0.9, hue=0.5), seed=2)
