@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,5 +38,6 @@ def png_of(figure: Figure, background: str = "none") -> bytes:
         patch.set_facecolor(background)
     buffer = BytesIO()
     # ``savefig`` would draw everything twice, the first time for the layout alone.
-    FigureCanvasAgg(figure).print_png(buffer)
+    canvas: Any = FigureCanvasAgg(figure)  # print_png has no types
+    canvas.print_png(buffer)
     return buffer.getvalue()
