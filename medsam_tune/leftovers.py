@@ -56,6 +56,13 @@ def remove_abandoned(folder: Path) -> None:
                 path.unlink()
 
 
+def remove_abandoned_below(folder: Path) -> None:
+    """Remove what killed processes left in a folder and in those below it."""
+    with suppress(FileNotFoundError):
+        for place in {path.parent for path in folder.rglob(f"{TEMPORARY_PREFIX}*")}:
+            remove_abandoned(place)
+
+
 def tidy_once(folder: Path) -> None:
     """Remove what killed processes left in a folder, the first time that this process writes into it."""
     _tidy(folder, os.getpid())

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from medsam_tune.files import atomic_file, atomic_folder
-from medsam_tune.leftovers import TEMPORARY_PREFIX, abandoned_in, remove_abandoned, temporary_name
+from medsam_tune.leftovers import TEMPORARY_PREFIX, abandoned_in, remove_abandoned, remove_abandoned_below, temporary_name
 
 LEAVE = "from medsam_tune.leftovers import temporary_name as n; import sys; print(n())"
 
@@ -40,6 +40,18 @@ def test_files_and_folders_of_a_dead_process_go_at_once_and_those_of_a_living_on
     assert [path.name for path in abandoned_in(tmp_path)] == [dead_name, f"{dead_name}0"]
     remove_abandoned(tmp_path)
     assert names(tmp_path) == sorted([living, "mine.txt"])
+
+
+def test_what_lies_further_below_goes_too_where_that_is_asked_for(tmp_path, dead_name):
+    living = temporary_name()
+    for folder in ("a", "a/b"):
+        (tmp_path / folder).mkdir()
+        for name in (dead_name, living, "mine.txt"):
+            (tmp_path / folder / name).write_bytes(b"half")
+    remove_abandoned_below(tmp_path)
+    assert names(tmp_path / "a") == sorted(["b", living, "mine.txt"])
+    assert names(tmp_path / "a" / "b") == sorted([living, "mine.txt"])
+    remove_abandoned_below(tmp_path / "gone")
 
 
 def test_number_that_another_process_has_now_is_no_sign_of_life(tmp_path):

@@ -48,6 +48,7 @@ from medsam_tune.training.recipe_paths import check_place, resolve_paths
 from medsam_tune.training.record import continue_wandb
 from medsam_tune.training.run_folder import (
     RunFolder,
+    agreed_run,
     is_rank_zero,
     make_run_folder,
     newest_run,
@@ -411,14 +412,17 @@ class MedsamCLI(StageCLI):
         value, root = section.get("ckpt_path"), Path(section.run.folder)
         trains = self.subcommand in (None, "fit")
         if value is None or (value == "auto" and trains):
-            run = requeued_run(root, self.place, slurm_job()) if trains else None
-            if run is None and value == "auto":
-                run = newest_run(root, self.place)
+            run = agreed_run(lambda: self._begun(root, value)) if trains else None
             return None if run is None else RunFolder(run).last_checkpoint
         path = resolve_ckpt_path(value, root, self.place)
         if value in ("best", "last") and not trains:
             check_same_data(value, path.parent.parent, self.recipe_values()["data"])
         return path
+
+    def _begun(self, root: Path, value: str | None) -> Path | None:
+        """Return the run of this SLURM job, or the newest where the recipe goes on by itself; None begins a new one."""
+        run = requeued_run(root, self.place, slurm_job())
+        return newest_run(root, self.place) if run is None and value == "auto" else run
 
     def _section(self) -> Namespace:
         section: Namespace = self.config[self.config.subcommand] if self.config.get("subcommand") else self.config

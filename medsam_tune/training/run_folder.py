@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.folders import expand
-from medsam_tune.leftovers import TEMPORARY_PREFIX
+from medsam_tune.leftovers import TEMPORARY_PREFIX, remove_abandoned_below
 
 RUN_FOLDER_VARIABLE = "MEDSAM_TUNE_RUN_FOLDER"
 STORE_TIMEOUT_SECONDS = 300
@@ -139,7 +139,7 @@ def make_run_folder(root: Path, place: str) -> Path:
         folder = root.absolute() / place / name
         folder.mkdir(parents=True, exist_ok=True)
         return share_run_folder(folder)
-    return share_run_folder(_make_unique(root.absolute() / place) if is_rank_zero() else None)
+    return share_run_folder(_make_new(root.absolute() / place) if is_rank_zero() else None)
 
 
 def share_run_folder(folder: Path | None) -> Path:
@@ -153,13 +153,29 @@ def share_run_folder(folder: Path | None) -> Path:
     """
     environ = os.environ
     if _has_agent_store(environ):
-        folder = _share_by_store(folder, environ)
+        folder = Path(_share_by_store(None if folder is None else str(folder), environ))
     elif not is_rank_zero() and not _is_srun(environ):
         folder = _inherited(environ)
     if folder is None:
         raise ValueError("folder: rank 0 must give the run folder, got None")
     environ[RUN_FOLDER_VARIABLE] = str(folder)
     return folder
+
+
+def agreed_run(find: Callable[[], Path | None]) -> Path | None:
+    """Return the run that rank 0 finds, on every rank: two that looked one after the other might find two, and wait for ever.
+
+    Call it on every rank. Under srun each rank looks for itself.
+
+    Args:
+        find: Looks for a run to go on in.
+    """
+    environ = os.environ
+    if not _has_agent_store(environ):
+        return _continued_by_rank_zero() or find()
+    found = find() if is_rank_zero() else None
+    shared = _share_by_store("" if found is None else str(found), environ)
+    return Path(shared) if shared else None
 
 
 def is_rank_zero() -> bool:
@@ -203,7 +219,7 @@ def resolve_ckpt_path(value: str, root: Path, place: str) -> Path:
         if not path.exists():
             raise CheckpointError(f"{path}: no such checkpoint. Give the path of a .ckpt file, or --ckpt_path=last or best.")
         return path.absolute()
-    run = _continued_by_rank_zero() or newest_run(root, place)
+    run = agreed_run(lambda: newest_run(root, place))
     if run is None:
         raise RecipeError(
             f"--ckpt_path={value}: no run under {root / place} has checkpoints/last.ckpt"
@@ -216,6 +232,16 @@ def resolve_ckpt_path(value: str, root: Path, place: str) -> Path:
 def run_folder_of(checkpoint: Path) -> Path | None:
     """Return the run folder that holds ``checkpoint``, or None for a checkpoint that lies elsewhere."""
     return checkpoint.parent.parent if checkpoint.parent.name == RunFolder(Path()).checkpoints.name else None
+
+
+def _make_new(parent: Path) -> Path:
+    """Make a folder, and remove what killed processes left in those that nobody goes on in: they came to no checkpoint."""
+    folder = _make_unique(parent)
+    with suppress(OSError):
+        for run in parent.iterdir():
+            if not RunFolder(run).last_checkpoint.exists():
+                remove_abandoned_below(run)
+    return folder
 
 
 def _make_unique(parent: Path) -> Path:
@@ -303,8 +329,8 @@ def _has_agent_store(environ: Mapping[str, str]) -> bool:
     return "TORCHELASTIC_RUN_ID" in environ and environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
-def _share_by_store(folder: Path | None, environ: Mapping[str, str]) -> Path:
-    """Pass the folder through the store torchrun's agent serves, which lives as long as this start of the workers."""
+def _share_by_store(text: str | None, environ: Mapping[str, str]) -> str:
+    """Pass rank 0's text through the store torchrun's agent serves, which lives as long as this start of the workers."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined] # public, but torch has it in no __all__
 
     timeout = timedelta(seconds=STORE_TIMEOUT_SECONDS)
@@ -313,6 +339,6 @@ def _share_by_store(folder: Path | None, environ: Mapping[str, str]) -> Path:
     # The n-th call of a rank belongs to the n-th call of every other rank: one process may start several runs.
     call = store.add(f"{prefix}/calls/{environ['RANK']}", 1)
     key = f"{prefix}/{call}"
-    if folder is not None and is_rank_zero():
-        store.set(key, str(folder))
-    return Path(store.get(key).decode())
+    if text is not None and is_rank_zero():
+        store.set(key, text)
+    return str(store.get(key).decode())

@@ -1,14 +1,17 @@
 import os
+import re
 import threading
 from datetime import timedelta
 
 import pytest
 
 from medsam_tune.errors import CheckpointError, RecipeError
+from medsam_tune.leftovers import temporary_name
 from medsam_tune.training import run_folder
 from medsam_tune.training.run_folder import (
     RUN_FOLDER_VARIABLE,
     RunFolder,
+    agreed_run,
     is_rank_zero,
     make_run_folder,
     newest_run,
@@ -40,6 +43,21 @@ def test_runs_that_start_within_one_second_get_folders_of_their_own(tmp_path):
     folders = {make_run_folder(tmp_path, "autosam") for _ in range(5)}
     assert len(folders) == 5
     assert all(folder.is_dir() and folder.parent == tmp_path / "autosam" for folder in folders)
+
+
+def test_a_new_run_removes_what_a_killed_one_left_that_came_to_no_checkpoint(tmp_path):
+    killed, begun = (make_run_folder(tmp_path, "autosam") for _ in range(2))
+    make_checkpoint(tmp_path, begun.name, seconds=100)
+    # A number that another process has now.
+    left = re.sub(rf"-{os.getpid()}-\d+-", f"-{os.getpid()}-1-", temporary_name())
+    for folder in (killed, killed / "checkpoints", begun):
+        folder.mkdir(exist_ok=True)
+        (folder / left).write_bytes(b"half")
+    (killed / "config.yaml").touch()
+    make_run_folder(tmp_path, "autosam")
+    assert sorted(path.name for path in killed.rglob("*")) == ["checkpoints", "config.yaml"]
+    # It has another go, which tidies up itself.
+    assert (begun / left).exists()
 
 
 def test_runs_that_start_at_the_same_time_in_many_threads_never_share_a_folder(tmp_path):
@@ -87,14 +105,33 @@ def test_single_slurm_task_names_its_run_by_time_so_that_two_runs_in_a_job_diffe
     assert make_run_folder(tmp_path, "autosam") != make_run_folder(tmp_path, "autosam")
 
 
-def test_torchrun_ranks_learn_the_folder_from_the_agents_store_run_after_run(tmp_path, monkeypatch):
+@pytest.fixture
+def agent(monkeypatch):
+    """Serve the store of torchrun's agent, as its environment tells the workers."""
     from torch.distributed import TCPStore
 
-    agent = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(minutes=2))
+    store = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(minutes=2))
     environ = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(agent.port)}
+    environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
+    return store
+
+
+def test_torchrun_ranks_go_on_from_the_run_that_rank_0_found(tmp_path, monkeypatch, agent):
+    make_checkpoint(tmp_path, "old", seconds=100)
+    monkeypatch.setenv("RANK", "0")
+    expected = resolve_ckpt_path("last", tmp_path, "autosam")
+    assert agreed_run(lambda: None) is None
+    # Another run has written a checkpoint by the time that the other rank looks, and this one knows a folder of its own.
+    newer = make_checkpoint(tmp_path, "new", seconds=200)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv(RUN_FOLDER_VARIABLE, str(newer.parent.parent))
+    assert resolve_ckpt_path("last", tmp_path, "autosam") == expected
+    assert agreed_run(lambda: newer.parent.parent) is None
+
+
+def test_torchrun_ranks_learn_the_folder_from_the_agents_store_run_after_run(tmp_path, monkeypatch, agent):
     for _ in range(2):
         monkeypatch.setenv("RANK", "0")
         made = make_run_folder(tmp_path, "autosam")
