@@ -7,6 +7,7 @@ writes how far the answers lie from those of the tuned network to standard outpu
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import subprocess
@@ -24,6 +25,8 @@ Masks = tuple[Any, Any]
 
 def main(words: list[str]) -> int:
     """Print the figures of one export; the exit status is that of Python."""
+    # What is imported lives as long as the process; to look through it for garbage time and again slows the start.
+    gc.set_threshold(50_000)
     form, folder, *base = words
     record = json.loads((Path(folder) / "form.json").read_text(encoding="utf-8"))
     asked = list(questions(Path(folder)))

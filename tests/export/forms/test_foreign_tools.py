@@ -18,10 +18,24 @@ from medsam_tune.export.forms.stock_sam import merged, with_unused
 from medsam_tune.files import sha256_of
 from medsam_tune.runs.forms import check_export
 from medsam_tune.types import ImageEmbeddings
+from tests.export.forms.tools import Tools
 from tests.export.forms.tuned import BOTTLENECK, CLASSES, GENERATOR, LORA, SAMED, UNET, config_of, exported
 
 # Each starts a process that imports a large library, or lets torch trace a network: seconds, whatever the network's size.
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory):
+    process = Tools(tmp_path_factory.mktemp("tools"))
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def forked(tools, monkeypatch):
+    """Ask by a fork of a process that has imported the tools, which take seconds; others start as a user's do."""
+    monkeypatch.setattr("medsam_tune.export.forms.verify.subprocess", tools)
 
 
 def written(folder, form, config, **moved):
@@ -84,12 +98,14 @@ def test_monai_runs_the_bundle_and_foreign_code_in_one_is_not_run(tmp_path):
         check_export(folder)
 
 
+@pytest.mark.usefixtures("forked")
 def test_lite_medsam_loads_strictly_in_the_authors_model(tmp_path):
     folder = written(tmp_path, "sam", config_of("lite_medsam", tuner=SAMED), moved=0.005)
     check(folder)
     assert (folder / "lite_medsam.pth").is_file()
 
 
+@pytest.mark.usefixtures("forked")
 def test_peft_loads_the_adapter_and_what_was_trained_beside_it(tmp_path):
     figures = check(written(tmp_path, "adapter", config_of("lite_medsam", tuner=LORA, trainable=["mask_decoder.mask_tokens"])))
     assert figures["loads_in"] == "peft"
@@ -118,7 +134,7 @@ assert "medsam_tune" not in sys.modules
 """
 
 
-def test_vit_b_of_true_shape_loads_strictly_in_stock_segment_anything(tmp_path):
+def test_vit_b_of_true_shape_loads_strictly_in_stock_segment_anything(tmp_path, tools):
     # A windowed block and the decoder, not the image: an encoder pass of this size takes twenty seconds.
     segmenter = exported(tmp_path, config_of("random_vit_b", tuner=SAMED)).segmenter
     given = {"tokens": torch.randn(1, 14, 14, 768), "box": torch.tensor([[9.0, 20, 500, 600]])}
@@ -131,8 +147,9 @@ def test_vit_b_of_true_shape_loads_strictly_in_stock_segment_anything(tmp_path):
         masks = backbone.decode(ImageEmbeddings(given["embeddings"]), index, prompts).low_res_masks
     torch.save(given, tmp_path / "given.pt")
     torch.save(merged(segmenter), tmp_path / "vit_b.pth")
-    words = [sys.executable, "-c", STOCK_VIT_B, *(tmp_path / name for name in ("vit_b.pth", "given.pt", "said.pt"))]
-    subprocess.run(words, check=True, cwd=tmp_path)
+    (tmp_path / "stock.py").write_text(STOCK_VIT_B)
+    words = [sys.executable, *(tmp_path / name for name in ("stock.py", "vit_b.pth", "given.pt", "said.pt"))]
+    tools.run(words, check=True, cwd=tmp_path)
     said = torch.load(tmp_path / "said.pt", weights_only=True)
     torch.testing.assert_close(said["tokens"], tokens, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(said["masks"], masks, atol=1e-4, rtol=1e-4)
@@ -155,6 +172,7 @@ def test_mobile_sam_gets_the_head_that_it_builds_and_never_calls():
     assert added == {f"image_encoder.{name}" for name in ("norm_head.weight", "norm_head.bias", "head.weight", "head.bias")}
 
 
+@pytest.mark.usefixtures("forked")
 def test_other_weights_are_found_out(tmp_path):
     folder = written(tmp_path, "transformers", config_of(tuner=LORA))
     file = folder / "model.safetensors"
