@@ -177,6 +177,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="torch's threads on a CPU")
     parser.add_argument("--only", nargs="+", default=[], metavar="RECIPE", help="recipes by name")
     parser.add_argument("--batch", type=int, metavar="N", help="images of a recipe's step; as the recipe says by default")
+    parser.add_argument(
+        "--with", nargs="+", default=[], dest="words", metavar="KEY=VALUE", help="what recipes are given beside"
+    )
     parser.add_argument("--tiny", action="store_true", help="networks of 64 px, to try the command")
     parser.add_argument("--alone", choices=["ours", "reference"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -228,7 +231,8 @@ def recipes_row(arguments: argparse.Namespace, found: dict[str, Any]) -> Row:
 
     def measure(settings: Settings) -> Result:
         each = Settings(settings.device, few, arguments.seconds, settings.started)
-        return recipe_steps(each, names=arguments.only, report=report, batch=arguments.batch, tiny=arguments.tiny)
+        asked = {"batch": arguments.batch, "tiny": arguments.tiny, "words": arguments.words}
+        return recipe_steps(each, names=arguments.only, report=report, **asked)
 
     # --seconds holds for each recipe.
     return Row("a step of each recipe", None, arguments.device, measure, seconds=6 * 3600)

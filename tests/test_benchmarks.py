@@ -47,13 +47,17 @@ def test_rows_compare_outputs_and_are_written_with_machine_and_commit(tmp_path):
 
 @pytest.mark.slow
 def test_a_recipe_is_measured_in_a_process_of_its_own_with_the_network_that_it_has(tmp_path):
-    words = ("recipes", "--only", "decoder", "--tiny", "--json", str(tmp_path / "found.json"))
-    status, _, complained = run(*words, folder=tmp_path)
+    asked = ("recipes", "--only", "decoder", "instances", "--with", "data.batch_size=3", "--tiny")
+    status, _, complained = run(*asked, "--json", str(tmp_path / "found.json"), folder=tmp_path)
     assert status == 0, complained
-    row = json.loads((tmp_path / "found.json").read_text())["rows"]["recipes"]["extra"]["recipes"]["decoder, 64 px, tiny"]
-    assert row["peak_mb"] > 0
-    assert row["step_s"] > 0
-    assert row["learn_without_gradient"] == row["frozen_with_gradient"] == row["frozen_in_optimizer"] == 0
+    rows = json.loads((tmp_path / "found.json").read_text())["rows"]["recipes"]["extra"]["recipes"]
+    # The second is for any folder of images, and gets one.
+    assert list(rows) == ["decoder, 64 px, tiny", "instances, 64 px, tiny"]
+    for row in rows.values():
+        assert row["batch"] == 3
+        assert row["peak_mb"] > 0
+        assert row["step_s"] > 0
+        assert row["learn_without_gradient"] == row["frozen_with_gradient"] == row["frozen_in_optimizer"] == 0
 
 
 @pytest.mark.parametrize(

@@ -11,21 +11,28 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from measure import Result, Settings, Step, Times, at_most, clocked, free, resident_mb, synchronise
+from PIL import Image
 from sides import half
 from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NETWORKS = {"256 px, LiteMedSAM": "random_lite_medsam", "1024 px, ViT-B": "random_vit_b"}
 TINY = {"64 px, tiny": "random_tiny"}
+SIDES = {"random_lite_medsam": 256, "random_vit_b": 1024, "random_tiny": 64}
 OWN = "its own"
+VIT_ALONE = "medsam_tune.tuners.SamAdapter"
+"""A tuner that takes SAM's ViT alone: it is measured at that network's true size, on a CPU too."""
+SMALLEST_BATCH = {"medsam_tune.tasks.Pretraining": 2}
+"""Images that a task needs in a batch: e-Mix compares an image with others."""
 
 
 def recipe_files() -> dict[str, Path]:
@@ -37,8 +44,12 @@ def recipe_files() -> dict[str, Path]:
 
 def networks_of(file: Path, networks: dict[str, str]) -> dict[str, str]:
     """Return the weights to measure a recipe with; a recipe without a backbone trains a network of its own."""
-    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return networks if "backbone" in content["model"] else {OWN: ""}
+    model = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]
+    if "backbone" not in model:
+        return {OWN: ""}
+    if model.get("tuner", {}).get("class_path") == VIT_ALONE and networks is not TINY:
+        return {name: weights for name, weights in NETWORKS.items() if weights == "random_vit_b"}
+    return networks
 
 
 def recipe_steps(
@@ -48,6 +59,7 @@ def recipe_steps(
     report: Any,  # noqa: ANN401 - a function of a line and rows
     batch: int | None = None,
     tiny: bool = False,
+    words: Sequence[str] = (),
 ) -> Result:
     """R: a few steps of each recipe on each network that fits the device; a recipe that fails says why and stops no other.
 
@@ -57,6 +69,7 @@ def recipe_steps(
         report: Called with a line and all rows so far as each ends.
         batch: Images of a step; the recipe's own where None.
         tiny: Whether to take a network of 64 px, to try the command.
+        words: What every recipe is given beside, as ``key=value``.
     """
     known = recipe_files()
     if unknown := [name for name in names if name not in known]:
@@ -67,19 +80,19 @@ def recipe_steps(
     for name in names or known:
         for network, weights in networks_of(known[name], networks).items():
             each = replace(settings, started=time.monotonic())
-            row = (measured if on_gpu else alone)(known[name], weights, each, batch)
+            row = (measured if on_gpu else alone)(known[name], weights, each, batch, words)
             rows[f"{name}, {network}"] = row
             report(f"R  {name:<24} {network:<19} {line(row)}", rows)
     return Result("a step of each recipe", {}, {}, None, extra={"recipes": rows})
 
 
-def alone(file: Path, weights: str, settings: Settings, batch: int | None) -> dict[str, Any]:
+def alone(file: Path, weights: str, settings: Settings, batch: int | None, words: Sequence[str] = ()) -> dict[str, Any]:
     """Return a recipe's figures from a process of its own."""
     import medsam_tune.training.cli  # noqa: F401 - imported once, for all processes
 
     fork = multiprocessing.get_context("fork")
     receiving, sending = fork.Pipe(duplex=False)
-    process = fork.Process(target=lambda: sending.send(measured(file, weights, settings, batch)))
+    process = fork.Process(target=lambda: sending.send(measured(file, weights, settings, batch, words)))
     process.start()
     sending.close()
     try:
@@ -101,14 +114,16 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
-def measured(file: Path, weights: str, settings: Settings, batch: int | None = None) -> dict[str, Any]:
+def measured(
+    file: Path, weights: str, settings: Settings, batch: int | None = None, words: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return a recipe's figures, or why there are none."""
     from medsam_tune.errors import MedsamTuneError
 
     faults = (RuntimeError, ValueError, OSError, SystemExit, ImportError, AttributeError, TypeError, KeyError, MedsamTuneError)
     try:
         with tempfile.TemporaryDirectory() as folder, at_most(settings.seconds):
-            return _measure(_built(file, "" if weights == OWN else weights, Path(folder), batch), settings)
+            return _measure(_built(file, "" if weights == OWN else weights, Path(folder), batch, words), settings)
     except faults as error:
         return {"failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"}
     finally:
@@ -155,11 +170,16 @@ def _measure(cli: Any, settings: Settings) -> dict[str, Any]:  # noqa: ANN401 - 
     }
 
 
-def _built(file: Path, weights: str, folder: Path, batch: int | None) -> Any:  # noqa: ANN401 - MedsamCLI, imported late
+def _built(file: Path, weights: str, folder: Path, batch: int | None, more: Sequence[str]) -> Any:  # noqa: ANN401 - MedsamCLI
     from medsam_tune.training.cli import MedsamCLI
 
+    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if batch is not None:
+        batch = max(batch, SMALLEST_BATCH.get(content["model"].get("task", {}).get("class_path"), 1))
     words = [
         *([f"--model.backbone.init_args.weights={weights}"] if weights else []),
+        # A recipe for any folder names none.
+        *([] if "root" in content["data"] else [f"--data.root={write_folder(folder / 'images', _side(content, weights))}"]),
         # How many prompts made a prior changes nothing of a step.
         *(["--data.priors.points_per_side=1"] if "priors:" in file.read_text(encoding="utf-8") else []),
         *([] if batch is None else [f"--data.batch_size={batch}"]),
@@ -168,10 +188,36 @@ def _built(file: Path, weights: str, folder: Path, batch: int | None) -> Any:  #
         "--trainer.logger=false",
         "--data.num_workers=0",
         f"--run.folder={folder}",
+        *(f"--{word}" for word in more),
     ]
     cli = MedsamCLI(["--config", str(file), *words], recipe_file=file, command="", run=False)
     cli.discard_unused_folder()
     return cli
+
+
+def write_folder(root: Path, side: int) -> Path:
+    """Write 12 images of the network's input size, each of 16 bright discs on noise, with their masks, and return the folder.
+
+    Args:
+        root: The new folder; ``images`` and ``masks`` come below it.
+        side: Of the images, in pixels.
+    """
+    random = np.random.default_rng(0)
+    cell = side // 4
+    rows, columns = np.mgrid[:side, :side] % cell - (cell - 1) / 2
+    disc = np.hypot(rows, columns) < 0.3 * cell
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for number in range(12):
+        pixels = random.integers(0, 60, (side, side, 3)) + 150 * disc[..., None]
+        Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / f"i{number}.png")
+        Image.fromarray((255 * disc).astype(np.uint8)).save(root / "masks" / f"i{number}.png")
+    return root
+
+
+def _side(content: dict[str, Any], weights: str) -> int:
+    """Return the side of what a recipe's network sees, in pixels."""
+    return SIDES[weights] if weights else int(content["model"]["segmenter"]["init_args"]["side"])
 
 
 def _find_priors(data: Any) -> None:  # noqa: ANN401 - SegmentationDataModule, imported late
