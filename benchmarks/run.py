@@ -75,6 +75,7 @@ def rows(*, tiny: bool = False) -> dict[str, Row]:
         "P14T": Row("frozen LiteMedSAM encoder by PyTorch", 1.0, "cpu", partial(cpu.compiled_encoder, engine="torch")),
         "P15": Row("8 boxes decoded by fours : together", 1.0, "cpu", cpu.micro_batches),
         "P16": Row("8 boxes of an image, first layer shared : apart", 0.95, "cpu", cpu.shared_layer),
+        "P17": Row("decoder step, tokens up-scaled by products : convolutions", 0.95, "cpu", cpu.token_upscaling_step),
         "G1": Row(
             "encoder forward, vit_b, bf16 batch 8 : float32 batch 1", 1 / 8, "cuda", partial(gpu.encoder_forward, name=base)
         ),

@@ -21,7 +21,7 @@ from segment_anything.modeling.image_encoder import Block
 from sides import encoder_step, logits_of, lora_sides
 from torch import Tensor, nn
 
-from medsam_tune.backbone import SamBackbone, sam
+from medsam_tune.backbone import SamBackbone, sam, token_upscaling
 from medsam_tune.backbone.engines import Engine
 from medsam_tune.backbone.vit import VitBlock
 from medsam_tune.segmenters.sam import objects_at_once
@@ -178,6 +178,20 @@ def shared_layer(settings: Settings, name: str = "lite_medsam", *, n_boxes: int 
     result = alternate(
         lambda: partial(step, few), lambda: unshared, settings, metric=f"decoder step, {n_boxes} boxes", warm_up=0
     )
+    result.error = error
+    return result
+
+
+def token_upscaling_step(settings: Settings, name: str = "lite_medsam") -> Result:
+    """P17: a decoder step on one box of a cached image, its tokens up-scaled by matrix products, and by the convolutions."""
+    step = partial(_boxes_step(name, 1), 1)
+
+    def convolved() -> Tensor:
+        with patch.object(token_upscaling, "is_stock_upscaling", lambda _: False):
+            return step()
+
+    error = relative_error(step(), convolved())
+    result = alternate(lambda: step, lambda: convolved, settings, metric="decoder step, 1 box", warm_up=1)
     result.error = error
     return result
 

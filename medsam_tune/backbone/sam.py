@@ -42,6 +42,7 @@ from medsam_tune.backbone.recomputing import set_checkpointing
 from medsam_tune.backbone.sam_anatomy import encoder_chain, sam_anatomy
 from medsam_tune.backbone.shared_decoder import SharedDecoder, is_stock
 from medsam_tune.backbone.shared_layer import SharedTransformer, has_stock_first_layer, shared_images
+from medsam_tune.backbone.token_upscaling import MaskProduct, mask_product
 from medsam_tune.backbone.weights import WEIGHTS, fetch_weights, load_state_dict_file, load_strictly
 from medsam_tune.errors import RecipeError
 from medsam_tune.files import sha256_of
@@ -208,16 +209,16 @@ class SamBackbone(Backbone):
         """
         decoder = self.mask_decoder
         wanted = range(1, decoder.num_mask_tokens) if multimask_output else range(1)
-        tokens, upscaled = self._run_decoder(embeddings.main, image_index, prompts)
+        tokens, product = self._run_decoder(embeddings.main, image_index, prompts)
         ious = decoder.iou_prediction_head(tokens[:, 0])[:, wanted.start : wanted.stop]
-        return MaskPrediction(self._masks(tokens, upscaled, wanted), ious)
+        return MaskPrediction(product(self._filters(tokens, wanted)), ious)
 
     def decode_every(self, embeddings: ImageEmbeddings, image_index: Tensor, prompts: PromptEmbeddings) -> MaskPrediction:
         """Decode the single mask and then the candidates, M = 4, in one pass; arguments as for ``decode``."""
         decoder = self.mask_decoder
-        tokens, upscaled = self._run_decoder(embeddings.main, image_index, prompts)
+        tokens, product = self._run_decoder(embeddings.main, image_index, prompts)
         # A product for each call of ``decode``: one for all four sums in another order, and so rounds otherwise.
-        masks = [self._masks(tokens, upscaled, wanted) for wanted in (range(1), range(1, decoder.num_mask_tokens))]
+        masks = [product(self._filters(tokens, wanted)) for wanted in (range(1), range(1, decoder.num_mask_tokens))]
         return MaskPrediction(torch.cat(masks, dim=1), decoder.iou_prediction_head(tokens[:, 0]))
 
     def prompt_decoder(self, embeddings: ImageEmbeddings, *, multimask_output: bool = False) -> PromptDecoder:
@@ -260,25 +261,25 @@ class SamBackbone(Backbone):
             ValueError: If the prompts are not one row an image.
         """
         rows = torch.arange(len(embeddings.main), device=embeddings.main.device)
-        tokens, upscaled = self._run_decoder(embeddings.main, rows, prompts)
-        return self._masks(tokens, upscaled, range(self.mask_decoder.num_mask_tokens))
+        tokens, product = self._run_decoder(embeddings.main, rows, prompts)
+        return product(self._filters(tokens, range(self.mask_decoder.num_mask_tokens)))
 
-    def _run_decoder(self, image_embeddings: Tensor, image_index: Tensor, prompts: PromptEmbeddings) -> tuple[Tensor, Tensor]:
-        """Return the tokens (N, L, C) after the transformer, the IoU's first, and the upscaled image (N, C / 8, 4g, 4g)."""
+    def _run_decoder(
+        self, image_embeddings: Tensor, image_index: Tensor, prompts: PromptEmbeddings
+    ) -> tuple[Tensor, MaskProduct]:
+        """Return the tokens (N, L, C) after the transformer, the IoU's first, and what makes masks of filters."""
         decoder = self.mask_decoder
         self._check_decode(image_embeddings, image_index, prompts)
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(len(image_index), -1, -1), prompts.sparse_embeddings], dim=1)
         tokens, source_tokens = self._transform(image_embeddings, image_index, prompts.dense_embeddings, tokens)
-        return tokens, decoder.output_upscaling(source_tokens.transpose(1, 2).reshape(prompts.dense_embeddings.shape))
+        return tokens, mask_product(decoder.output_upscaling, source_tokens, (self.embedding_size, self.embedding_size))
 
-    def _masks(self, tokens: Tensor, upscaled: Tensor, wanted: range) -> Tensor:
-        """Return logits (N, M, 4g, 4g) of the wanted mask tokens."""
+    def _filters(self, tokens: Tensor, wanted: range) -> Tensor:
+        """Return the filters (N, M, c) of the wanted mask tokens; c is the width of the upscaled image."""
         networks = self.mask_decoder.output_hypernetworks_mlps
         # Token 0 predicts the IoU; mask token i follows at 1 + i.
-        filters = torch.stack([networks[i](tokens[:, 1 + i]) for i in wanted], dim=1)
-        masks: Tensor = cast(Any, filters @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
-        return masks
+        return torch.stack([networks[i](tokens[:, 1 + i]) for i in wanted], dim=1)
 
     def _transform(
         self, image_embeddings: Tensor, image_index: Tensor, dense_embeddings: Tensor, tokens: Tensor

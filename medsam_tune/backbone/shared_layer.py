@@ -82,8 +82,8 @@ def has_stock_first_layer(decoder: nn.Module) -> bool:
     first = cast(nn.Module, transformer.layers[0])
     return (
         type(transformer) is TwoWayTransformer
-        and not _is_hooked(transformer)
-        and all(type(module) in _STOCK and not _is_hooked(module) for module in first.modules())
+        and not is_hooked(transformer)
+        and all(type(module) in _STOCK and not is_hooked(module) for module in first.modules())
     )
 
 
@@ -109,7 +109,8 @@ def shared_images(image_index: Tensor, n_images: int, dense_embeddings: Tensor) 
     return (images, positions) if len(images) < n_prompts else None
 
 
-def _is_hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
+    """Tell whether somebody listens to a module's calls, which a replay of it would not make."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
