@@ -22,6 +22,7 @@ LEVELS = [
         "errors",
         "files",
         "folders",
+        "heap",
         "leftovers",
         "terminal",
         "weight_files",

@@ -15,6 +15,7 @@ from medsam_tune.backbone.candidates import PromptDecoder, plain_decoder
 from medsam_tune.backbone.whole_chunks import fill_chunks
 from medsam_tune.errors import RecipeError
 from medsam_tune.geometry import InputRule
+from medsam_tune.heap import large_buffers_kept
 from medsam_tune.types import EncoderInput, ImageEmbeddings, MaskPrediction, PromptEmbeddings
 
 
@@ -91,7 +92,8 @@ class Backbone(nn.Module, ABC):
         self.slices_at_once = seen.chunk_length if self.mixes_slices else 1
         self.current_input = seen
         try:
-            found = self.run_encoder(seen)
+            with large_buffers_kept():
+                found = self.run_encoder(seen)
         finally:
             self.current_input = None
         return found if kept is None else found.rows(kept)

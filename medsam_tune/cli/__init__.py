@@ -12,6 +12,7 @@ from medsam_tune import __version__
 from medsam_tune.cli.one_line import TRACEBACK_VARIABLE, OneLine
 from medsam_tune.errors import RecipeError
 from medsam_tune.folders import complete_account, expand
+from medsam_tune.heap import keep_heap
 from medsam_tune.runs.recipe_files import SUFFIXES, bundled_recipes, name_bundled_recipes
 from medsam_tune.training.recipe_paths import expand_word
 
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:
         # What is imported lives as long as the process; to look through it for garbage time and again slowed the start.
         gc.set_threshold(50_000)
+        keep_heap()
     arguments = sys.argv[1:] if argv is None else argv
     with OneLine(["medsam-tune", *arguments]) as command:
         complete_account()

@@ -21,7 +21,7 @@ def main() -> int:
     if _runs_file(words, ".yaml", ".yml"):
         from medsam_tune.cli import main as medsam_tune_main
 
-        return medsam_tune_main(words)
+        return medsam_tune_main()
     command = console_script("lightning-sdk", "lightning")
     if command is None and _runs_file(words, ".py"):
         command = console_script("lightning", "fabric")

@@ -16,6 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from medsam_tune.errors import CheckpointError
+from medsam_tune.heap import close_large_buffers, open_large_buffers
 from medsam_tune.training.console import say
 from medsam_tune.training.loggers import RunCsvLogger
 from medsam_tune.training.module import tuned
@@ -67,6 +68,29 @@ def _random_state() -> dict[str, Any]:
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
+
+
+class LargeBuffers(Callback):
+    """Keep a training step's buffers in this process's heap, see ``heap``; loading of data lies between the steps."""
+
+    def __init__(self) -> None:
+        self._open = False
+
+    def on_train_batch_start(self, *_: Any) -> None:  # noqa: ANN401
+        self._close()
+        self._open = True
+        open_large_buffers()
+
+    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401
+        self._close()
+
+    def on_exception(self, *_: Any) -> None:  # noqa: ANN401
+        self._close()
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False
+            close_large_buffers()
 
 
 class TrainingRows(Callback):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback
 
-from medsam_tune.training.callbacks import RandomState, ResumeHint, TrainingRows
+from medsam_tune.training.callbacks import LargeBuffers, RandomState, ResumeHint, TrainingRows
 from medsam_tune.training.checkpoint import AtomicCheckpointIO
 from medsam_tune.training.compiled import CompiledEncoder
 from medsam_tune.training.epoch_clock import EpochClock
@@ -67,6 +67,7 @@ def _callbacks(cli: MedsamCLI, max_steps: int, *, continued: bool) -> list[Callb
         EndOfTraining(max_steps),
         interruptions,
         RandomState(),
+        LargeBuffers(),
         rows,
         EpochLines(rows),
         Opening(cli),

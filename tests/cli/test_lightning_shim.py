@@ -46,7 +46,7 @@ def sdk(tmp_path, monkeypatch):
 @pytest.fixture
 def ours(monkeypatch):
     made = []
-    monkeypatch.setattr(medsam_tune.cli, "main", lambda words: made.append(words) or 0)
+    monkeypatch.setattr(medsam_tune.cli, "main", lambda: made.append(sys.argv[1:]) or 0)
     return made
 
 
