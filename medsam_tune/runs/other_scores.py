@@ -13,6 +13,7 @@ from medsam_tune.evaluation.baselines import BOXES, evaluate_inference, evaluate
 from medsam_tune.evaluation.calibration import score_certainty, summarise_certainty, write_certainty
 from medsam_tune.evaluation.comparison import paired_difference
 from medsam_tune.evaluation.instances import score_automatic, summarise_instances
+from medsam_tune.evaluation.kept_embeddings import KeptEmbeddings
 from medsam_tune.evaluation.moved_boxes import asks_with_boxes, score_moved_boxes
 from medsam_tune.evaluation.summary import summarise
 from medsam_tune.evaluation.survey import spread
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
     from medsam_tune.types import SegmentationBatch
 
 
-def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
+def score_baselines(cli: MedsamCLI, kept: KeptEmbeddings) -> dict[str, Any] | None:
     """Score the untuned network on the test cases: asked as the tuned one is, with the whole-image box and with the true box.
 
     Where the network labels pixels, only the classes that an image shows get a box.
+
+    Args:
+        cli: Whose test is over.
+        kept: Embeddings of the test images, shared with the other scores.
 
     Returns:
         A summary by way of asking, each with how much better the tuned network is by case (``tuned_minus_this``), or None where
@@ -38,7 +43,9 @@ def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
     if not cli.settings.baselines or tuned is None or not isinstance(segmenter, SamSegmenter):
         return None
     data, only_shown = cli.datamodule, BOXES if cli.datamodule.target == "per_class" else ()
-    scores = evaluate_segmenters(untuned_networks(segmenter), scored_batches(cli), only_shown=only_shown)
+    networks = untuned_networks(segmenter)
+    batches = kept.encoded("untuned", next(iter(networks.values())), scored_batches(cli))
+    scores = evaluate_segmenters(networks, batches, only_shown=only_shown)
     cli.results.baseline_scores = scores
     return {
         name: {
@@ -49,8 +56,12 @@ def score_baselines(cli: MedsamCLI) -> dict[str, Any] | None:
     }
 
 
-def score_boxes(cli: MedsamCLI) -> dict[str, Any] | None:
+def score_boxes(cli: MedsamCLI, kept: KeptEmbeddings) -> dict[str, Any] | None:
     """Score the tuned network, and the untuned one where that was scored, with every box moved by ``run.box_jitter``.
+
+    Args:
+        cli: Whose test is over.
+        kept: Embeddings of the test images, shared with the other scores.
 
     Returns:
         ``share``; by network ``dice`` as ``summarise`` returns it, and the paired difference ``minus_exact`` to the boxes as
@@ -74,7 +85,7 @@ def score_boxes(cli: MedsamCLI) -> dict[str, Any] | None:
     moved = {
         name: scores
         for together in networks
-        for name, scores in score_moved_boxes(together, scored_batches(cli), share=share).items()
+        for name, scores in score_moved_boxes(together, _encoded(cli, kept, together), share=share).items()
     }
     cli.clock.stop("moved_boxes")
     return {
@@ -86,8 +97,17 @@ def score_boxes(cli: MedsamCLI) -> dict[str, Any] | None:
     }
 
 
-def score_calibration(cli: MedsamCLI) -> dict[str, Any]:
+def _encoded(cli: MedsamCLI, kept: KeptEmbeddings, networks: Mapping[str, SamSegmenter]) -> Iterator[SegmentationBatch]:
+    name, first = next(iter(networks.items()))
+    return kept.encoded(name, first, scored_batches(cli))
+
+
+def score_calibration(cli: MedsamCLI, kept: KeptEmbeddings) -> dict[str, Any]:
     """Hold what the tuned network says of its own answers against their errors, and write both by case.
+
+    Args:
+        cli: Whose test is over.
+        kept: Embeddings of the test images, shared with the other scores.
 
     Returns:
         ``calibration`` as ``summarise_certainty`` returns it, with the same of the ``untuned`` network where that is asked
@@ -97,15 +117,16 @@ def score_calibration(cli: MedsamCLI) -> dict[str, Any]:
     if not cli.settings.calibration or tested is None:
         return {}
     cli.clock.start("calibration")
-    certainty = score_certainty(cli.model.segmenter, scored_batches(cli))
-    untuned = _untuned_certainty(cli)
+    segmenter = cli.model.segmenter
+    certainty = score_certainty(segmenter, kept.encoded("tuned", segmenter, scored_batches(cli)))
+    untuned = _untuned_certainty(cli, kept)
     cli.clock.stop("calibration")
     dice = _dice_by_case(tested)
     write_certainty(cli.run_folder.certainty, certainty, dice, data.case_names)
     return {"calibration": {**summarise_certainty(certainty, dice, data.case_patients), "untuned": untuned}}
 
 
-def _untuned_certainty(cli: MedsamCLI) -> dict[str, Any] | None:
+def _untuned_certainty(cli: MedsamCLI, kept: KeptEmbeddings) -> dict[str, Any] | None:
     """Return what the untuned network says of its answers to the same queries; None where it was not scored."""
     segmenter = cli.model.segmenter
     if not isinstance(segmenter, SamSegmenter):
@@ -114,7 +135,7 @@ def _untuned_certainty(cli: MedsamCLI) -> dict[str, Any] | None:
     scores = cli.results.baseline_scores.get(name)
     if scores is None or name in BOXES:
         return None
-    certainty = score_certainty(network, scored_batches(cli))
+    certainty = score_certainty(network, kept.encoded("untuned", network, scored_batches(cli)))
     return summarise_certainty(certainty, _dice_by_case(scores), cli.datamodule.case_patients)
 
 

@@ -13,6 +13,7 @@ import torch
 from medsam_tune.data.split_file import read_splits
 from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.evaluation.comparison import not_compared, verdict_of
+from medsam_tune.evaluation.kept_embeddings import KeptEmbeddings
 from medsam_tune.export.description import DESCRIPTION_FILE
 from medsam_tune.export.load import Checkpoint, load_export, not_at_hand
 from medsam_tune.files import read_json
@@ -360,13 +361,14 @@ def _score_beside(cli: MedsamCLI) -> None:
     """Score the baselines and the other kinds of inference on the cases that were tested, where the task compares any."""
     if "baselines" not in cli.model.task.stages:
         return
+    kept = KeptEmbeddings()
     cli.clock.start("baselines")
-    baselines = score_baselines(cli)
+    baselines = score_baselines(cli, kept)
     cli.clock.stop("baselines")
     verdict = not_compared(_why_not_compared(cli)) if baselines is None else verdict_of(baselines)
-    moved = score_boxes(cli)
+    moved = score_boxes(cli, kept)
     boxes = {} if moved is None else {"moved_boxes": moved}
-    more = {**boxes, **_inference(cli), **score_calibration(cli), **score_instances(cli)}
+    more = {**boxes, **_inference(cli), **score_calibration(cli, kept), **score_instances(cli)}
     cli.results.write(baselines=baselines, verdict=verdict, **more)
     cli.results.write_cases(cli.datamodule)
 

@@ -79,8 +79,8 @@ class DecoderGraph(nn.Module):
         has_mask = has_mask_input.reshape(-1, 1, 1, 1)
         dense = has_mask * network.mask_downscaling(mask_input) + (1 - has_mask) * self.backbone.no_mask_embedding()
         index = torch.zeros(1, dtype=torch.int64)
-        tokens, upscaled = self.backbone._run_decoder(image_embeddings, index, PromptEmbeddings(sparse, dense))
-        masks = self.backbone._masks(tokens, upscaled, range(1))
+        tokens, product = self.backbone._run_decoder(image_embeddings, index, PromptEmbeddings(sparse, dense))
+        masks = product(self.backbone._filters(tokens, range(1)))
         return self.backbone.mask_decoder.iou_prediction_head(tokens[:, 0])[:, :1], masks
 
     def _points(self, coords: Tensor, labels: Tensor) -> Tensor:
