@@ -3,4 +3,5 @@
 import gc
 
 gc.freeze()
+gc.set_threshold(50_000)
 gc.enable()
