@@ -13,6 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from _pytest.doctest import DoctestModule
 
+from medsam_tune.heap import keep_heap
+
 # torch is imported where it is used: xdist's own process, which starts the workers, never needs it.
 if TYPE_CHECKING:
     from medsam_tune.backbone import SamBackbone
@@ -41,6 +43,7 @@ def pytest_collection_finish():
     gc.freeze()
     gc.set_threshold(50_000)
     gc.enable()
+    keep_heap()
 
 
 @pytest.fixture(autouse=True, scope="session")

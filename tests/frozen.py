@@ -2,6 +2,9 @@
 
 import gc
 
+from medsam_tune.heap import keep_heap
+
 gc.freeze()
 gc.set_threshold(50_000)
 gc.enable()
+keep_heap()

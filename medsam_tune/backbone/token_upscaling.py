@@ -41,7 +41,7 @@ def mask_product(upscaling: nn.Module, source_tokens: Tensor, grid: tuple[int, i
     if torch.is_grad_enabled() and source_tokens.device.type == "cpu" and is_stock_upscaling(upscaling):
         pixels = upscale_tokens(upscaling, source_tokens)
         return lambda filters: masks_of_pixels(filters, pixels, grid)
-    upscaled: Tensor = upscaling(source_tokens.transpose(1, 2).reshape(len(source_tokens), -1, *grid))
+    upscaled: Tensor = upscaling(source_tokens.transpose(1, 2).reshape(len(source_tokens), source_tokens.shape[2], *grid))
     return lambda filters: (filters @ upscaled.flatten(2)).reshape(*filters.shape[:2], *upscaled.shape[-2:])
 
 
@@ -66,7 +66,7 @@ def upscale_tokens(upscaling: nn.Module, tokens: Tensor) -> Tensor:
 
 def masks_of_pixels(filters: Tensor, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
     """Multiply filters (N, M, c) with ``upscale_tokens``' pixels (N, h * w * 16, c); return masks (N, M, 4h, 4w)."""
-    masks = (pixels @ filters.transpose(1, 2)).reshape(len(pixels), *grid, 2, 2, 2, 2, -1)
+    masks = (pixels @ filters.transpose(1, 2)).reshape(len(pixels), *grid, 2, 2, 2, 2, filters.shape[1])
     # h, w, then row and column of each doubling; a pixel's row is made of h and both rows.
     return masks.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(*filters.shape[:2], 4 * grid[0], 4 * grid[1])
 
@@ -76,7 +76,7 @@ def _double(layer: nn.ConvTranspose2d, tokens: Tensor) -> Tensor:
     # The weight is (C, c, 2, 2).
     weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)
     bias = None if layer.bias is None else layer.bias.repeat(4)
-    return functional.linear(tokens, weight, bias).reshape(len(tokens), 4 * tokens.shape[1], -1)
+    return functional.linear(tokens, weight, bias).reshape(len(tokens), 4 * tokens.shape[1], layer.out_channels)
 
 
 def _doubles(layer: nn.Module) -> bool:

@@ -79,3 +79,11 @@ def test_a_step_of_a_backbone_takes_the_tokens_way(monkeypatch):
     with torch.no_grad():
         torch.testing.assert_close(backbone.decode(embeddings, index, prompts).low_res_masks, learned, rtol=1e-4, atol=1e-5)
     assert seen == [1]
+
+
+def test_no_object_gives_no_mask_and_gradients_of_zero():
+    upscaling = _upscaling()
+    masks = mask_product(upscaling, torch.zeros(0, 15, 32, dtype=torch.float64), (3, 5))(torch.zeros(0, 1, 4).double())
+    assert masks.shape == (0, 1, 12, 20)
+    masks.sum().backward()
+    assert all(not parameter.grad.any() for parameter in upscaling.parameters())
