@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,13 +27,14 @@ from torch import Tensor
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.geometry import Frame, InputRule, image_to_input, masks_to_input
 from medsam_tune.losses import BceDiceLoss
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.precompute import EmbeddingPrecompute, open_store
 from medsam_tune.precompute.fill import fill, lookup
 from medsam_tune.prompt_encoders import HarDNetPromptGenerator
 from medsam_tune.prompts import BoxPrompt
 from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
-from medsam_tune.types import Queries, SegmentationBatch, Truth
+from medsam_tune.types import EncoderInput, Queries, SegmentationBatch, Truth
 
 IMAGE_SIZE = (320, 400)
 # fp16 rounds the embedding to three digits.
@@ -59,15 +60,15 @@ class Measurement:
         return lines
 
 
-def synthetic_image(index: int, rule: InputRule) -> tuple[Tensor, Tensor, Frame]:
-    """Return a smooth random image (3, S, S), an ellipse (1, S, S) in it, and their frame."""
+def synthetic_image(index: int, rule: InputRule) -> tuple[Tensor, ObjectMasks, Frame]:
+    """Return a smooth random image (3, S, S), an ellipse in it at its original size, and their frame."""
     generator = torch.Generator().manual_seed(index)
     coarse = torch.rand(1, 3, 12, 15, generator=generator) * 255
     image = torch.nn.functional.interpolate(coarse, IMAGE_SIZE, mode="bicubic")[0].clamp(0, 255)
     y, x = torch.meshgrid(*(torch.linspace(-1, 1, length) for length in IMAGE_SIZE), indexing="ij")
     mask = (x / 0.4) ** 2 + (y / 0.5) ** 2 < 1
     image_in, frame = image_to_input(torch.where(mask, 0.5 * image + 120, image), rule)
-    return image_in, masks_to_input(mask[None], frame, rule.side), frame
+    return image_in, ObjectMasks.of(mask[None]), frame
 
 
 def synthetic_batch(index: int, rule: InputRule) -> SegmentationBatch:
@@ -77,7 +78,7 @@ def synthetic_batch(index: int, rule: InputRule) -> SegmentationBatch:
     return SegmentationBatch(
         images=image[None],
         queries=Queries(zero, zero + 1),
-        truth=Truth(mask[None], (mask,)),
+        truth=Truth(masks_to_input(mask, frame, rule.side), (mask,)),
         frames=(frame,),
         sample_index=zero + index,
         case_index=zero + index,
@@ -92,12 +93,15 @@ def fill_store(backbone: SamBackbone, n_images: int, root: Path) -> Find:
     rule = backbone.input_rule
     identity = backbone.weights
 
+    def encode(images: Tensor, frames: Sequence[Frame]) -> Tensor:
+        return backbone.encode(EncoderInput(images, tuple(frames))).main
+
     def load(item: tuple[int, ...]) -> tuple[Tensor, Frame]:
         image, _, frame = synthetic_image(item[0], rule)
         return image, frame
 
     precompute = EmbeddingPrecompute(
-        weights_name=identity.name, weights_sha256=identity.sha256, rule=rule, load=load, encode=backbone.encode
+        weights_name=identity.name, weights_sha256=identity.sha256, rule=rule, load=load, encode=encode
     )
     store = open_store(precompute, root)
     return lookup(store, precompute, fill(store, precompute, [(index, 0) for index in range(n_images)]).keys)
@@ -149,7 +153,7 @@ def segmenters(weights: str) -> dict[str, SamSegmenter]:
     generator = HarDNetPromptGenerator(arch="39ds", gen_size=256, width=64, init="neutral")
     return {
         "decoder only, tight box": SamSegmenter(SamParts(SamBackbone(weights, trainable=["mask_decoder"]), BoxPrompt("tight"))),
-        "AutoSAM, HarDNet-39ds": SamSegmenter(SamParts(SamBackbone(weights), generator)),
+        "AutoSAM, HarDNet-39ds": SamSegmenter(SamParts(SamBackbone(weights), prompt_encoder=generator)),
     }
 
 

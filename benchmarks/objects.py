@@ -27,6 +27,7 @@ from torch import Tensor
 from medsam_tune.backbone import SamBackbone
 from medsam_tune.geometry import InputRule, image_to_input, masks_to_input
 from medsam_tune.losses import BceDiceLoss
+from medsam_tune.masks import ObjectMasks
 from medsam_tune.prompts import BoxPrompt
 from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
@@ -43,13 +44,14 @@ def synthetic_batch(n_objects: int, rule: InputRule) -> SegmentationBatch:
     image = torch.nn.functional.interpolate(coarse, IMAGE_SIZE, mode="bicubic")[0].clamp(0, 255)
     y, x = torch.meshgrid(*(torch.arange(length) for length in IMAGE_SIZE), indexing="ij")
     centres = torch.rand(n_objects, 2, generator=generator) * 240 + 40
-    masks = torch.stack([(y - row) ** 2 + (x - column) ** 2 < 30**2 for row, column in centres.tolist()])
+    discs = torch.stack([(y - row) ** 2 + (x - column) ** 2 < 30**2 for row, column in centres.tolist()])
+    masks = ObjectMasks.of(discs)
     image_in, frame = image_to_input(image, rule)
     zero = torch.zeros(1, dtype=torch.int64)
     return SegmentationBatch(
         images=image_in[None],
         queries=Queries(zero.expand(n_objects), zero.expand(n_objects) + 1),
-        truth=Truth(masks_to_input(masks, frame, rule.side)[:, None], (masks,)),
+        truth=Truth(masks_to_input(masks, frame, rule.side), (masks,)),
         frames=(frame,),
         sample_index=zero,
         case_index=zero,
@@ -63,7 +65,7 @@ def synthetic_batch(n_objects: int, rule: InputRule) -> SegmentationBatch:
 def one_object(batch: SegmentationBatch, row: int) -> SegmentationBatch:
     """Return the same image with one of its objects."""
     rows = torch.tensor([row])
-    truth = Truth(batch.masks[rows], (batch.original_masks[0][rows],))
+    truth = Truth(batch.known_truth.masks.rows(rows), (batch.original_masks[0].rows(rows),))
     return replace(batch, queries=batch.queries.rows(rows), truth=truth)
 
 

@@ -90,3 +90,20 @@ def test_the_dice_of_a_volume_counts_the_pixels_of_all_its_slices_together():
     counts.add("a", full, empty)
     counts.add("a", empty, empty)
     assert counts.dice() == {"a": 2 * 4 / (8 + 4)}
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "rows"),
+    [
+        ("cache.py", ("--images", "1"), ("decoder only, tight box, CPU", "AutoSAM, HarDNet-39ds, CPU")),
+        ("objects.py", ("--objects", "2"), ("      2   wall", "      2    CPU")),
+    ],
+)
+def test_a_script_that_compares_two_ways_finds_the_same_loss_and_prints_their_ratio(script, words, rows, monkeypatch, capsys):
+    path = RUN.with_name(script)
+    monkeypatch.setattr(sys, "argv", [str(path), *words, "--weights", "random_tiny", "--steps", "1", "--threads", "1"])
+    runpy.run_path(str(path), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    for row in rows:
+        (line,) = [each for each in lines if each.startswith(row)]
+        assert float(line.split()[-1]) > 0
