@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -33,10 +34,12 @@ class _Heap:
     Attributes:
         glibc: Its functions once ``keep_heap`` was called, None before.
         depth: How many ``large_buffers_kept`` are open.
+        lock: Held while the depth changes.
     """
 
     glibc: ctypes.CDLL | None = None
     depth = 0
+    lock = threading.Lock()
 
 
 def keep_heap() -> bool:
@@ -59,25 +62,20 @@ def keep_heap() -> bool:
 @contextmanager
 def large_buffers_kept() -> Iterator[None]:
     """Take buffers above 32 MiB, too, from the heap while a network runs; nothing happens before ``keep_heap``."""
-    open_large_buffers()
+    _change_depth(1)
     try:
         yield
     finally:
-        close_large_buffers()
+        _change_depth(-1)
 
 
-def open_large_buffers() -> None:
-    """Begin ``large_buffers_kept`` where it does not end in the same function."""
-    _Heap.depth += 1
-    if _Heap.glibc is not None and _Heap.depth == 1:
-        _Heap.glibc.mallopt(_MMAP_MAX, 0)
-
-
-def close_large_buffers() -> None:
-    """End what ``open_large_buffers`` began."""
-    _Heap.depth -= 1
-    if _Heap.glibc is not None and _Heap.depth == 0:
-        _Heap.glibc.mallopt(_MMAP_MAX, _MANY)
+def _change_depth(by: int) -> None:
+    # A server encodes in several threads.
+    with _Heap.lock:
+        outside = _Heap.depth == 0
+        _Heap.depth += by
+        if _Heap.glibc is not None and outside != (_Heap.depth == 0):
+            _Heap.glibc.mallopt(_MMAP_MAX, 0 if outside else _MANY)
 
 
 def _find_glibc() -> ctypes.CDLL | None:

@@ -44,7 +44,7 @@ def score_baselines(cli: MedsamCLI, kept: KeptEmbeddings) -> dict[str, Any] | No
         return None
     data, only_shown = cli.datamodule, BOXES if cli.datamodule.target == "per_class" else ()
     networks = untuned_networks(segmenter)
-    batches = kept.encoded("untuned", next(iter(networks.values())), scored_batches(cli))
+    batches = _encoded(cli, kept, {"untuned": next(iter(networks.values()))})
     scores = evaluate_segmenters(networks, batches, only_shown=only_shown)
     cli.results.baseline_scores = scores
     return {
@@ -97,11 +97,6 @@ def score_boxes(cli: MedsamCLI, kept: KeptEmbeddings) -> dict[str, Any] | None:
     }
 
 
-def _encoded(cli: MedsamCLI, kept: KeptEmbeddings, networks: Mapping[str, SamSegmenter]) -> Iterator[SegmentationBatch]:
-    name, first = next(iter(networks.items()))
-    return kept.encoded(name, first, scored_batches(cli))
-
-
 def score_calibration(cli: MedsamCLI, kept: KeptEmbeddings) -> dict[str, Any]:
     """Hold what the tuned network says of its own answers against their errors, and write both by case.
 
@@ -118,7 +113,7 @@ def score_calibration(cli: MedsamCLI, kept: KeptEmbeddings) -> dict[str, Any]:
         return {}
     cli.clock.start("calibration")
     segmenter = cli.model.segmenter
-    certainty = score_certainty(segmenter, kept.encoded("tuned", segmenter, scored_batches(cli)))
+    certainty = score_certainty(segmenter, _encoded(cli, kept, {"tuned": segmenter}))
     untuned = _untuned_certainty(cli, kept)
     cli.clock.stop("calibration")
     dice = _dice_by_case(tested)
@@ -135,7 +130,7 @@ def _untuned_certainty(cli: MedsamCLI, kept: KeptEmbeddings) -> dict[str, Any] |
     scores = cli.results.baseline_scores.get(name)
     if scores is None or name in BOXES:
         return None
-    certainty = score_certainty(network, kept.encoded("untuned", network, scored_batches(cli)))
+    certainty = score_certainty(network, _encoded(cli, kept, {"untuned": network}))
     return summarise_certainty(certainty, _dice_by_case(scores), cli.datamodule.case_patients)
 
 
@@ -187,6 +182,12 @@ def score_others(cli: MedsamCLI, networks: Mapping[str, Segmenter], *, most: int
         batches = (collate_chunks([items[number]]) for number in range(len(items)))
         found[name] = _summary(cli, evaluate_segmenters({name: network}, batches)[name])
     return found
+
+
+def _encoded(cli: MedsamCLI, kept: KeptEmbeddings, networks: Mapping[str, Segmenter]) -> Iterator[SegmentationBatch]:
+    """Yield the tested images with the embeddings of the first of these networks, made once as far as they are kept."""
+    name, first = next(iter(networks.items()))
+    return kept.encoded(name, first, scored_batches(cli))
 
 
 def scored_batches(cli: MedsamCLI) -> Iterator[SegmentationBatch]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from medsam_tune.errors import CheckpointError
-from medsam_tune.heap import close_large_buffers, open_large_buffers
+from medsam_tune.heap import large_buffers_kept
 from medsam_tune.training.console import say
 from medsam_tune.training.loggers import RunCsvLogger
 from medsam_tune.training.module import tuned
@@ -74,23 +75,16 @@ class LargeBuffers(Callback):
     """Keep a training step's buffers in this process's heap, see ``heap``; loading of data lies between the steps."""
 
     def __init__(self) -> None:
-        self._open = False
+        self._step = ExitStack()
 
     def on_train_batch_start(self, *_: Any) -> None:  # noqa: ANN401
-        self._close()
-        self._open = True
-        open_large_buffers()
+        self._step.enter_context(large_buffers_kept())
 
     def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401
-        self._close()
+        self._step.close()
 
     def on_exception(self, *_: Any) -> None:  # noqa: ANN401
-        self._close()
-
-    def _close(self) -> None:
-        if self._open:
-            self._open = False
-            close_large_buffers()
+        self._step.close()
 
 
 class TrainingRows(Callback):
