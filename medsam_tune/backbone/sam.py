@@ -65,8 +65,8 @@ class SamBackbone(Backbone):
         seed: Seeds random weights.
         checkpointing: Keep only the input of each encoder block for the backward pass and compute the block again there: less
             memory, more time, the same results. Where no gradient reaches a block it changes nothing.
-        engine: What runs a frozen TinyViT on a CPU: ``torch``, ``openvino`` (``pip install medsam-tune[cpu]``), or ``auto``,
-            which takes OpenVINO where it is installed and more than a few images are encoded. Embeddings differ by rounding.
+        engine: What runs a frozen TinyViT on a CPU: ``auto``, which is oneDNN's packed products where PyTorch has them; ``onednn``;
+            ``openvino`` (``pip install medsam-tune[cpu]``); ``torch`` for the modules themselves. Embeddings differ by rounding.
 
     Raises:
         RecipeError: If a name or the side cannot be.

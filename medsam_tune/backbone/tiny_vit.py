@@ -44,12 +44,22 @@ class ConvNorm(nn.Sequential):
         conv, norm = cast(nn.Conv2d, self.c), cast(nn.BatchNorm2d, self.bn)
         if norm.training or not (is_plain(conv, nn.Conv2d) and is_plain(norm, nn.BatchNorm2d)):
             return cast(Tensor, norm(conv(x)))
-        scale = norm.weight * torch.rsqrt(cast(Tensor, norm.running_var) + norm.eps)
-        weight, bias = conv.weight * scale[:, None, None, None], norm.bias - cast(Tensor, norm.running_mean) * scale
-        if conv.kernel_size == (1, 1) and conv.stride == (1, 1):
+        weight, bias = self.folded()
+        if self.is_pointwise():
             # PyTorch sends these to its slow convolution where channels are last.
             return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
         return F.conv2d(x, weight, bias, conv.stride, cast("tuple[int, int]", conv.padding), groups=conv.groups)
+
+    def is_pointwise(self) -> bool:
+        """Say whether it maps each pixel for itself."""
+        conv = cast(nn.Conv2d, self.c)
+        return conv.kernel_size == (1, 1) and conv.stride == (1, 1)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Return weight (C', C / groups, k, k) and bias (C') of the convolution with the norm's fixed statistics in them."""
+        conv, norm = cast(nn.Conv2d, self.c), cast(nn.BatchNorm2d, self.bn)
+        scale = norm.weight * torch.rsqrt(cast(Tensor, norm.running_var) + norm.eps)
+        return conv.weight * scale[:, None, None, None], norm.bias - cast(Tensor, norm.running_mean) * scale
 
 
 def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
@@ -125,12 +135,17 @@ class WindowAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map windows (W, L, C) of L = window * window tokens to the same shape."""
-        windows, length, channels = tokens.shape
-        qkv = self.qkv(self.norm(tokens)).view(windows, length, self.num_heads, -1).transpose(1, 2)
-        query, key, value = qkv.chunk(3, dim=-1)
-        bias = self.attention_biases[:, self.bias_index].to(query.dtype)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None])
-        return cast(Tensor, self.proj(attended.transpose(1, 2).reshape(windows, length, channels)))
+        return cast(Tensor, self.proj(self.attended(self.qkv(self.norm(tokens)), self.bias())))
+
+    def bias(self) -> Tensor:
+        """Return what is added to the scores, (heads, L, L)."""
+        return self.attention_biases[:, self.bias_index]
+
+    def attended(self, qkv: Tensor, bias: Tensor) -> Tensor:
+        """Attend by queries, keys and values (W, L, 3 C), and return (W, L, C)."""
+        query, key, value = qkv.view(*qkv.shape[:2], self.num_heads, -1).transpose(1, 2).chunk(3, dim=-1)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype)[None])
+        return attended.transpose(1, 2).flatten(2)
 
 
 class Mlp(nn.Module):
