@@ -65,8 +65,9 @@ class SamBackbone(Backbone):
         seed: Seeds random weights.
         checkpointing: Keep only the input of each encoder block for the backward pass and compute the block again there: less
             memory, more time, the same results. Where no gradient reaches a block it changes nothing.
-        engine: What runs a frozen TinyViT on a CPU: ``auto``, which is oneDNN's packed products where PyTorch has them; ``onednn``;
-            ``openvino`` (``pip install medsam-tune[cpu]``); ``torch`` for the modules themselves. Embeddings differ by rounding.
+        engine: What runs a frozen TinyViT on a CPU: ``auto``, which is oneDNN's packed products where PyTorch has them,
+            ``onednn``, ``openvino`` (``pip install medsam-tune[cpu]``), or ``torch``, PyTorch's modules. Embeddings differ by
+            rounding.
 
     Raises:
         RecipeError: If a name or the side cannot be.
