@@ -136,7 +136,7 @@ class SamBackbone(Backbone):
         pixels = pixels.to(self._dtype)
         learns = pixels.requires_grad or any(p.requires_grad for p in self.image_encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            if learns or self.attached_tuner is not None:
+            if learns or module_kinds(self.image_encoder) != self.encoder_kinds:
                 return ImageEmbeddings(self.image_encoder(pixels))
             return ImageEmbeddings(self._engine.encode(self.image_encoder, pixels))
 

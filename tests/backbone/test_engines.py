@@ -15,6 +15,7 @@ from medsam_tune.backbone.packed_tiny_vit import has_onednn, pack_tiny_vit
 from medsam_tune.backbone.tiny_vit import TinyViT
 from medsam_tune.errors import RecipeError
 from medsam_tune.precompute import EmbeddingPrecompute
+from medsam_tune.tuners import AdaptFormer, DecoderTuning
 from tests.backbones import make_tiny_vit, make_vit
 from tests.factories import encode as encode_images
 from tests.factories import make_batch
@@ -171,6 +172,18 @@ def test_an_encoder_that_learns_or_is_tuned_runs_in_pytorch(packed):
     batch = make_batch()
     assert encode_images(backbone, batch.images, batch.frames).requires_grad
     assert made == []
+
+
+def test_a_tuner_of_the_decoder_leaves_the_encoder_to_the_engine(packed):
+    made, _ = packed
+    batch = make_batch()
+    for tuner in (DecoderTuning(), AdaptFormer(2)):
+        backbone = make_tiny_vit()
+        backbone._engine = EncoderEngine("onednn", backbone.image_encoder)
+        tuner.attach(backbone)
+        backbone.requires_grad_(False).eval()
+        encode_images(backbone, batch.images, batch.frames)
+    assert len(made) == 1
 
 
 def test_a_copy_and_an_unpickled_engine_start_anew(encoder, packed):
