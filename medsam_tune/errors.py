@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 T = TypeVar("T")
+_NO_MEMORY: Final = re.compile(r"out of memory|can't allocate memory|Unable to allocate", re.IGNORECASE)
 
 
 class MedsamTuneError(Exception):
@@ -110,3 +112,8 @@ def own_error(error: BaseException) -> MedsamTuneError | None:
     while cause is not None and not isinstance(cause, MedsamTuneError):
         cause = cause.__cause__
     return cause
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error of Python, NumPy or PyTorch is about memory that was not there."""
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from medsam_tune import __version__
-from medsam_tune.errors import DataFaults, MedsamTuneError, RecipeError, own_error
+from medsam_tune.errors import DataFaults, MedsamTuneError, RecipeError, own_error, ran_out_of_memory
 from medsam_tune.files import write_fault, write_text
 from medsam_tune.folders import state_folder
 from medsam_tune.training.run_folder import RUN_FOLDER_VARIABLE, RunFolder
@@ -31,7 +31,6 @@ _PATH = re.compile(r"(?<![\w./~])(?:[\w^~.-]*/)(?:[^\s'\",;:()\[\]{}<>]+/)*[^\s'
 _QUOTED_PATH = re.compile(r"(['\"])[^'\"\n]*/([^'\"/\n]+)\1")
 _DATA_WORD = re.compile(r"(\b(?:data|data\.root|--data|--data\.root)[= ])('[^']*'|\S+)")
 _NO_BATCH = "DataLoader timed out"
-_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|Unable to allocate", re.IGNORECASE)
 
 
 class OneLine:
@@ -156,8 +155,10 @@ def describe(error: Exception) -> str:
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
     if _IN_A_WORKER.match(said):
         said = str(error).strip().splitlines()[-1]
-    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-        return f"out of memory ({said}). Lower data.batch_size or the sizes in the recipe, or use a machine with more memory."
+    if ran_out_of_memory(error):
+        tried = " ".join(getattr(error, "__notes__", ()))
+        lower = tried or "Lower data.batch_size or the sizes in the recipe, or use a machine with more memory."
+        return f"out of memory ({said}). {lower}"
     if said.startswith(_NO_BATCH):
         return (
             f"data.num_workers: a worker gave no batch in time ({said}). It may have no room left in /dev/shm, or the disk may "

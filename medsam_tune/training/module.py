@@ -190,7 +190,7 @@ class TuningModule(pl.LightningModule):
 
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
         batch = self._known(batch)
-        terms = {**self.task.training_losses(self.segmenter, batch, self.loss), **self.segmenter.auxiliary_losses()}
+        terms = self._losses(batch)
         total = torch.stack(list(terms.values())).sum()
         looked = self.finite.add(total, self.global_step, batch.image_ids)
         self.last_loss = total.detach()
@@ -201,6 +201,13 @@ class TuningModule(pl.LightningModule):
             # A bar shows numbers, and a GPU has to be waited for to know one.
             self.log("train/loss_step", self.last_loss, batch_size=weight, prog_bar=True, logger=False)
         return total
+
+    def training_loss(self, batch: SegmentationBatch) -> Tensor:
+        """Return the summed loss of a batch, as a training step has it; nothing is logged or counted."""
+        return torch.stack(list(self._losses(self._known(batch)).values())).sum()
+
+    def _losses(self, batch: SegmentationBatch) -> dict[str, Tensor]:
+        return {**self.task.training_losses(self.segmenter, batch, self.loss), **self.segmenter.auxiliary_losses()}
 
     def on_after_backward(self) -> None:
         self.segmenter.after_backward(self.global_step)

@@ -11,6 +11,7 @@ from medsam_tune.training.checkpoint import AtomicCheckpointIO
 from medsam_tune.training.compiled import CompiledEncoder
 from medsam_tune.training.epoch_clock import EpochClock
 from medsam_tune.training.loggers import run_loggers
+from medsam_tune.training.memory_advice import MemoryAdvice
 from medsam_tune.training.opening import Opening
 from medsam_tune.training.overlays import WandbOverlays
 from medsam_tune.training.precompute_stage import PrecomputeStage
@@ -68,6 +69,7 @@ def _callbacks(cli: MedsamCLI, max_steps: int, *, continued: bool) -> list[Callb
         interruptions,
         RandomState(),
         LargeBuffers(),
+        MemoryAdvice(),
         rows,
         EpochLines(rows),
         Opening(cli),
