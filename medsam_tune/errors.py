@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeVar, cast
 
 T = TypeVar("T")
-_NO_MEMORY: Final = re.compile(r"out of memory|can't allocate memory|Unable to allocate", re.IGNORECASE)
+# The last one is oneDNN's word for it.
+_NO_MEMORY: Final = re.compile(
+    r"out of memory|can't allocate memory|Unable to allocate|could not create a primitive", re.IGNORECASE
+)
 
 
 class MedsamTuneError(Exception):
@@ -115,5 +118,5 @@ def own_error(error: BaseException) -> MedsamTuneError | None:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error of Python, NumPy or PyTorch is about memory that was not there."""
+    """Say whether an error of Python, NumPy, PyTorch or oneDNN is about memory that was not there."""
     return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import traceback
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
@@ -13,6 +13,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from medsam_tune.errors import ran_out_of_memory
+from medsam_tune.heap import large_buffers_kept
 from medsam_tune.types import SegmentationBatch
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ class MemoryAdvice(Callback):
         _forget_frames(exception)
         pl_module.zero_grad(set_to_none=True)
         autocast = trainer.precision_plugin.forward_context if trainer.precision_plugin is not None else nullcontext
-        exception.add_note(
-            advice(cast("TuningModule", pl_module), self._batch, autocast=autocast, stepped=trainer.global_step > 0)
-        )
+        # Whatever else goes wrong with a part of the batch must not stand in for what did with the whole.
+        with suppress(RuntimeError):
+            module, stepped = cast("TuningModule", pl_module), trainer.global_step > 0
+            exception.add_note(advice(module, self._batch, autocast=autocast, stepped=stepped))
 
 
 def advice(
@@ -59,6 +61,9 @@ def advice(
         batch: On the module's device.
         autocast: Makes the context of the forward pass.
         stepped: Whether the optimizer holds its moments already. If not, room for two a weight is held while trying.
+
+    Raises:
+        RuntimeError: If a part of the batch fails for another reason than memory.
     """
     images = batch.n_images
     while (images := images // 2) >= 1:
@@ -75,7 +80,9 @@ def advice(
 
 def _fits(module: TuningModule, batch: SegmentationBatch, autocast: AbstractContextManager[None], *, moments: int) -> bool:
     try:
-        _step(module, batch, autocast, moments)
+        # What the failed step had is kept by the heap, and used again only so.
+        with large_buffers_kept():
+            _step(module, batch, autocast, moments)
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):
             raise

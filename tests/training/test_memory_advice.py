@@ -77,6 +77,14 @@ def test_another_error_while_trying_is_not_taken_for_memory(module, monkeypatch)
         advice(module, batch_of(2))
 
 
+def test_what_else_fails_while_trying_does_not_stand_in_for_the_error(workplace, monkeypatch, capsys):
+    errors = [FULL.with_traceback(None), RuntimeError("shapes differ")]
+    monkeypatch.setattr(SamSegmenter, "training_losses", lambda *_: (_ for _ in ()).throw(errors.pop(0)))
+    assert run("epochs=1") == 1
+    assert "out of memory (CUDA out of memory. Tried to allocate 2 GiB.). Lower data.batch_size" in capsys.readouterr().err
+    assert errors == []
+
+
 def test_what_the_failed_step_had_made_is_let_go_before_the_next_is_tried(module, monkeypatch):
     made = []
 
