@@ -65,7 +65,8 @@ def pack_tiny_vit(encoder: TinyViT, side: int) -> Step:
 
 
 def _run(steps: Sequence[Step], pixels: Tensor) -> Tensor:
-    return torch.cat([_run_one(steps, image[None]) for image in pixels])
+    found = [_run_one(steps, image[None]) for image in pixels]
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _run_one(steps: Sequence[Step], image: Tensor) -> Tensor:
@@ -123,6 +124,7 @@ class _Product:
         return cast(Tensor, found)
 
     def plus(self, tokens: Tensor, summand: Tensor) -> Tensor:
+        """Return the product and a summand of its shape."""
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise.binary(tokens, summand, self._weight, self._bias, "add"))
 
 
@@ -233,8 +235,10 @@ def _conv_block(block: ConvBlock, side: int) -> Step:
     project = _pointwise(block.conv3, bottleneck.lines * side)
 
     def run(tokens: Tensor) -> Tensor:
-        strips = bottleneck.strips(tokens)
-        return torch.cat([F.gelu(project.plus(strip, tokens[:, lines])) for lines, strip in strips], 1)
+        found = torch.empty_like(tokens)
+        for lines, strip in bottleneck.strips(tokens):
+            torch.ops.aten.gelu.out(project.plus(strip, tokens[:, lines]), out=found[:, lines])
+        return found
 
     return run
 
@@ -260,9 +264,9 @@ def _attention(attention: WindowAttention, window: int, side: int) -> Step:
         if len(beyond):
             windows[beyond] = qkv(norm(tokens.new_zeros(1, tokens.shape[3])))
         attended = attention.attended(windows.view(-1, window * window, windows.shape[1]), bias).flatten(0, 1)
-        return proj.plus(attended.index_select(0, back).view(tokens.shape), tokens)
+        return proj(attended.index_select(0, back).view(tokens.shape))
 
-    return lambda tokens: torch.cat([attend(tokens[:, lines]) for lines in _strips(tokens.shape[1], window)], 1)
+    return partial(_add_in_strips, attend, window)
 
 
 @cache
@@ -287,11 +291,15 @@ def _mlp(mlp: Mlp, side: int) -> Step:
     n_lines = _lines(side, side, _of(mlp.fc1, nn.Linear).out_features)
     widen, project = (_linear(_of(layer, nn.Linear), n_lines * side) for layer in (mlp.fc1, mlp.fc2))
 
-    def run(tokens: Tensor) -> Tensor:
-        parts = (tokens[:, lines] for lines in _strips(tokens.shape[1], n_lines))
-        return torch.cat([project.plus(widen(norm(part), "gelu"), part) for part in parts], 1)
+    return partial(_add_in_strips, lambda tokens: project(widen(norm(tokens), "gelu")), n_lines)
 
-    return run
+
+def _add_in_strips(branch: Step, n_lines: int, tokens: Tensor) -> Tensor:
+    """Return tokens (1, H, W, C) and what a branch makes of them, strip by strip."""
+    found = torch.empty_like(tokens)
+    for lines in _strips(tokens.shape[1], n_lines):
+        torch.add(branch(tokens[:, lines]), tokens[:, lines], out=found[:, lines])
+    return found
 
 
 def _neck(neck: nn.Sequential, side: int) -> Step:
