@@ -45,7 +45,7 @@ def has_onednn() -> bool:
 def pack_tiny_vit(encoder: TinyViT, side: int) -> Step:
     """Return what maps normalised float32 images (B, 3, S, S) to the encoder's embeddings (B, C, g, g), image by image.
 
-    Results differ by rounding. Once a weight of the encoder has changed, it is to be packed anew.
+    Nothing keeps a graph. Results differ by rounding. Once a weight of the encoder has changed, it is to be packed anew.
 
     Args:
         encoder: A network in eval mode whose modules nobody replaced or hooked into.
@@ -65,7 +65,8 @@ def pack_tiny_vit(encoder: TinyViT, side: int) -> Step:
 
 
 def _run(steps: Sequence[Step], pixels: Tensor) -> Tensor:
-    found = [_run_one(steps, image[None]) for image in pixels]
+    with torch.no_grad():
+        found = [_run_one(steps, image[None]) for image in pixels]
     return found[0] if len(found) == 1 else torch.cat(found)
 
 
