@@ -40,9 +40,9 @@ class MemoryAdvice(Callback):
             return
         _forget_frames(exception)
         pl_module.zero_grad(set_to_none=True)
-        autocast = trainer.precision_plugin.forward_context if trainer.precision_plugin is not None else nullcontext
+        autocast = trainer.precision_plugin.forward_context
         # Whatever else goes wrong with a part of the batch must not stand in for what did with the whole.
-        with suppress(RuntimeError):
+        with suppress(RuntimeError, ValueError, TypeError, LookupError):
             module, stepped = cast("TuningModule", pl_module), trainer.global_step > 0
             exception.add_note(advice(module, self._batch, autocast=autocast, stepped=stepped))
 

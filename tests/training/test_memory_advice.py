@@ -77,8 +77,9 @@ def test_another_error_while_trying_is_not_taken_for_memory(module, monkeypatch)
         advice(module, batch_of(2))
 
 
-def test_what_else_fails_while_trying_does_not_stand_in_for_the_error(workplace, monkeypatch, capsys):
-    errors = [FULL.with_traceback(None), RuntimeError("shapes differ")]
+@pytest.mark.parametrize("other", [RuntimeError("shapes differ"), ValueError("one value a channel"), KeyError("term")])
+def test_what_else_fails_while_trying_does_not_stand_in_for_the_error(workplace, monkeypatch, capsys, other):
+    errors = [FULL.with_traceback(None), other]
     monkeypatch.setattr(SamSegmenter, "training_losses", lambda *_: (_ for _ in ()).throw(errors.pop(0)))
     assert run("epochs=1") == 1
     assert "out of memory (CUDA out of memory. Tried to allocate 2 GiB.). Lower data.batch_size" in capsys.readouterr().err
