@@ -1,4 +1,4 @@
-"""``medsam-tune runs``: the runs that there are, one of them, and the removal of those that came to nothing."""
+"""``medsam-tune runs``: the runs that there are, one of them, several as one, and the removal of those that came to nothing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from medsam_tune.runs.listing import RunEntry
 
 DESCRIPTION = """\
-List runs, show one, or remove those that came to nothing.
+List runs, show one, pool several, or remove those that came to nothing.
 
 A run is finished with its test; running where it wrote something within the last hour; else stopped, or failed with an
-error.log. `clean` removes stopped and failed runs, or the runs that are named, whatever their state."""
+error.log. `clean` removes stopped and failed runs, or the runs that are named, whatever their state. `pool` writes the
+figures of runs that differ in seed or fold alone, such as those of a job array, as `run ... folds=5` would; `compare` takes
+what it writes as one run."""
 
 _HEAD = ("data", "recipe", "name", "state", "Dice", "untuned", "verdict", "size", "folder")
 
@@ -39,6 +41,8 @@ def main(arguments: list[str]) -> int:
         list_runs(find_runs(root))
     elif options.action == "show":
         show(named_runs([options.run], root)[0])
+    elif options.action == "pool":
+        pool(named_runs(options.runs, root))
     else:
         clean(named_runs(options.runs, root) if options.runs else find_runs(root), root, options)
     return 0
@@ -69,6 +73,18 @@ def show(entry: RunEntry) -> None:
     else:
         print(labelled("Run folder", str(entry.folder)))
         print(f"\nmedsam-tune resume {entry.folder}")
+
+
+def pool(entries: list[RunEntry]) -> None:
+    """Pool runs and print their figures.
+
+    Raises:
+        RecipeError: If they do not belong together.
+        DataError: If they were not made of the same data.
+    """
+    from medsam_tune.runs.pool import pool_runs
+
+    pool_runs({entry.folder: entry.recipe for entry in entries})
 
 
 def clean(entries: list[RunEntry], root: Path, options: object) -> None:
@@ -110,9 +126,11 @@ def parser() -> OptionParser:
     listing = actions.add_parser("list", help="data, recipe, name, state, Dice, untuned Dice, verdict and size of each")
     showing = actions.add_parser("show", help="one run, its figures and what can be done with it")
     showing.add_argument("run", metavar="RUN", help="its folder, or the end of its path, such as its time")
+    pooling = actions.add_parser("pool", help="several runs of one recipe, over seeds or folds, as one")
+    pooling.add_argument("runs", nargs="+", metavar="RUN", help="tested runs that differ in seed or fold alone")
     cleaning = actions.add_parser("clean", help="remove stopped and failed runs, or those that are named")
     cleaning.add_argument("runs", nargs="*", metavar="RUN", help="runs to remove, whatever their state")
     cleaning.add_argument("--yes", action="store_true", help="remove without asking")
-    for action in (listing, showing, cleaning):
+    for action in (listing, showing, pooling, cleaning):
         action.add_argument("--folder", default="runs", metavar="DIR", help="where the runs lie (default runs)")
     return parser

@@ -11,13 +11,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from medsam_tune.errors import DataError, RecipeError
 from medsam_tune.files import read_json, write_json
 from medsam_tune.training.console import say
-from medsam_tune.training.pooling import pooled_text, write_pooled
+from medsam_tune.training.pooling import pooled_folder, pooled_text, write_pooled
 from medsam_tune.training.run_folder import RunFolder
 from medsam_tune.yaml_files import read_yaml
 
@@ -114,7 +113,7 @@ def run_repeats(recipe: Path, repeats: Repeats) -> int:
             raise DataError(f"{root / place}: {repetition.label} left no test_cases.csv, so there is nothing to pool.")
         runs[repetition.label] = found
         say("")
-    folder = _pooled_folder(runs, recipe.stem, "-".join([*([name] if name else []), repeats.over]))
+    folder = pooled_folder(next(iter(runs.values())), "-".join([recipe.stem, *([name] if name else []), repeats.over]))
     say(pooled_text(write_pooled(runs, folder), folder))
     return 0
 
@@ -184,11 +183,6 @@ def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[b
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _pooled_folder(runs: Mapping[str, Path], recipe: str, name: str) -> Path:
-    first = next(iter(runs.values()))
-    return first.parents[1] / f"{recipe}-{name}" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
 
 def _runs_root(recipe: Path, words: Sequence[str]) -> Path:

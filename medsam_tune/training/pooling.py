@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,16 @@ def write_pooled(runs: Mapping[str, Path], folder: Path) -> dict[str, Any]:
     }
     write_json(RunFolder(folder).summary, summary)
     return summary
+
+
+def pooled_folder(run: Path, name: str) -> Path:
+    """Return where what several runs tested goes, ``runs/<data>/<name>/<timestamp>`` like a run, without making it.
+
+    Args:
+        run: One of the runs.
+        name: Such as ``lora-folds``.
+    """
+    return run.parents[1] / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
 
 def pooled_runs(folder: Path) -> dict[str, Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from medsam_tune.cli import main
 from medsam_tune.training.run_folder import RunFolder
 from medsam_tune.training.run_place import RUNS
 from tests.processes import start_command, statuses_of
@@ -35,6 +36,9 @@ def test_two_jobs_at_once_end_with_the_folds_of_two_runs_one_after_the_other(wor
         found = weights_of(folder.last_checkpoint)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert main(["runs", "pool", *map(str, Path("runs").glob(RUNS))]) == 0
+    (pooled,) = Path("runs").glob("*/*-folds/*/summary.json")
+    assert json.loads(pooled.read_text())["test"]["n_cases"] == N_CASES
 
 
 def _tested(folder: Path) -> tuple[str, ...]:
