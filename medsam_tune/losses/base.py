@@ -17,6 +17,17 @@ class MaskLoss(nn.Module, ABC):
     def forward(self, prediction: MaskPrediction, batch: SegmentationBatch) -> dict[str, Tensor]:
         """Return weighted scalar terms by name; training minimises their sum."""
 
+    def check_network(self, *, classes: bool, iou: bool) -> None:
+        """Refuse a network that does not answer what is compared, before any work; accepts all by default.
+
+        Args:
+            classes: Whether it gives every pixel to one class (``MaskPrediction.class_logits``).
+            iou: Whether it predicts the IoU of its masks (``MaskPrediction.iou_predictions``).
+
+        Raises:
+            RecipeError: Naming the loss that fits.
+        """
+
 
 def targets_at(prediction: MaskPrediction, batch: SegmentationBatch) -> tuple[Tensor, Tensor]:
     """Return ground truth and what counts at the prediction's resolution, both (N, 1, h, w) bool.

@@ -11,6 +11,8 @@ Differs from the authors' code:
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -43,17 +45,22 @@ class IouHeadLoss(MaskLoss):
         self.mask_loss = mask_loss or BceDiceLoss()
         self.weight = weight
 
+    def check_network(self, *, classes: bool, iou: bool) -> None:
+        """Refuse a network that predicts no IoU, and what the loss on the mask refuses."""
+        if not iou:
+            raise RecipeError("model.loss: IouHeadLoss needs a network that predicts an IoU. Set model.loss: BceDiceLoss.")
+        self.mask_loss.check_network(classes=classes, iou=iou)
+
     def forward(self, prediction: MaskPrediction, batch: SegmentationBatch) -> dict[str, Tensor]:
         """Return the terms of the mask loss and ``iou``.
 
         Raises:
             RecipeError: If the network predicts no IoU.
         """
-        if prediction.iou_predictions is None:
-            raise RecipeError("model.loss: IouHeadLoss needs a network that predicts an IoU. Set model.loss: BceDiceLoss.")
+        ious = prediction.iou_predictions
+        self.check_network(classes=prediction.class_logits is not None, iou=ious is not None)
         terms: dict[str, Tensor] = self.mask_loss(prediction, batch)
-        predicted = prediction.iou_predictions.float()
-        error = (predicted - true_iou(prediction, batch)).square()
+        error = (cast(Tensor, ious).float() - true_iou(prediction, batch)).square()
         return {**terms, "iou": self.weight * (error.mean() if len(error) else error.sum())}
 
 

@@ -9,6 +9,8 @@ Differs from the authors' code:
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,21 +54,26 @@ class SoftmaxDiceLoss(MaskLoss):
         self.dice_weight = dice_weight
         self.dice = DiceLoss(squared_pred=True, batch=True, smooth_nr=smooth, smooth_dr=smooth)
 
+    def check_network(self, *, classes: bool, iou: bool) -> None:
+        """Refuse a network without classes."""
+        if not classes:
+            raise RecipeError(
+                "model.loss: SoftmaxDiceLoss compares classes, but this segmenter predicts each object alone. Set "
+                "model.segmenter: medsam_tune.segmenters.SemanticSegmenter, or model.loss: medsam_tune.losses.BceDiceLoss."
+            )
+
     def forward(self, prediction: MaskPrediction, batch: SegmentationBatch) -> dict[str, Tensor]:
         """Return the weighted terms ``ce`` and ``dice``; a term of weight 0 is absent.
 
         Raises:
             RecipeError: If the prediction has no ``class_logits``.
         """
-        if prediction.class_logits is None:
-            raise RecipeError(
-                "model.loss: SoftmaxDiceLoss compares classes, but this segmenter predicts each object alone. Set "
-                "model.segmenter: medsam_tune.segmenters.SemanticSegmenter, or model.loss: medsam_tune.losses.BceDiceLoss."
-            )
-        with torch.autocast(prediction.class_logits.device.type, enabled=False):
+        self.check_network(classes=prediction.class_logits is not None, iou=prediction.iou_predictions is not None)
+        class_logits = cast(Tensor, prediction.class_logits)
+        with torch.autocast(class_logits.device.type, enabled=False):
             classes, region = class_map(prediction, batch)
             # Zeros go in before any function of the logits, so that not even NaN in the padding reaches loss or gradient.
-            logits = torch.where(region, prediction.class_logits.float(), 0.0)
+            logits = torch.where(region, class_logits.float(), 0.0)
             return self._terms(logits, classes, region)
 
     def _terms(self, logits: Tensor, classes: Tensor, region: Tensor) -> dict[str, Tensor]:

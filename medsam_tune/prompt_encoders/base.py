@@ -31,6 +31,17 @@ class PromptEncoder(nn.Module, ABC):
         """Tell whether it reads what is to be found by its name, ``Queries.names``. False by default."""
         return False
 
+    def check_queries(self, queries: Queries, backbone: Backbone) -> None:
+        """Refuse prompts that it cannot embed together, before any image is seen; takes all by default.
+
+        Args:
+            queries: No object, with the prompts that every object will have.
+            backbone: As in ``forward``.
+
+        Raises:
+            RecipeError: Naming the key.
+        """
+
     @abstractmethod
     def forward(
         self, queries: Queries, inputs: EncoderInput, embeddings: ImageEmbeddings, backbone: Backbone

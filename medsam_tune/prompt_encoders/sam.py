@@ -22,6 +22,10 @@ class SamPromptEncoder(PromptEncoder):
         """Return True."""
         return True
 
+    def check_queries(self, queries: Queries, backbone: Backbone) -> None:
+        """Refuse different prompts that end in different numbers of tokens."""
+        _check_tokens([_embed(queries, kinds, backbone) for kinds in queries.forms], queries.forms)
+
     def forward(
         self, queries: Queries, inputs: EncoderInput, embeddings: ImageEmbeddings, backbone: Backbone
     ) -> PromptEmbeddings:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from medsam_tune.types import Queries, SegmentationBatch
+import torch
+
+from medsam_tune.geometry import Frame
+from medsam_tune.masks import ObjectMasks
+from medsam_tune.types import Queries, SegmentationBatch, Truth
 
 
 class PromptSampler(ABC):
@@ -29,3 +33,34 @@ class PromptSampler(ABC):
     def reads_truth(self) -> bool:
         """Tell whether the prompt is drawn from the true masks, which new images do not have. True by default."""
         return True
+
+
+def ask_nothing(sampler: PromptSampler, *, mask_side: int) -> Queries:
+    """Return what a sampler asks in training about no object at all: which prompts and how many points, before any data.
+
+    Args:
+        sampler: What the recipe names.
+        mask_side: 4g, the side of a mask prompt.
+
+    Raises:
+        RecipeError: If parts of it do not go together.
+    """
+    return sampler.draw(_no_objects(), mask_side=mask_side)
+
+
+def _no_objects() -> SegmentationBatch:
+    """Return a training batch of one image of 8 x 8 pixels about which nothing is asked."""
+    side, none, first = 8, torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    masks = ObjectMasks.of_planes((), (side, side))
+    return SegmentationBatch(
+        images=torch.zeros(1, 3, side, side),
+        queries=Queries(none, none),
+        truth=Truth(masks, (masks,)),
+        frames=(Frame((side, side), (side, side)),),
+        sample_index=first,
+        case_index=first,
+        image_ids=("",),
+        case_ids=("",),
+        spacing_mm=((1.0, 1.0),),
+        training=True,
+    )

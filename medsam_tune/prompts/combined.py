@@ -24,7 +24,7 @@ class CombinedPrompt(PromptSampler):
         samplers: At least one; each kind (points, boxes, mask) at most once.
 
     Raises:
-        RecipeError: If there is none, or, when drawing, if two give the same kind.
+        RecipeError: If there is none, or, when drawing (a network draws once when it is built), if two give the same kind.
     """
 
     def __init__(self, samplers: Sequence[PromptSampler]) -> None:
@@ -48,7 +48,8 @@ class OneOfPrompt(PromptSampler):
         samplers: Two or more that end in the same number of tokens, such as a box and one point: SAM gives both two.
 
     Raises:
-        RecipeError: If there are fewer than two, or, when drawing, if two give different numbers of points.
+        RecipeError: If there are fewer than two, or, when drawing (a network draws once when it is built), if two give
+            different numbers of points.
     """
 
     def __init__(self, samplers: Sequence[PromptSampler]) -> None:

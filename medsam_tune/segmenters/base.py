@@ -105,6 +105,10 @@ class Segmenter(nn.Module, ABC):
         """Tell whether it answers the boxes, points and masks of a query. False by default."""
         return False
 
+    def predicts_iou(self) -> bool:
+        """Tell whether its answer says how good each mask is, which ``IouHeadLoss`` compares. True by default."""
+        return True
+
     def reads_names(self) -> bool:
         """Tell whether it is asked by what is to be found, ``Queries.names``. False by default."""
         return False
@@ -230,5 +234,5 @@ def check_one_per_image_target(target: str, owner: str) -> None:
     if target != "binary":
         raise RecipeError(
             f"data.target: {owner} gives one mask per image, so labels must be joined; got {target}. Set data.target: binary, "
-            "or ask with model.prompts: BoxPrompt, which gives every object its own mask."
+            "or take a network that is asked with boxes, as in the recipe medsam_box, which gives every object its own mask."
         )

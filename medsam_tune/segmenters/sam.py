@@ -19,6 +19,7 @@ from medsam_tune.geometry import Frame, InputRule, normalise
 from medsam_tune.losses.base import MaskLoss
 from medsam_tune.prompt_encoders.base import PromptEncoder
 from medsam_tune.prompt_encoders.sam import SamPromptEncoder
+from medsam_tune.prompts.base import ask_nothing
 from medsam_tune.segmenters.base import SamParts, Segmenter, check_one_per_image_target
 from medsam_tune.tuners.base import NoTuner
 from medsam_tune.types import EncoderInput, ImageEmbeddings, MaskPrediction, PromptEmbeddings, Queries, SegmentationBatch
@@ -61,6 +62,14 @@ class SamSegmenter(Segmenter):
         self.views_at_test, self.smallest_part = parts.views_at_test, parts.smallest_part
         _check_asking(parts.prompts is not None, self.prompt_encoder)
         self._attach()
+        self._check_prompts()
+
+    def _check_prompts(self) -> None:
+        """Refuse prompts that do not go together: drawn for no object, they show it before there are any data."""
+        if self.prompts is not None:
+            with torch.no_grad():
+                queries = ask_nothing(self.prompts, mask_side=4 * self.backbone.embedding_size)
+                self.prompt_encoder.check_queries(queries, self.backbone)
 
     def _attach(self) -> None:
         backbone = self.backbone

@@ -73,6 +73,10 @@ class SemanticSegmenter(SamSegmenter):
         """Return the names of the K classes."""
         return self._classes
 
+    def predicts_iou(self) -> bool:
+        """Return False: a class is decoded by its mask alone."""
+        return False
+
     def untuned(self) -> Segmenter | None:
         """Return None: the released network labels no pixel with a class."""
         return None

@@ -108,6 +108,10 @@ class TaskSegmenter(Segmenter):
         """
         check_one_per_image_target(data.target, type(self).__name__)
 
+    def predicts_iou(self) -> bool:
+        """Return False: there is no head for it."""
+        return False
+
     def base_weights(self) -> None:
         """Return None: everything is trained."""
         return

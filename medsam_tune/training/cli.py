@@ -42,6 +42,7 @@ from medsam_tune.training.origin import (
 from medsam_tune.training.own_folder import own_folder_words
 from medsam_tune.training.places import with_local
 from medsam_tune.training.precompute_stage import check_cacheable
+from medsam_tune.training.predictions import check_needs_no_user, check_one_process
 from medsam_tune.training.pretrained import check_pretraining, check_unseen, keep_record, pretrained_words
 from medsam_tune.training.progress import scores_line
 from medsam_tune.training.recipe_paths import check_place, resolve_paths
@@ -226,6 +227,8 @@ class MedsamCLI(StageCLI):
         recipe = self._get(self.config_init, "trainer")
         if self.subcommand in (None, "fit"):
             check_global_batch(self.datamodule, vars(recipe))
+        if self.subcommand == "predict":
+            check_needs_no_user(self.model.segmenter)
         # Before a folder is made: faulty data must leave nothing behind.
         rule = self.model.segmenter.input_rule
         split = self.subcommand != "predict"
@@ -250,6 +253,8 @@ class MedsamCLI(StageCLI):
         config = trainer_config(self, recipe, continued=continued)
         try:
             trainer = pl.Trainer(**config)
+            if self.subcommand == "predict":
+                check_one_process(trainer)
             if self.subcommand in (None, "fit"):
                 set_global_batch(trainer, self.datamodule)
             check_limits(trainer, self.datamodule, _STAGES[self.subcommand], interval=recipe["val_check_interval"])

@@ -112,6 +112,7 @@ class TuningModule(pl.LightningModule):
         self.task: Task = task or SegmentationTask()
         self.task.attach(self.segmenter)
         self.loss: MaskLoss = loss or BceDiceLoss()
+        self.loss.check_network(classes=bool(self.segmenter.classes()), iou=self.segmenter.predicts_iou())
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.schedule = schedule

@@ -23,10 +23,34 @@ from medsam_tune.types import SegmentationBatch
 
 if TYPE_CHECKING:
     from medsam_tune.data.datamodule import SegmentationDataModule
+    from medsam_tune.segmenters.base import Segmenter
 
 
 LEGEND = "labels.json"
 """Stands beside predicted classes."""
+
+
+def check_needs_no_user(segmenter: Segmenter) -> None:
+    """Refuse a network that must be asked, before any image is opened: a recipe's data bring no prompts.
+
+    Raises:
+        RecipeError: Naming the command that takes them.
+    """
+    if segmenter.asks_user() is not None:
+        raise RecipeError(
+            f"model.prompts: {segmenter.asks_user()} draws its prompt from true masks, which new images do not have. "
+            "Give boxes or points: medsam-tune predict RUN INPUT -o OUT --boxes FILE (or --points FILE)."
+        )
+
+
+def check_one_process(trainer: pl.Trainer) -> None:
+    """Refuse several processes, none of which would have whole volumes to write.
+
+    Raises:
+        RecipeError: Naming the key.
+    """
+    if trainer.world_size > 1:
+        raise RecipeError("trainer.devices: predict writes whole volumes from one process. Set trainer.devices: 1.")
 
 
 class PredictionFiles(Callback):
@@ -45,14 +69,7 @@ class PredictionFiles(Callback):
         self._values: dict[str, int] = {}
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.world_size > 1:
-            raise RecipeError("trainer.devices: predict writes whole volumes from one process. Set trainer.devices: 1.")
         segmenter = tuned(pl_module).segmenter
-        if segmenter.asks_user() is not None:
-            raise RecipeError(
-                f"model.prompts: {segmenter.asks_user()} draws its prompt from true masks, which new images do not have. "
-                "Give boxes or points: medsam-tune predict RUN INPUT -o OUT --boxes FILE (or --points FILE)."
-            )
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self._writer = mask_writer(data.source, self.folder)
         self._values = class_values(segmenter.classes(), _groups(data))

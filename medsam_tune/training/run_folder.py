@@ -224,7 +224,7 @@ def resolve_ckpt_path(value: str, root: Path, place: str) -> Path:
         raise RecipeError(
             f"--ckpt_path={value}: no run under {root / place} has checkpoints/last.ckpt"
             f" (runs without one: {len(_runs(root, place))}).{_on_other_data(root, place)}"
-            " Leave --ckpt_path out to start a new run, or give the path of a .ckpt file."
+            " Give the path of a .ckpt file; a training without --ckpt_path starts a new run."
         )
     return RunFolder(run).last_checkpoint if value == "last" else _best(run)
 

@@ -121,6 +121,35 @@ def test_key_or_value_that_does_not_parse_is_named_with_what_was_likely_meant(re
             ["--model.prompts=BoxPrompt"],
             "model.prompts: EmbeddingPromptGenerator makes the prompt from the image and reads none.",
         ),
+        (["--model.loss=SoftmaxDiceLoss"], "model.loss: SoftmaxDiceLoss compares classes, but this segmenter predicts each"),
+        (
+            ["--model.loss=IouHeadLoss", "--model.loss.mask_loss=SoftmaxDiceLoss"],
+            "model.loss: SoftmaxDiceLoss compares classes, but this segmenter predicts each",
+        ),
+        (
+            [
+                "--model.prompt_encoder=null",
+                "--model.prompts=CombinedPrompt",
+                "--model.prompts.samplers=[{class_path: PointPrompt}, {class_path: PointPrompt}]",
+            ],
+            "model.prompts: CombinedPrompt expects samplers of different kinds, got ['points', 'points'].",
+        ),
+        (
+            [
+                "--model.prompt_encoder=null",
+                "--model.prompts=OneOfPrompt",
+                "--model.prompts.samplers=[{class_path: PointPrompt}, {class_path: PointPrompt, init_args: {positives: 2}}]",
+            ],
+            "model.prompts.init_args.samplers: expected the same number of points, got [1, 2].",
+        ),
+        (
+            [
+                "--model.prompt_encoder=null",
+                "--model.prompts=OneOfPrompt",
+                "--model.prompts.samplers=[{class_path: BoxPrompt}, {class_path: PointPrompt, init_args: {positives: 2}}]",
+            ],
+            "model.prompts.init_args.samplers: expected the same number of tokens, got boxes: 2, points: 3.",
+        ),
         (
             ["--model.segmenter=medsam_tune.segmenters.task.TaskSegmenter"],
             "model.backbone: TaskSegmenter is a network of its own and has no place for it. Remove the key.",
@@ -176,8 +205,12 @@ def test_recipe_that_cannot_be_is_refused_before_any_work(refused, overrides, sa
             "model.promt_encoder: no such key. Did you mean model.prompt_encoder?",
         ),
         (UNET, "data.cache_embeddings: true cannot be combined with model.segmenter: this segmenter has no frozen encoder"),
+        (
+            UNET.replace("data:", "  loss: {class_path: medsam_tune.losses.IouHeadLoss}\ndata:\n  cache_embeddings: false"),
+            "model.loss: IouHeadLoss needs a network that predicts an IoU.",
+        ),
     ],
-    ids=["syntax", "key", "nested key", "section", "cache under a task network"],
+    ids=["syntax", "key", "nested key", "section", "cache under a task network", "loss of another network"],
 )
 def test_fault_in_the_recipe_file_is_named(refused, text, said):
     Path("bad.yaml").write_text(text)
