@@ -50,6 +50,8 @@ def opened(command: str, words: list[str]) -> tuple[Run, list[str]]:
     Raises:
         RecipeError: If they name no run, or a word is no override.
     """
+    # Every other key may be typed without dashes.
+    words = [f"--{word}" if word.startswith("checkpoint=") else word for word in words]
     options, overrides = parser_of(command).parse_known_args(words)
     from medsam_tune.runs.run import Run
 

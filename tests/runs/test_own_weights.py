@@ -47,6 +47,7 @@ def test_a_run_on_a_file_of_ones_own_is_used_wherever_that_file_lies_now(workpla
         assert main([*words, "--checkpoint=other.pth"]) == 2
         assert "was trained on base weights base.pth" in capsys.readouterr().err
     assert main(["test", str(run.folder), "--checkpoint=moved.pth"]) == 0
+    assert main(["validate", str(run.folder), "checkpoint=moved.pth"]) == 0
     # The run was never exported: that is done first.
     assert main([*asked, "--checkpoint=moved.pth"]) == 1
     assert "c2_0.png: nothing was drawn for it" in capsys.readouterr().err
