@@ -11,6 +11,7 @@ import torch
 
 from medsam_tune.data.chunks import ChunkDataset, collate_chunks
 from medsam_tune.evaluation.baselines import BOXES, shown_objects, untuned_networks
+from medsam_tune.evaluation.kept_embeddings import KeptEmbeddings
 from medsam_tune.evaluation.overlays import (
     OverlaySlice,
     PanelPrompts,
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from medsam_tune.training.cli import MedsamCLI
 
 _OPEN_FAILURES = 3
-# Each is predicted once more by both networks; where the encoder learns, both encode it once more too.
-_MOST_SLICES, _MOST_ENCODED = 300, 60
+# Each is decoded once more by both networks; where the encoder learns, what the test kept no embedding of is encoded too.
+_MOST_SLICES, _MOST_ENCODED = 300, 120
 
 
 def case_rows(cli: MedsamCLI) -> list[CaseRow]:
@@ -83,12 +84,17 @@ def shown_cases(cli: MedsamCLI) -> list[ShownCase]:
     return shown
 
 
-def case_panels(cli: MedsamCLI) -> Iterator[CasePanel]:
-    """Yield the slices of the scored cases: those that stand for a case first, failures first, then all others."""
+def case_panels(cli: MedsamCLI, kept: KeptEmbeddings) -> Iterator[CasePanel]:
+    """Yield the slices of the scored cases: those that stand for a case first, failures first, then all others.
+
+    Args:
+        cli: Whose test is over.
+        kept: Embeddings of the test images from what was scored beside the test.
+    """
     scores = cli.results.scores
     if scores is None:
         return
-    artist = SliceArtist(cli)
+    artist, most_encoded = SliceArtist(cli, kept), kept.n_encoded + _MOST_ENCODED
     order = [case for case, _ in _worst_first(scores)]
     first = [case for _, case in pick_cases(scores)]
     first = [*order[:_OPEN_FAILURES], *(case for case in first if case not in order[:_OPEN_FAILURES])]
@@ -97,8 +103,9 @@ def case_panels(cli: MedsamCLI) -> Iterator[CasePanel]:
     wanted = [(case, index, True) for case in (*first, *later) for index in picked[case]]
     for case in order:
         wanted += [(case, index, False) for index in _slices_of(scores, case) if index not in picked[case]]
-    most = _MOST_SLICES if cli.model.segmenter.not_precomputable() is None else _MOST_ENCODED
-    for case, index, is_picked in wanted[:most]:
+    for case, index, is_picked in wanted[:_MOST_SLICES]:
+        if kept.n_encoded >= most_encoded:
+            return
         overlay = artist.draw(index)
         caption = f"{overlay.title}{_dice_of(scores, index)}"
         svg = draw_slice(overlay, name=f"s{index}")
@@ -153,9 +160,11 @@ class SliceArtist:
 
     Args:
         cli: A run with its best weights; the untuned network is the one that its summary's verdict is against.
+        kept: Embeddings of the test images, where there are any.
     """
 
-    def __init__(self, cli: MedsamCLI) -> None:
+    def __init__(self, cli: MedsamCLI, kept: KeptEmbeddings | None = None) -> None:
+        self._kept = KeptEmbeddings() if kept is None else kept
         self._data, self._segmenter = cli.datamodule, cli.model.segmenter.eval()
         self._untuned, self._only_shown = _untuned_network(cli)
         self._chunks = {place: chunk for chunk in self._data.chunks("test") for place in chunk}
@@ -186,10 +195,10 @@ class SliceArtist:
         batch = collate_chunks([ChunkDataset(self._data.dataset("test"), [chunk])[0]])
         with torch.no_grad():
             there = batch.to(next(self._segmenter.parameters()).device)
-            tuned = self._shapes(self._segmenter, there)
+            tuned = self._shapes("tuned", self._segmenter, there)
             untuned: dict[int, list[Shape]] = {}
             if self._untuned is not None:
-                untuned = self._shapes(self._untuned, shown_objects(there) if self._only_shown else there)
+                untuned = self._shapes("untuned", self._untuned, shown_objects(there) if self._only_shown else there)
             marks = given_prompts(self._segmenter, there)
         return {
             image.sample_index: _Drawn(
@@ -202,9 +211,10 @@ class SliceArtist:
             for image in asked_images(batch)
         }
 
-    def _shapes(self, segmenter: Segmenter, batch: SegmentationBatch) -> dict[int, list[Shape]]:
+    def _shapes(self, network: str, segmenter: Segmenter, batch: SegmentationBatch) -> dict[int, list[Shape]]:
         """Return what a network finds on each image of a batch, by the image's place in the source."""
-        prediction, side = answer(segmenter, batch), segmenter.input_rule.side
+        prediction = answer(segmenter, self._kept.with_embeddings(network, segmenter, batch))
+        side = segmenter.input_rule.side
         return {
             image.sample_index: [
                 shape

@@ -11,6 +11,7 @@ from medsam_tune.data.splits import PARTS
 from medsam_tune.data.stored_images import stored_images
 from medsam_tune.evaluation.calibration import read_certainty
 from medsam_tune.evaluation.curves import draw_curves
+from medsam_tune.evaluation.kept_embeddings import KeptEmbeddings
 from medsam_tune.evaluation.report import DataContent, ReportContent, write_report
 from medsam_tune.evaluation.survey import draw_histogram, spread, survey
 from medsam_tune.export.build import names_own_file
@@ -52,8 +53,13 @@ def export_stage(cli: MedsamCLI) -> Path:
     return folder
 
 
-def report_stage(cli: MedsamCLI) -> Path | None:
-    """Write ``report/index.html``; None where the recipe asks for none."""
+def report_stage(cli: MedsamCLI, kept: KeptEmbeddings) -> Path | None:
+    """Write ``report/index.html``; None where the recipe asks for none.
+
+    Args:
+        cli: Whose test is over.
+        kept: Embeddings of the test images from what was scored beside the test.
+    """
     if not cli.settings.report:
         return None
     summary, folder = cli.results.summary, cli.run_folder
@@ -73,7 +79,7 @@ def report_stage(cli: MedsamCLI) -> Path | None:
         curves=draw_curves(folder.metrics_csv, folder.epochs_csv),
         cases=case_rows(cli),
         shown=shown_cases(cli),
-        panels=case_panels(cli),
+        panels=case_panels(cli, kept),
         settings=training_settings(cli),
         reload_code=reload_code(folder.export, model_config(cli)) + prediction_code(cli.model.segmenter),
         predict_command=predict_command(cli.model.segmenter, str(folder.path)),

@@ -69,6 +69,7 @@ class Run:
         self._cli = cli
         self._files = RunFolder(folder)
         self._summary: dict[str, Any] = {}
+        self._kept = KeptEmbeddings()
         self.scored: Path | None = None
 
     @classmethod
@@ -245,8 +246,11 @@ class Run:
         cli = self._built("report")
         if not cli.trainer.is_global_zero:
             return None
-        with torch.no_grad():
-            page: Path | None = self._timed(cli, "report", report_stage) if "test" in cli.model.task.stages else None
+        page: Path | None = None
+        if "test" in cli.model.task.stages:
+            with torch.no_grad():
+                page = self._timed(cli, "report", lambda cli: report_stage(cli, self._kept))
+        self._kept = KeptEmbeddings()
         cli.results.write()
         say(closing(cli.results.summary, self.folder, page))
         return page
@@ -290,7 +294,8 @@ class Run:
                 self._take_best(cli)
         if cli.trainer.is_global_zero:
             with torch.no_grad():
-                _score_beside(cli)
+                self._kept = KeptEmbeddings()
+                _score_beside(cli, self._kept)
             self._summary, self.scored = cli.results.summary, cli.run_folder.path
         return self
 
@@ -357,11 +362,10 @@ def build_cache(recipe: Path, words: Sequence[str]) -> int:
     return 0
 
 
-def _score_beside(cli: MedsamCLI) -> None:
+def _score_beside(cli: MedsamCLI, kept: KeptEmbeddings) -> None:
     """Score the baselines and the other kinds of inference on the cases that were tested, where the task compares any."""
     if "baselines" not in cli.model.task.stages:
         return
-    kept = KeptEmbeddings()
     cli.clock.start("baselines")
     baselines = score_baselines(cli, kept)
     cli.clock.stop("baselines")

@@ -7,9 +7,10 @@ from medsam_tune.backbone import SamBackbone
 from medsam_tune.data.chunks import ChunkDataset, collate_chunks
 from medsam_tune.prompts import BoxPrompt, PointPrompt
 from medsam_tune.runs.case_pictures import given_prompts
+from medsam_tune.runs.run import Run
 from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
-from tests.training.tiny_runs import build, forget_run, write_workplace
+from tests.training.tiny_runs import build, forget_run, write_full_recipe, write_workplace
 
 
 @pytest.fixture
@@ -52,3 +53,23 @@ def test_boxes_and_points_stand_where_the_object_is_in_the_whole_image(workplace
             for x, y, label in marks[row].points:
                 assert mask[int(y), int(x)].item() is bool(label)
             assert len(marks[row].boxes) + len(marks[row].points) == 1
+
+
+def test_a_report_encodes_no_image_that_was_scored_beside_the_test(workplace, monkeypatch):
+    monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(workplace / "cache"))
+    write_full_recipe(workplace)
+    run = Run.from_recipe("tiny.yaml", {"run.folder": "runs"}).fit().test().export()
+    passes, run_encoder = [], SamBackbone.run_encoder
+
+    def counting(backbone, inputs):
+        passes.append(backbone)
+        return run_encoder(backbone, inputs)
+
+    monkeypatch.setattr(SamBackbone, "run_encoder", counting)
+    page = run.report()
+    assert page is not None
+    assert "untuned, asked alike" in page.read_text()
+    assert passes == []
+    # Opened again, nothing is kept: the pictures of a comparison encode.
+    Run.open(run.folder).draw_cases(run.splits.test[:1])
+    assert len(passes) == 2
