@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam_tune.evaluation.figures import figures, mean_and_std
+from medsam_tune.evaluation.figures import data_sets, figures, figures_over_patients, mean_and_std
 from medsam_tune.evaluation.measures import CaseMeasures
 from medsam_tune.files import write_text
 from medsam_tune.metrics.overlap import CaseScores
@@ -162,7 +162,7 @@ def _label_figures(scores: CaseScores, rows: NDArray[np.bool_], people: Sequence
 
 def _groups(scores: CaseScores, case_names: Sequence[str], people: Sequence[str]) -> dict[str, Any]:
     """Return the figures by data set, over targets and over patients, as far as there are several."""
-    sets = _data_sets(scores, case_names)
+    sets = data_sets([case_names[case] for case in scores.case_index])
     keys = list(zip(sets or [""] * len(scores.case_index), scores.label.tolist(), strict=True))
     kept = ~scores.excluded
     targets: dict[tuple[str, int], list[int]] = {}
@@ -181,23 +181,10 @@ def _groups(scores: CaseScores, case_names: Sequence[str], people: Sequence[str]
     patients = [people[case] for case in cases]
     if len(set(patients)) < len(patients):
         found["patients"] = {
-            name: _over(values, patients) for name, values in (("dice", scores.case_dice()), ("iou", scores.case_iou()))
+            name: figures_over_patients(values, patients)
+            for name, values in (("dice", scores.case_dice()), ("iou", scores.case_iou()))
         }
     return found
-
-
-def _over(values: NDArray[np.float64], patients: Sequence[str]) -> dict[str, Any]:
-    """Return the figures of patients' own means."""
-    names = sorted(set(patients))
-    own = np.array(patients)
-    return figures(np.array([values[own == name].mean() for name in names], np.float64), names)
-
-
-def _data_sets(scores: CaseScores, case_names: Sequence[str]) -> list[str]:
-    """Return the data set of each row, the first folder of its case's name; empty where names tell of one alone."""
-    parts = [case_names[case].partition("/") for case in scores.case_index]
-    sets = [first for first, _, rest in parts if rest]
-    return sets if len(sets) == len(parts) and len(set(sets)) > 1 else []
 
 
 def _text(value: float) -> str:

@@ -53,7 +53,8 @@ class SegmentProtocol(Protocol):
     columns: ClassVar[tuple[str, ...]] = (
         *("model", "case", "patient", "label", "strategy", "n_slices"),
         *("tp", "fp", "fn", "dice", "iou", *DISTANCES, "distance_unit", *SHARES),
-        *("true_size", "predicted_size", "size_unit", "empty_slices", "false_positive_slices", "excluded"),
+        *("true_size", "predicted_size", "size_difference", "size_unit"),
+        *("empty_slices", "false_positive_slices", "excluded"),
     )
 
     def check(self, model: AskableModel) -> None:
@@ -105,8 +106,7 @@ class SegmentProtocol(Protocol):
                 # Infinite where one of the two masks is missing: not a number that a mean may hold, and not none.
                 **{name: None if excluded else float(getattr(measures, name)[place]) for name in DISTANCES},
                 "distance_unit": measures.distance_unit[place],
-                "true_size": float(measures.true_size[place]),
-                "predicted_size": float(measures.predicted_size[place]),
+                **{name: float(getattr(measures, name)[place]) for name in ("true_size", "predicted_size", "size_difference")},
                 "size_unit": measures.size_unit[place],
                 **{name: int(getattr(measures, name)[place]) for name in ("empty_slices", "false_positive_slices")},
                 "excluded": excluded,

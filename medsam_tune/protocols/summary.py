@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from medsam_tune.evaluation.figures import figures
-from medsam_tune.evaluation.measures import DISTANCES, SHARES
+from medsam_tune.evaluation.figures import data_sets, figures, figures_over_patients
+from medsam_tune.evaluation.measures import DISTANCES, NSD_TOLERANCE, SHARES
 from medsam_tune.protocols.base import CLICKS, Protocol, Row
 from medsam_tune.protocols.correlation import partial_spearman
 from medsam_tune.protocols.mazurowski import NOC_THRESHOLDS, clicks_needed
@@ -29,8 +30,11 @@ def summarise_rows(rows: Sequence[Row], protocol: Protocol) -> dict[str, Any]:
     Returns:
         ``entries``: for each model, rule of selection and place on the protocol's axes ``dice`` and ``iou`` over cases
         (``mean``, ``std``, ``ci95`` with the patient as the unit, ``ci95_method``), the plain means ``by_object`` and the
-        balanced ones ``by_target`` (each label weighs the same), ``per_label``, ``n_objects``, ``n_cases``, ``n_patients``, and
-        ``oracle``, true where the truth chose. Draws of an object are averaged first. Of the Mazurowski protocol also
+        balanced ones ``by_target`` (each label of each data set weighs the same), ``per_label``, ``per_data_set`` where all
+        names of cases begin with one of several folders, ``by_patient``, the figures of patients' own means, where several
+        cases are of one, ``n_objects``, ``n_cases``, ``n_patients``, and ``oracle``, true where the truth chose. Draws of an
+        object are averaged first. Of the plain test also, over all labels and ``per_label``: distances, shares,
+        ``size_difference``, ``empty_slices`` and ``false_positive_slices``. Of the Mazurowski protocol also
         ``clicks_needed``, of the Huang protocol ``correlations``.
     """
     keys = ("model", *protocol.axes, *(["selection"] if "selection" in protocol.columns else []))
@@ -56,18 +60,38 @@ def describe_rules() -> dict[str, str]:
 def _figures(rows: Sequence[Row]) -> dict[str, Any]:
     objects = _object_means([row for row in rows if row["dice"] is not None])
     labels = sorted({row["label"] for row in rows})
-    per_label = {label: {**_over_cases([each for each in objects if each["label"] == label])} for label in labels}
-    balanced = {
-        metric: _mean(found[metric]["mean"] for found in per_label.values() if found[metric]["mean"] is not None)
-        for metric in METRICS
-    }
     return {
         **_over_cases(objects),
         "by_object": {metric: _mean(each[metric] for each in objects) for metric in METRICS},
-        "by_target": balanced,
-        "per_label": per_label,
-        **({"n_excluded": sum(row["excluded"] for row in rows), **_distances(rows)} if "hd95" in rows[0] else {}),
+        **_groups(objects),
+        "per_label": {
+            label: {
+                **_over_cases([each for each in objects if each["label"] == label]),
+                **_measured([row for row in rows if row["label"] == label]),
+            }
+            for label in labels
+        },
+        **_measured(rows),
     }
+
+
+def _groups(objects: Sequence[Row]) -> dict[str, Any]:
+    """Return the means over targets, each a label in a data set, and the figures by data set and by patient, if of several."""
+    sets = data_sets([each["case"] for each in objects])
+    own = dict(zip((each["case"] for each in objects), sets or [""] * len(objects), strict=True))
+    targets: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for each in objects:
+        targets[own[each["case"]], each["label"]].append(each)
+    over = [_over_cases(found) for found in targets.values()]
+    found: dict[str, Any] = {"by_target": {metric: _mean(each[metric]["mean"] for each in over) for metric in METRICS}}
+    if sets:
+        found["per_data_set"] = {
+            name: _over_cases([each for each in objects if own[each["case"]] == name]) for name in sorted(set(sets))
+        }
+    means, patients = _case_means(objects)
+    if len(set(patients)) < len(patients):
+        found["by_patient"] = {metric: figures_over_patients(values, patients) for metric, values in means.items()}
+    return found
 
 
 def _object_means(rows: Iterable[Row]) -> list[Row]:
@@ -87,20 +111,32 @@ def _object(row: Row) -> _Object:
 
 def _over_cases(objects: Sequence[Row]) -> dict[str, Any]:
     """Return the figures over cases, each with the mean over its objects."""
+    means, patients = _case_means(objects)
+    return {
+        **{metric: figures(values, patients) for metric, values in means.items()},
+        "n_objects": len(objects),
+        "n_cases": len(patients),
+        "n_patients": len(set(patients)),
+    }
+
+
+def _case_means(objects: Sequence[Row]) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
+    """Return the mean over the objects of each case, by metric, and the patient of each case."""
     cases: dict[str, list[Row]] = defaultdict(list)
     for each in objects:
         cases[each["case"]].append(each)
-    patients = [found[0]["patient"] for found in cases.values()]
     means = {
         metric: np.array([statistics.fmean(each[metric] for each in found) for found in cases.values()], np.float64)
         for metric in METRICS
     }
-    return {
-        **{metric: figures(values, patients) for metric, values in means.items()},
-        "n_objects": len(objects),
-        "n_cases": len(cases),
-        "n_patients": len(set(patients)),
-    }
+    return means, [found[0]["patient"] for found in cases.values()]
+
+
+def _measured(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what a plain test measures beside Dice and IoU; nothing of protocols that ask for objects one by one."""
+    if "hd95" not in rows[0]:
+        return {}
+    return {"n_excluded": sum(row["excluded"] for row in rows), **_distances(rows), **_size_difference(rows)}
 
 
 def _distances(rows: Sequence[Row]) -> dict[str, Any]:
@@ -115,8 +151,19 @@ def _distances(rows: Sequence[Row]) -> dict[str, Any]:
         found[name] = {"mean": mean, "n": len(finite), "n_infinite": len(kept) - len(finite), "unit": unit}
     for name in SHARES:
         found[name] = {"mean": _mean(row[name] for row in kept if row[name] is not None)}
+    found["nsd"] |= {"tolerance": NSD_TOLERANCE, "unit": unit}
     slices = {name: sum(row[name] for row in rows) for name in ("empty_slices", "false_positive_slices")}
     return {**found, **slices}
+
+
+def _size_difference(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the mean of predicted minus true size over cases and labels, and that without signs, where all have one unit."""
+    kept = [row for row in rows if not row["excluded"]]
+    units = {row["size_unit"] for row in kept}
+    if len(units) != 1:
+        return {}
+    found = [row["size_difference"] for row in kept]
+    return {"size_difference": {"mean": _mean(found), "mean_absolute": _mean(map(abs, found)), "unit": units.pop()}}
 
 
 def _clicks_needed(rows: Sequence[Row]) -> list[dict[str, Any]]:

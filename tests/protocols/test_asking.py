@@ -156,6 +156,7 @@ def test_segment_scores_a_volume_whole_and_in_millimetres():
     row = rows_of(SegmentProtocol(), images)[0]
     assert (row["n_slices"], row["distance_unit"], row["size_unit"]) == (2, "mm", "ml")
     assert row["true_size"] == pytest.approx(2 * 800 * 20 / 1000)
+    assert row["size_difference"] == pytest.approx((row["fp"] - row["fn"]) * 20 / 1000)
     assert row["dice"] == pytest.approx(2 * row["tp"] / (2 * row["tp"] + row["fp"] + row["fn"]))
 
 

@@ -24,6 +24,22 @@ def test_cases_objects_and_targets_are_weighed_each_in_their_way():
     assert (entry["n_objects"], entry["n_cases"], entry["oracle"]) == (4, 2, False)
 
 
+def test_patients_and_data_sets_have_figures_of_their_own():
+    cases = (("ct/a", "p", 0.1), ("ct/b", "p", 0.3), ("mr/c", "q", 0.8))
+    entry = summarise_rows([row(case, "x", dice, patient=patient) for case, patient, dice in cases], PromptsProtocol())[
+        "entries"
+    ][0]
+    assert entry["dice"]["mean"] == pytest.approx(0.4)
+    # Patient p has 0.2, q 0.8; data set ct 0.2, mr 0.8; x in ct and x in mr are two targets.
+    assert entry["by_patient"]["dice"]["mean"] == pytest.approx(0.5)
+    assert {name: found["dice"]["mean"] for name, found in entry["per_data_set"].items()} == pytest.approx(
+        {"ct": 0.2, "mr": 0.8}
+    )
+    assert entry["by_target"]["dice"] == pytest.approx(0.5)
+    alone = summarise_rows([row("a", "x", 0.1), row("b", "x", 0.3)], PromptsProtocol())["entries"][0]
+    assert not {"by_patient", "per_data_set"} & set(alone)
+
+
 def test_draws_of_an_object_are_averaged_before_it_counts():
     rows = [row("a", "x", 0.1), row("a", "x", 0.3, draw=1), row("a", "x", 0.8, number=1)]
     entry = summarise_rows(rows, PromptsProtocol())["entries"][0]

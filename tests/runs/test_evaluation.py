@@ -204,6 +204,26 @@ def test_a_volume_is_scored_whole_in_its_own_millimetres(tmp_path, monkeypatch):
         2 * pixels["tp"] / (2 * pixels["tp"] + pixels["fp"] + pixels["fn"]), abs=1e-6
     )
     assert pixels["tp"] + pixels["fn"] == 192
+    (entry,) = summary(tmp_path / "out")["entries"]
+    more = [int(row["fp"]) - int(row["fn"]) for row in rows]
+    assert entry["size_difference"]["mean"] == pytest.approx(sum(more) * 12 / 1000 / 2)
+    assert entry["size_difference"]["unit"] == "ml"
+    assert entry["per_label"]["label 1"]["hd95"] == entry["hd95"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"{entry['hd95']['mean']:.3g} mm" in page
+    assert "NSD within 2 mm" in page
+    # Nothing was selected by the truth here.
+    assert "oracle" not in page
+
+
+def test_data_sets_of_one_folder_have_figures_of_their_own(tmp_path, monkeypatch):
+    for name in ("ct", "mr"):
+        write_folder(tmp_path / "data" / name)
+    monkeypatch.chdir(tmp_path)
+    assert evaluate("random_tiny", "data", "--protocol=segment", "-o", "out") == 0
+    (entry,) = summary(tmp_path / "out")["entries"]
+    assert {name: found["n_cases"] for name, found in entry["per_data_set"].items()} == {"ct": 2, "mr": 2}
+    assert "By data set" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

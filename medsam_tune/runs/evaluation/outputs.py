@@ -13,6 +13,7 @@ from typing import Any
 
 from medsam_tune import __version__
 from medsam_tune.errors import RecipeError
+from medsam_tune.evaluation.measures import DISTANCES, SHARES
 from medsam_tune.evaluation.page import Cell, code, facts, heading, page, paragraph, picture, table, tiles
 from medsam_tune.files import write_bytes, write_json, write_text
 from medsam_tune.protocols.base import Protocol, Row
@@ -98,21 +99,27 @@ def entry_words(entry: Mapping[str, Any], metric: str) -> tuple[str, ...]:
     asked += [f"{entry[name]:g}" for name in ("level", "clicks") if entry.get(name) is not None]
     asked += [entry["error_map"]] if entry.get("error_map") else []
     value = entry[metric]
-    ends = "-" if value["ci95"] is None else f"{value['ci95'][0]:.3f} to {value['ci95'][1]:.3f} ({value['ci95_method']})"
     others = (entry["by_object"][metric], entry["by_target"][metric])
     return (
         str(entry["model"]),
         " ".join(asked),
         str(entry.get("selection") or ""),
         _number(value["mean"]),
-        ends,
+        _ends(value),
         *map(_number, others),
         str(entry["n_objects"]),
         str(entry["n_cases"]),
     )
 
 
+_TITLES = {"dice": "Dice", "iou": "IoU"}
+_DISTANCE_NAMES = ("Hausdorff distance", "HD95", "average surface distance")
 ENTRY_HEAD = ("model", "asked", "selection", "{metric}", "95 % interval", "by object", "by target", "objects", "cases")
+
+
+def _ends(value: Mapping[str, Any]) -> str:
+    ends = value["ci95"]
+    return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f} ({value['ci95_method']})"
 
 
 def _number(value: float | None) -> str:
@@ -147,17 +154,21 @@ def _parquet(rows: Sequence[Row], protocol: Protocol) -> bytes:
 
 def _page(summary: Mapping[str, Any], figure: bytes | None) -> str:
     metric = HEADLINES[summary["protocol"]]
-    head = [name.format(metric={"dice": "Dice", "iou": "IoU"}[metric]) for name in ENTRY_HEAD]
+    head = [name.format(metric=_TITLES[metric]) for name in ENTRY_HEAD]
     rows = [[Cell(text, _value(text)) for text in entry_words(entry, metric)] for entry in summary["entries"]]
     shown = [(str(summary[name]), name) for name in ("cases", "images", "objects", "images_without_object")]
     body = [
         heading(f"{summary['protocol']} on {summary['data']}", 1),
         tiles([(value, name.replace("_", " ")) for value, name in shown]),
-        paragraph("The oracle chooses by the truth, which no user knows: an upper limit, not a result.", kind="muted"),
     ]
+    if any(entry["oracle"] for entry in summary["entries"]):
+        body.append(
+            paragraph("The oracle chooses by the truth, which no user knows: an upper limit, not a result.", kind="muted")
+        )
     if figure is not None:
         body.append(picture(figure, alternative="the figures of the table as curves, with 95 % intervals"))
-    body += [heading("Figures"), table(head, rows, sortable=True)]
+    body += [heading("Figures"), table(head, rows, sortable=True), *_by_data_set(summary["entries"], metric)]
+    body += _measures(summary["entries"])
     for name, title in (("clicks_needed", "Clicks needed"), ("correlations", "Dice and attributes, the others held still")):
         if found := summary.get(name):
             names = [key for key in found[0] if key != "oracle"]
@@ -165,8 +176,63 @@ def _page(summary: Mapping[str, Any], figure: bytes | None) -> str:
             body += [heading(title), table([key.replace("_", " ") for key in names], cells, sortable=True)]
     told = {name: summary[name] for name in ("data", "target", "seed", "settings", "version")}
     body += [heading("What was asked"), table(["model", "is"], list(summary["models"].items())), facts(told)]
-    body += [table(["selection", "takes"], list(summary["rules"].items())), code(summary["command"])]
+    if any(entry.get("selection") for entry in summary["entries"]):
+        body.append(table(["selection", "takes"], list(summary["rules"].items())))
+    body.append(code(summary["command"]))
     return page(f"{summary['protocol']}: {summary['data']}", body)
+
+
+def _by_data_set(entries: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    """Return the figures of each data set; nothing where the names of cases tell of one alone."""
+    rows = []
+    for entry in entries:
+        for name, found in (entry.get("per_data_set") or {}).items():
+            model, asked, selection, *_ = entry_words(entry, metric)
+            counts = (found["n_objects"], found["n_cases"])
+            words = (name, model, asked, selection, _number(found[metric]["mean"]), _ends(found[metric]), *map(str, counts))
+            rows.append([Cell(text, _value(text)) for text in words])
+    head = ["data set", "model", "asked", "selection", _TITLES[metric], "95 % interval", "objects", "cases"]
+    return [heading("By data set"), table(head, rows, sortable=True)] if rows else []
+
+
+def _measures(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what a plain test measures beside Dice, a column a model: over all labels, and of each where there are several."""
+    if not entries or "hd95" not in entries[0]:
+        return []
+    labels = list(dict.fromkeys(label for entry in entries for label in entry["per_label"]))
+    parts = [heading("Other figures"), _measured(entries)]
+    for label in labels if len(labels) > 1 else ():
+        found = [{**entry["per_label"][label], "model": entry["model"]} for entry in entries if label in entry["per_label"]]
+        parts += [heading(label, 3), _measured(found)]
+    note = "Means over cases and labels; of distances over those that are finite, the others counted in brackets."
+    return [*parts, paragraph(note, kind="muted")]
+
+
+def _measured(found: Sequence[Mapping[str, Any]]) -> str:
+    tolerance = found[0]["nsd"]
+    within = f" within {tolerance['tolerance']:g} {tolerance['unit']}" if tolerance["unit"] else ""
+    rows = [
+        ["Dice", *(_number(each["dice"]["mean"]) for each in found)],
+        ["IoU", *(_number(each["iou"]["mean"]) for each in found)],
+        *([name, *(_distance(each[key]) for each in found)] for key, name in zip(DISTANCES, _DISTANCE_NAMES, strict=True)),
+        *(
+            [name, *(_number(each[key]["mean"]) for each in found)]
+            for key, name in zip(SHARES, (f"NSD{within}", "S-measure", "AJI", "pixel F"), strict=True)
+            if any(each[key]["mean"] is not None for each in found)
+        ),
+        ["size, predicted minus true", *(_difference(each.get("size_difference")) for each in found)],
+        ["empty slices with a find", *(f"{each['false_positive_slices']} of {each['empty_slices']}" for each in found)],
+    ]
+    return table(["", *(str(each["model"]) for each in found)], rows)
+
+
+def _distance(found: Mapping[str, Any]) -> str:
+    infinite = f" ({found['n_infinite']} infinite)" if found["n_infinite"] else ""
+    return f"-{infinite}" if found["mean"] is None else f"{found['mean']:.3g} {found['unit']}{infinite}"
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    return "-" if found is None else f"{found['mean']:+.3g} {found['unit']} ({found['mean_absolute']:.3g} without its sign)"
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401 - a cell
