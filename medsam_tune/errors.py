@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeVar, cast
 
 T = TypeVar("T")
@@ -120,3 +121,29 @@ def own_error(error: BaseException) -> MedsamTuneError | None:
 def ran_out_of_memory(error: BaseException) -> bool:
     """Say whether an error of Python, NumPy, PyTorch or oneDNN is about memory that was not there."""
     return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
+
+
+@contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Add to an error about memory what to lower, unless a place further inside has said it.
+
+    Args:
+        advice: What was too much and which key or option makes it less, as sentences.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if ran_out_of_memory(error) and not getattr(error, "__notes__", ()):
+            error.add_note(advice)
+        raise
+
+
+def memory_line(error: BaseException, otherwise: str) -> str:
+    """Say in one line that memory ran out, and what to lower.
+
+    Args:
+        error: Of which ``ran_out_of_memory`` is true.
+        otherwise: What to do where no place has added it to the error.
+    """
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    return f"out of memory ({said}). {' '.join(getattr(error, '__notes__', ())) or otherwise}"

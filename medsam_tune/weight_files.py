@@ -7,7 +7,7 @@ import struct
 import zipfile
 from pathlib import Path
 
-from medsam_tune.errors import CheckpointError
+from medsam_tune.errors import CheckpointError, ran_out_of_memory
 
 # What torch.load and safetensors were seen to raise on damaged bytes.
 _DAMAGED: tuple[type[Exception], ...] = (
@@ -40,7 +40,8 @@ def read_weights(path: Path, remedy: str = "Copy it again, or save its state_dic
         What the file holds: tensors by name in a safetensors file, in the other whatever was saved.
 
     Raises:
-        CheckpointError: If the file is missing, cut off or corrupt (one flipped bit included), or holds Python objects.
+        CheckpointError: If the file is missing, cut off or corrupt (one flipped bit included), holds Python objects, or does
+            not fit into memory.
     """
     import torch
     from safetensors import SafetensorError
@@ -56,6 +57,11 @@ def read_weights(path: Path, remedy: str = "Copy it again, or save its state_dic
         return torch.load(path, map_location="cpu", weights_only=True)
     except damaged as fault:
         reason = (str(fault).splitlines() or [type(fault).__name__])[0]
+        if ran_out_of_memory(fault):
+            raise CheckpointError(
+                f"{path}: does not fit into memory ({reason}). Free some; if {path.stat().st_size / 1e6:.0f} MB should fit, "
+                f"the file is corrupt: {remedy[0].lower()}{remedy[1:]}"
+            ) from fault
         raise CheckpointError(
             f"{path}: cannot be read as weights ({reason}). Expected tensors saved by torch.save or safetensors; "
             f"the file is cut off, corrupt, or holds Python objects, which are never loaded. {remedy}"

@@ -229,3 +229,15 @@ def test_planted_code_is_not_run(tmp_path):
     with pytest.raises(CheckpointError, match="Python objects, which are never loaded"):
         read_weights(tmp_path / "a.pt")
     assert not Planted.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError("Unable to allocate")]
+)
+def test_weights_for_which_no_memory_is_left_are_not_called_damaged(error, tmp_path, monkeypatch):
+    path = write_torch(tmp_path / "a.pt", {"x": torch.zeros(3)})
+    monkeypatch.setattr(torch, "load", lambda *_, **__: (_ for _ in ()).throw(error))
+    with pytest.raises(CheckpointError) as caught:
+        read_weights(path)
+    assert "a.pt: does not fit into memory (" in str(caught.value)
+    assert "cut off" not in str(caught.value)

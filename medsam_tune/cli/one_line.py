@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from medsam_tune import __version__
-from medsam_tune.errors import DataFaults, MedsamTuneError, RecipeError, own_error, ran_out_of_memory
+from medsam_tune.errors import DataFaults, MedsamTuneError, RecipeError, memory_line, own_error, ran_out_of_memory
 from medsam_tune.files import write_fault, write_text
 from medsam_tune.folders import state_folder
 from medsam_tune.training.run_folder import RUN_FOLDER_VARIABLE, RunFolder
@@ -30,6 +30,10 @@ _CODE = re.compile(r'\s*\|?\s*File ".*", line \d+')
 _PATH = re.compile(r"(?<![\w./~])(?:[\w^~.-]*/)(?:[^\s'\",;:()\[\]{}<>]+/)*[^\s'\",;:()\[\]{}<>/]+")
 _QUOTED_PATH = re.compile(r"(['\"])[^'\"\n]*/([^'\"/\n]+)\1")
 _DATA_WORD = re.compile(r"(\b(?:data|data\.root|--data|--data\.root)[= ])('[^']*'|\S+)")
+_LOWER = (
+    "Lower data.batch_size (data.eval_batch_size where images are scored), model.objects_per_decode or the sizes in the "
+    "recipe, or use a machine with more memory."
+)
 _NO_BATCH = "DataLoader timed out"
 
 
@@ -156,9 +160,7 @@ def describe(error: Exception) -> str:
     if _IN_A_WORKER.match(said):
         said = str(error).strip().splitlines()[-1]
     if ran_out_of_memory(error):
-        tried = " ".join(getattr(error, "__notes__", ()))
-        lower = tried or "Lower data.batch_size or the sizes in the recipe, or use a machine with more memory."
-        return f"out of memory ({said}). {lower}"
+        return memory_line(error, _LOWER)
     if said.startswith(_NO_BATCH):
         return (
             f"data.num_workers: a worker gave no batch in time ({said}). It may have no room left in /dev/shm, or the disk may "

@@ -21,7 +21,7 @@ from medsam_tune.data.mask_rules import MaskRule, mask_rule, named_by_table
 from medsam_tune.data.patient_tables import PatientTable, find_patient_table
 from medsam_tune.data.patients import HEADER, likely_patients, patients_of
 from medsam_tune.data.patterns import INSTANCE, LABEL
-from medsam_tune.errors import DataError, data_error
+from medsam_tune.errors import DataError, data_error, memory_line
 from medsam_tune.terminal import is_watched
 
 _BAR_FROM = 20
@@ -204,6 +204,10 @@ def take_fingerprint(root: Path, pairing: Pairing) -> Fingerprint:
             faults[pair.name] = str(error)
         except OSError as error:
             faults[pair.name] = f"{error.filename}: cannot be read ({error.strerror}). Allow it, or remove the case."
+        except MemoryError as error:
+            faults[pair.name] = (
+                f"{pair.image.path}: {memory_line(error, 'Cut it into tiles or reduce it, and its mask alike.')}"
+            )
     if not facts:
         raise data_error(f"{root}: none of {len(pairing.pairs)} pairs can be read", list(faults.values()))
     rule = (

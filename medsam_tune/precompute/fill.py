@@ -9,17 +9,24 @@ from __future__ import annotations
 import logging
 import random
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from medsam_tune.errors import memory_advice, ran_out_of_memory
 from medsam_tune.precompute.bar import DelayedBar
 from medsam_tune.precompute.base import Filled, Image, Item, Lookup, Precompute, Value
 from medsam_tune.precompute.store import Store
 
 logger = logging.getLogger("medsam_tune")
+# data.batch_size is that of the steps, and a step is not what failed.
+_NOT_ONE = (
+    "One image at a time does not fit beside the frozen network: end what else takes memory, or set smaller weights. What is "
+    "cached stays usable."
+)
 
 
 def fill(
@@ -126,13 +133,37 @@ def _compute_all(
 ) -> None:
     buffer = _Buffer(store, precompute.flush_images, precompute.flush_seconds)
     bar.over(precompute.doing, missing)
-    for first in range(0, len(missing), precompute.batch_size):
-        batch = missing[first : first + precompute.batch_size]
-        for item, value in zip(batch, _compute(batch, precompute, keys), strict=True):
+    left, at_once = list(missing), precompute.batch_size
+    while left:
+        batch = left[:at_once]
+        values = _compute_if_it_fits(batch, precompute, keys)
+        if values is None:
+            at_once = len(batch) // 2
+            continue
+        for item, value in zip(batch, values, strict=True):
             # Packed at once: the automatic masks of an image take hundreds of megabytes.
             buffer.add(keys[item], precompute.pack(value))
         bar.advance(len(batch))
+        del left[: len(batch)]
     buffer.flush()
+
+
+def _compute_if_it_fits(
+    batch: Sequence[Item], precompute: Precompute[Image, Value], keys: Mapping[Item, str]
+) -> Sequence[Value] | None:
+    """Return the values of a batch, or None where fewer images at once may fit into memory."""
+    try:
+        with memory_advice(_NOT_ONE):
+            return _compute(batch, precompute, keys)
+    except (MemoryError, RuntimeError) as error:
+        if len(batch) == 1 or not ran_out_of_memory(error):
+            raise
+        logger.warning("%d images at once do not fit into memory; half as many are tried.", len(batch))
+        # What its frames hold is all that the batch had made.
+        traceback.clear_frames(error.__traceback__)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
 
 
 def _compute(batch: Sequence[Item], precompute: Precompute[Image, Value], keys: Mapping[Item, str]) -> Sequence[Value]:

@@ -17,7 +17,7 @@ from medsam_tune.data.formats.coco_writing import ENDING, JOINED, CocoFormat, jo
 from medsam_tune.data.names import file_name
 from medsam_tune.data.pairing import first_names
 from medsam_tune.data.stored_images import MOST_LOOKED_AT, StoredImages, evenly
-from medsam_tune.errors import DataError, MedsamTuneError, RecipeError
+from medsam_tune.errors import DataError, MedsamTuneError, RecipeError, memory_line, ran_out_of_memory
 from medsam_tune.evaluation.answer_overlay import draw_answer
 from medsam_tune.files import place_staged, sha256_of, staging, write_bytes, write_json
 from medsam_tune.inference.answer_records import AnswerRecord, AnswerRecords, question_of
@@ -127,8 +127,8 @@ class PredictionJob:
             for file in self.files:
                 try:
                     yield self._outcome(file)
-                except (MedsamTuneError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
-                    said = str(error)
+                except (MedsamTuneError, ValueError, MemoryError, RuntimeError) as error:
+                    said = _said(error)
                     yield Outcome(file, fault=said if said.startswith(str(file.path)) else f"{file.path}: {said}")
         finally:
             self._write_tables()
@@ -285,3 +285,14 @@ def _drawn_on(file: NewFile, found: Mapping[Path, Sequence[DrawnObject]]) -> Seq
     if file.path not in found:
         raise DataError(f"{file.path}: nothing was drawn for it. Add it to the file of the prompts.")
     return found[file.path]
+
+
+def _said(error: Exception) -> str:
+    """Return what kept a file from being answered; what is no fault of the file goes further."""
+    if isinstance(error, MedsamTuneError):
+        return str(error)
+    if ran_out_of_memory(error):
+        return memory_line(error, "Cut it into tiles or reduce it, end what else takes memory, or use smaller weights.")
+    if isinstance(error, RuntimeError):
+        raise error
+    return str(error)

@@ -109,6 +109,45 @@ def test_batches_bring_as_many_frames_as_images(tmp_path):
     assert encoder.batches == [(4, 4), (4, 4), (2, 2)]
 
 
+class Small(Encoder):
+    """An encoder on a device that holds ``most`` images."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def __call__(self, images, frames):
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return super().__call__(images, frames)
+
+
+def test_a_batch_that_does_not_fit_is_computed_in_halves_from_then_on(tmp_path, caplog):
+    encoder = Small(3)
+    with caplog.at_level(logging.WARNING, "medsam_tune"):
+        filled = fill_with(tmp_path, encoder, changes={"batch_size": 8})
+    assert [size for size, _ in encoder.batches] == [2, 2, 2, 2, 2]
+    assert [message.partition(" ")[0] for message in caplog.messages] == ["8", "4"]
+    find = finder(tmp_path, filled)
+    assert {find(*item).unique().item() for item in ITEMS} == {10.0 * i + v for i, v in ITEMS}
+
+
+def test_where_not_one_image_fits_the_error_names_no_key_of_a_step(tmp_path):
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        fill_with(tmp_path, Small(0), changes={"batch_size": 2})
+    (note,) = caught.value.__notes__
+    assert "smaller weights" in note
+    assert "batch_size" not in note
+
+
+def test_another_error_of_a_batch_is_not_taken_for_memory(tmp_path):
+    def fail(images, frames):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        fill_with(tmp_path, fail, changes={"batch_size": 8})
+
+
 def test_a_stale_store_is_noticed_and_rebuilt(tmp_path, caplog):
     fill_with(tmp_path, Encoder(), ITEMS[2:])
     with caplog.at_level(logging.WARNING, "medsam_tune"):

@@ -94,6 +94,24 @@ def test_the_same_command_goes_on_where_it_was_cut_off(place, monkeypatch, capsy
     assert cut_off == table(place / "whole")
 
 
+def test_a_case_that_does_not_fit_into_memory_names_the_option_of_this_command(place, monkeypatch, capsys):
+    full = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    monkeypatch.setattr(type(_protocol()), "rows", lambda *_, **__: (_ for _ in ()).throw(full))
+    assert evaluate("random_tiny", "data", *QUICK) == 1
+    said = capsys.readouterr().err
+    assert "out of memory (DefaultCPUAllocator: can't allocate memory). p0: set --batch-size=1" in said
+    assert "data.batch_size" not in said
+
+
+def test_a_mask_that_does_not_fit_into_memory_is_named(place, monkeypatch, capsys):
+    def read(pair, *_):
+        raise MemoryError("Unable to allocate 61.0 MiB")
+
+    monkeypatch.setattr("medsam_tune.data.fingerprint.read_pair", read)
+    assert evaluate("random_tiny", "data", *QUICK) == 2
+    assert "p0.png: out of memory (Unable to allocate 61.0 MiB). Cut it into tiles" in capsys.readouterr().err
+
+
 def test_other_settings_models_or_files_are_asked_anew(place, capsys):
     words = ("random_tiny", "data", "--protocol=segment", "-o", "out")
     evaluate(*words)

@@ -65,6 +65,28 @@ def test_a_folder_is_answered_file_by_file_and_a_damaged_one_is_an_outcome(model
     assert json.loads((out / "labels.json").read_text()) == {"255": {"name": "object"}}
 
 
+def test_a_file_that_does_not_fit_into_memory_says_what_to_do_and_the_others_are_answered(model, place, monkeypatch):
+    encode, calls = SamBackbone.run_encoder, []
+
+    def encoded(self, pixels):
+        calls.append(pixels)
+        if len(calls) == 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+        return encode(self, pixels)
+
+    monkeypatch.setattr(SamBackbone, "run_encoder", encoded)
+    faults = [outcome.fault for outcome in job(model, place).outcomes()]
+    assert faults[0].startswith(f"{place / 'a.png'}: out of memory (DefaultCPUAllocator: can't allocate memory")
+    assert "Cut it into tiles" in faults[0]
+    assert faults[2] == ""
+
+
+def test_an_error_that_is_not_about_memory_ends_the_call(model, place, monkeypatch):
+    monkeypatch.setattr(SamBackbone, "run_encoder", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(job(model, place).outcomes())
+
+
 def test_a_second_call_goes_on_and_changes_nothing(model, place, monkeypatch):
     out = place.parent / "out"
     first = list(job(model, place / "a.png").outcomes())

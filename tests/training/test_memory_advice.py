@@ -12,7 +12,7 @@ from medsam_tune.backbone import SamBackbone
 from medsam_tune.losses import BceDiceLoss
 from medsam_tune.prompts import BoxPrompt
 from medsam_tune.segmenters import SamSegmenter
-from medsam_tune.training.memory_advice import advice
+from medsam_tune.training.memory_advice import advice, scoring_advice
 from medsam_tune.training.module import TuningModule
 from tests.factories import make_batch
 from tests.training.tiny_runs import run
@@ -108,3 +108,36 @@ def test_a_run_that_is_out_of_memory_says_so_in_one_line(workplace, roomy, capsy
     assert "1 of this batch's 2 images fit, as was tried: set data.batch_size=1, and data.global_batch=2 to keep" in line
     assert roomy[1] == [2, 1]
     assert run("epochs=1", "--data.batch_size=1", "--data.global_batch=2", "--run.report=false", "--run.name=smaller") == 0
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Let a prediction of at most ``most`` images fit; return what each that was tried had."""
+    tried, honest, most = [], SamSegmenter.forward, [1]
+
+    def forward(self, batch):
+        tried.append(batch.n_images)
+        if batch.n_images > most[0]:
+            raise FULL.with_traceback(None)
+        return honest(self, batch)
+
+    monkeypatch.setattr(SamSegmenter, "forward", forward)
+    return most, tried
+
+
+@pytest.mark.parametrize(
+    ("most", "tried", "said"), [(4, [4], "4 of this batch's 8 images fit"), (0, [4, 2, 1], "Not even one")]
+)
+def test_scoring_a_batch_names_the_key_of_scoring(module, small, most, tried, said):
+    small[0][0] = most
+    found = scoring_advice(module, batch_of(8))
+    assert found.startswith(said)
+    assert ("data.eval_batch_size=4" in found) == (most == 4)
+    assert small[1] == tried
+
+
+def test_a_validation_that_is_out_of_memory_says_what_would_have_fitted(workplace, small, capsys):
+    assert run("epochs=1", "--data.eval_batch_size=2") == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
+    assert "1 of this batch's 2 images fit, as was tried: set data.eval_batch_size=1." in line
+    assert small[1] == [2, 1]

@@ -17,7 +17,7 @@ import torch
 
 from medsam_tune import __version__
 from medsam_tune.data.names import file_name
-from medsam_tune.errors import DataError, RecipeError
+from medsam_tune.errors import DataError, RecipeError, memory_advice
 from medsam_tune.files import read_json, write_json
 from medsam_tune.inference.answer_records import question_of
 from medsam_tune.protocols.asking import AskableModel
@@ -233,7 +233,9 @@ def _ask_in_worker(out: Path, case: str, question: str) -> dict[str, Any]:
 
 
 def _ask_and_keep(asker: Asker, out: Path, case: str, question: str) -> dict[str, Any]:
-    content = asker.record(case, question)
+    lower = f"{case}: set --batch-size=1 or fewer --workers, or cut its images into tiles; the same command goes on there."
+    with memory_advice(lower):
+        content = asker.record(case, question)
     write_json(case_file(out, case), content)
     return content
 
