@@ -1,4 +1,7 @@
-"""Files of weights: read without running any code in them, and never in silence where one bit has changed."""
+"""Files of weights: read without running any code in them; what torch saved is never read in silence where one bit has changed.
+
+Safetensors has no checksum: there ``backbone.fit`` sees what a changed bit left behind only where no weight could be so large.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +43,8 @@ def read_weights(path: Path, remedy: str = "Copy it again, or save its state_dic
         What the file holds: tensors by name in a safetensors file, in the other whatever was saved.
 
     Raises:
-        CheckpointError: If the file is missing, cut off or corrupt (one flipped bit included), holds Python objects, or does
-            not fit into memory.
+        CheckpointError: If the file is missing, cut off or corrupt (one flipped bit included, where torch.save stored
+            checksums), holds Python objects, or does not fit into memory.
     """
     import torch
     from safetensors import SafetensorError

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+LARGEST = 1e10
+"""Beyond what any weight is trained to. A flipped bit of an exponent leads there, which no checksum of safetensors tells."""
+
 
 def misfits(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, several: int = 3) -> str:
     """Say what keeps stored tensors from being loaded in place of the expected ones.
 
-    A floating point tensor may be stored in another precision. Integer, complex, sparse or quantised values in its place, NaN
-    and infinity are what damaged files and wrong conversions leave behind.
+    A floating point tensor may be stored in another precision. Integer, complex, sparse or quantised values in its place, NaN,
+    infinity and values beyond ``LARGEST`` are what damaged files and wrong conversions leave behind.
 
     Args:
         stored: Tensors from a file.
@@ -31,13 +34,15 @@ def misfits(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, sev
     both = [name for name in expected if name in stored]
     reshaped = [name for name in both if stored[name].shape != expected[name].shape]
     other = [name for name in both if name not in reshaped and not _is_of_kind(stored[name], expected[name])]
-    broken = [name for name in both if name not in reshaped and name not in other and not _is_finite(stored[name])]
+    alike = [name for name in both if name not in reshaped and name not in other]
+    broken = [name for name in alike if not _is_finite(stored[name])]
     faults = {
         "missing": [name for name in expected if name not in stored],
         "unexpected": [name for name in stored if name not in expected],
         "of another shape": [f"{name} {tuple(stored[name].shape)} for {tuple(expected[name].shape)}" for name in reshaped],
         "of another type": [f"{name} {_type(stored[name])} for {_type(expected[name])}" for name in other],
         "with NaN or infinity": broken,
+        f"with values beyond {LARGEST:.0e}": [name for name in alike if name not in broken and _is_huge(stored[name])],
     }
     return "; ".join(f"{len(names)} {fault} ({shortened(names, several)})" for fault, names in faults.items() if names)
 
@@ -51,14 +56,15 @@ def damaged(tensors: Mapping[str, Tensor]) -> list[str]:
     """Return the names of weights that no network could have been trained to, each with what is wrong with it.
 
     For files whose network is not known yet: complex, sparse or quantised values, integers where the name says weight or bias,
-    NaN and infinity.
+    NaN, infinity and values beyond ``LARGEST``.
     """
     wrong = [
         f"{name} is {_type(tensor)}"
         for name, tensor in tensors.items()
         if not _is_plain(tensor) or (name.endswith(("weight", "bias")) and not tensor.is_floating_point())
     ]
-    return wrong or [f"{name} holds NaN or infinity" for name, tensor in tensors.items() if not _is_finite(tensor)]
+    wrong = wrong or [f"{name} holds NaN or infinity" for name, tensor in tensors.items() if not _is_finite(tensor)]
+    return wrong or [f"{name} holds values beyond {LARGEST:.0e}" for name, tensor in tensors.items() if _is_huge(tensor)]
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -75,6 +81,10 @@ def _is_finite(tensor: Tensor) -> bool:
     import torch
 
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def _is_huge(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool((tensor.abs() > LARGEST).any())
 
 
 def _type(tensor: Tensor) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from medsam_tune.backbone import weights as weights_module
+from medsam_tune.backbone.fit import misfits
 from medsam_tune.backbone.sam import SamBackbone
 from medsam_tune.backbone.weights import (
     WEIGHTS,
@@ -152,6 +153,20 @@ def test_one_flipped_bit_anywhere_in_the_values_is_found(tmp_path):
         path.write_bytes(content[: start + place] + bytes([content[start + place] ^ 4]) + content[start + place + 1 :])
         with pytest.raises(CheckpointError, match=r"cannot be read as weights \(Bad CRC-32 .*Copy it again"):
             load_state_dict_file(path)
+
+
+def test_a_flipped_exponent_is_found_where_a_file_has_no_checksum(tmp_path):
+    from safetensors.torch import save_file
+
+    path, weight = tmp_path / "w.safetensors", torch.full((20, 10), 0.01)
+    save_file({"a.weight": weight}, path)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 64  # the highest bit of an exponent: 0.01 becomes 3e36
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"a\.weight holds values beyond 1e\+10.*damaged"):
+        load_state_dict_file(path)
+    assert misfits({"w": torch.tensor([2e10])}, {"w": torch.zeros(1)}) == "1 with values beyond 1e+10 (w)"
+    assert misfits({"w": torch.tensor([1e10])}, {"w": torch.zeros(1)}) == ""
 
 
 def test_a_file_that_was_saved_without_checksums_is_read(tmp_path, monkeypatch):
