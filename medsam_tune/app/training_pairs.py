@@ -45,7 +45,8 @@ def save_pairs(case: OpenedCase, folder: Path) -> list[Path]:
         mask = case.state(position).mask
         if mask is None:
             continue
-        name, spacing = pair_name(case, position), case.slices.spacing_mm()
+        name, states = pair_name(case, position), case.slices.header.states_spacing
+        spacing = case.slices.spacing_mm() if states else None
         levels = _plain(np.rint(case.slices.levels(position)).astype(np.uint8))
         # The mask comes first: an image without one would be refused by a training in between.
         write_png(folder / MASKS / f"{name}.png", mask.astype(np.uint8) * np.uint8(255), spacing_mm=spacing)

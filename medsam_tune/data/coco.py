@@ -123,8 +123,8 @@ class CocoImages(PairedFiles):
             return Objects(shown, labels, ignored, torch.arange(1, len(rows) + 1))
         return join_objects([Objects(shown, labels, ignored)])
 
-    def spacing_mm(self, path: Path) -> tuple[float, float]:
-        """Return the spacing that ``medsam-tune prepare`` stored in the file."""
+    def spacing_mm(self, path: Path) -> tuple[float, float] | None:
+        """Return the spacing that ``medsam-tune prepare`` stored in the file; None where it stored none."""
         with opened(path) as image:
             return stored_spacing(image, path)
 

@@ -177,8 +177,8 @@ class ImageFolder(PairedFiles):
             return groups_of_names(self.labels, self._file_labels, where="the mask files")
         return number_groups(self.labels)
 
-    def spacing_mm(self, path: Path) -> tuple[float, float]:
-        """Return the spacing that ``medsam-tune prepare`` stored in the file."""
+    def spacing_mm(self, path: Path) -> tuple[float, float] | None:
+        """Return the spacing that ``medsam-tune prepare`` stored in the file; None where it stored none."""
         with opened(path) as image:
             return stored_spacing(image, path)
 

@@ -62,9 +62,9 @@ class PairedFiles(SegmentationSource):
         """Return an image's objects; by default those of its mask files."""
         return self.read_objects(masks, size)
 
-    def spacing_mm(self, path: Path) -> tuple[float, float]:
-        """Return the (row, column) spacing that an image file states; (1, 1) where it states none."""
-        return 1.0, 1.0
+    def spacing_mm(self, path: Path) -> tuple[float, float] | None:
+        """Return the (row, column) spacing that an image file states; None where it states none."""
+        return None
 
     def open(self, root: Path, *, require_masks: bool = True) -> None:
         """Scan a folder, pair the files by name and compare the sizes of each image and its mask.
@@ -103,7 +103,7 @@ class PairedFiles(SegmentationSource):
             shown.labels,
             image_id=name,
             case_id=self._cases[index],
-            spacing_mm=self.spacing_mm(image_path),
+            spacing_mm=self.spacing_mm(image_path) or (1.0, 1.0),
             index=index,
             volume_id=name,
             ignored=shown.ignored,
@@ -135,9 +135,9 @@ class PairedFiles(SegmentationSource):
         return [mask for _, _, masks in self._pairs for mask in masks]
 
     def voxel_size(self, index: int) -> VoxelSize | None:
-        """Return the spacing that the image's file states; 1 mm both ways stands for a file that states none."""
+        """Return the spacing that the image's file states; None where it states none."""
         spacing = self.spacing_mm(self._pairs[index][1])
-        return None if spacing == (1.0, 1.0) else VoxelSize(*spacing)
+        return None if spacing is None else VoxelSize(*spacing)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the item's image file and mask files."""

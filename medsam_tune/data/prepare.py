@@ -112,9 +112,14 @@ def _write_items(source: SegmentationSource, folder: Path, *, keep_empty: bool) 
             path = folder / part / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             # Plainly: the folder appears when it is whole, so no file needs to wait for the disk.
-            path.write_bytes(encode_png(values, spacing_mm=sample.spacing_mm))
+            path.write_bytes(encode_png(values, spacing_mm=stated_spacing(source, index, sample)))
         spacings[name] = sample.spacing_mm
     return spacings, empty
+
+
+def stated_spacing(source: SegmentationSource, index: int, sample: Sample) -> tuple[float, float] | None:
+    """Return the (row, column) spacing of an item; None where its file states none, for which a sample has 1 mm."""
+    return None if source.voxel_size(index) is None else sample.spacing_mm
 
 
 def pixels_of(sample: Sample) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from medsam_tune.data.base import SegmentationSource
 from medsam_tune.data.formats.raster import encode_png
 from medsam_tune.data.names import flat_file_name
-from medsam_tune.data.prepare import IGNORE_LABEL, Prepared, check_kept_cases, label_map, pixels_of
+from medsam_tune.data.prepare import IGNORE_LABEL, Prepared, check_kept_cases, label_map, pixels_of, stated_spacing
 from medsam_tune.data.shards.index import INDEX_FILE, ShardIndex, load_index
 from medsam_tune.data.shards.writing import PackedSample, ShardLimit, ShardWriter, packed_size
 from medsam_tune.data.split_file import save_splits
@@ -165,7 +165,8 @@ def _packed(source: SegmentationSource, item: int, splits: Splits) -> tuple[Pack
         # Within a shard that is being written it would be told as a fault of that.
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}). Allow it, or put it back.") from error
     case = flat_file_name(sample.case_id)
-    image, mask = (encode_png(values, spacing_mm=sample.spacing_mm) for values in (pixels_of(sample), label_map(sample)))
+    spacing = stated_spacing(source, item, sample)
+    image, mask = (encode_png(values, spacing_mm=spacing) for values in (pixels_of(sample), label_map(sample)))
     record: dict[str, object] = {"case": case, "spacing_mm": list(sample.spacing_mm)}
     if case in splits.patients:
         record["patient"] = splits.patients[case]

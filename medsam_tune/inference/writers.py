@@ -54,7 +54,9 @@ class PngWriter(MaskWriter):
     def add(self, image_id: str, case_id: str, mask: NDArray[Any], *, spacing_mm: tuple[float, float] = (1.0, 1.0)) -> None:
         """Write the mask at once."""
         values = mask.astype(np.uint8) * np.uint8(255) if mask.dtype == np.bool_ else _small(mask)
-        self._written.append(write_png(self.folder / f"{file_name(image_id)}.png", values, spacing_mm=spacing_mm))
+        # A sample of a file that states none has 1 mm.
+        stated = None if spacing_mm == (1.0, 1.0) else spacing_mm
+        self._written.append(write_png(self.folder / f"{file_name(image_id)}.png", values, spacing_mm=stated))
 
     def finish(self) -> list[Path]:
         """Return the files written."""

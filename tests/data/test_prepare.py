@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from medsam_tune.data import ImageFolder, NiftiVolumes, load_splits, make_splits
+from medsam_tune.data.base import VoxelSize
 from medsam_tune.data.prepare import CASE_PATTERN, CT_WINDOWS, prepare_folder
 from medsam_tune.errors import DataError
 
@@ -146,3 +148,20 @@ def test_spacing_and_unannotated_pixels_survive(volumes):
         assert (prepared.voxel_size(index).row_mm, prepared.voxel_size(index).slice_mm) == (prepared[index].spacing_mm[0], None)
         assert torch.equal(prepared[index].ignored, source[index].ignored)
         assert torch.equal(prepared[index].masks.dense(), source[index].masks.dense())
+
+
+def test_one_millimetre_is_a_spacing_and_no_spacing_is_none(volumes, tmp_path):
+    for case in "abcd":
+        volumes("images", case, np.arange(40, dtype=np.int16).reshape(4, 5, 2), np.eye(4))
+        root = volumes("labels", case, np.ones((4, 5, 2), np.uint8), np.eye(4))
+    once = ImageFolder(case_pattern=CASE_PATTERN)
+    first = _prepared(NiftiVolumes(), root).folder
+    again = ImageFolder(case_pattern=CASE_PATTERN)
+    again.open(_prepared(once, first).folder)
+    assert once.voxel_size(0) == again.voxel_size(0) == VoxelSize(1.0, 1.0)
+    for path in first.glob("images/*/*.png"):
+        Image.open(path).save(path)
+    assert once.voxel_size(0) is None
+    assert prepare_folder(once, tmp_path / "third", splits=make_splits(list("abcd"))).folder.is_dir()
+    again.open(tmp_path / "third")
+    assert again.voxel_size(0) is None

@@ -179,6 +179,9 @@ class Noise(ImageFolder):
 
     case_ids = image_ids
 
+    def voxel_size(self, index):
+        return None
+
     def __getitem__(self, index):
         values = np.random.default_rng(index).integers(0, 256, (3, 256, 256), dtype=np.uint8)
         name, mask = f"i{index}", torch.ones(1, 256, 256, dtype=torch.bool)

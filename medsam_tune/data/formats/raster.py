@@ -43,7 +43,7 @@ class RasterFormat(Format):
     def read_header(self, path: Path) -> VolumeHeader:
         """Read the size, and the spacing where this package wrote it: the dots per inch of other programs say nothing."""
         with opened(path) as image:
-            spacing = stored_spacing(image, path) if _SPACING in image.info else None
+            spacing = stored_spacing(image, path)
             return replace(image_header(path, shown_size(image), spacing), patient_id=stated_patient(path))
 
     def read_image(self, path: Path) -> NDArray[Any]:
@@ -59,7 +59,8 @@ class RasterFormat(Format):
     ) -> Path:
         """Write ``<stem>.png`` with the source's spacing."""
         column, row, _ = header.voxel_mm
-        return write_png(stem.with_name(f"{stem.name}.png"), labels[0], spacing_mm=(row, column))
+        spacing = (row, column) if header.states_spacing else None
+        return write_png(stem.with_name(f"{stem.name}.png"), labels[0], spacing_mm=spacing)
 
 
 @contextmanager
@@ -94,15 +95,15 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"{path}: cannot be read ({error}). Replace or remove the file.") from error
 
 
-def stored_spacing(image: Image.Image, path: Path) -> tuple[float, float]:
-    """Return the (row, column) spacing in mm that ``write_png`` stored, else (1, 1).
+def stored_spacing(image: Image.Image, path: Path) -> tuple[float, float] | None:
+    """Return the (row, column) spacing in mm that ``write_png`` stored; None where it stored none.
 
     Raises:
         DataError: If it is no pair of numbers above 0.
     """
     text = image.info.get(_SPACING)
     if text is None:
-        return 1.0, 1.0
+        return None
     try:
         row, column = (float(word) for word in str(text).split())
     except ValueError:
@@ -112,17 +113,20 @@ def stored_spacing(image: Image.Image, path: Path) -> tuple[float, float]:
     return row, column
 
 
-def encode_png(values: NDArray[Any], *, spacing_mm: tuple[float, float] = (1.0, 1.0)) -> bytes:
-    """Return (H, W) or (H, W, 3) of uint8, or (H, W) of uint16, as PNG with its (row, column) spacing and no other text."""
+def encode_png(values: NDArray[Any], *, spacing_mm: tuple[float, float] | None = None) -> bytes:
+    """Return (H, W) or (H, W, 3) of uint8, or (H, W) of uint16, as PNG with its (row, column) spacing and no other text.
+
+    Without a spacing the file states none: who reads it then measures in pixels.
+    """
     text = PngInfo()
-    if spacing_mm != (1.0, 1.0):
+    if spacing_mm is not None:
         text.add_text(_SPACING, f"{spacing_mm[0]!r} {spacing_mm[1]!r}")
     content = io.BytesIO()
     Image.fromarray(values).save(content, format="PNG", pnginfo=text)
     return content.getvalue()
 
 
-def write_png(path: Path, values: NDArray[Any], *, spacing_mm: tuple[float, float] = (1.0, 1.0)) -> Path:
+def write_png(path: Path, values: NDArray[Any], *, spacing_mm: tuple[float, float] | None = None) -> Path:
     """Write what ``encode_png`` makes, whole or not at all.
 
     Raises:

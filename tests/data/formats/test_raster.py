@@ -121,8 +121,10 @@ def test_image_above_the_limit_is_told_to_be_cut_and_one_below_is_read_without_a
 
 def test_spacing_is_written_exactly_and_dots_per_inch_are_no_spacing(tmp_path):
     write_png(tmp_path / "a.png", GREY, spacing_mm=(0.1 + 0.2, 3.0))
+    write_png(tmp_path / "c.png", GREY, spacing_mm=(1.0, 1.0))
+    write_png(tmp_path / "d.png", GREY)
     Image.fromarray(GREY).save(tmp_path / "b.png", dpi=(96, 96))
-    for name, expected in (("a.png", (0.1 + 0.2, 3.0)), ("b.png", (1.0, 1.0))):
+    for name, expected in (("a.png", (0.1 + 0.2, 3.0)), ("b.png", None), ("c.png", (1.0, 1.0)), ("d.png", None)):
         with opened(tmp_path / name) as image:
             assert stored_spacing(image, tmp_path / name) == expected
 
