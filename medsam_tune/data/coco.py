@@ -13,7 +13,7 @@ from torch import Tensor
 from medsam_tune.data.cases import compile_case_pattern
 from medsam_tune.data.coco_files import CocoContent, read_coco
 from medsam_tune.data.formats.raster import ENDINGS, image_size, opened, read_pixels, stored_spacing
-from medsam_tune.data.intensity import Intensity, apply_intensity, default_intensity
+from medsam_tune.data.intensity import UNNAMED_RULE, Intensity, apply_intensity, default_intensity
 from medsam_tune.data.labels import Objects, check_labels, groups_of_names, join_objects, name_labels, no_objects
 from medsam_tune.data.paired import PairedFiles, Pairs
 from medsam_tune.data.pairing import first_names
@@ -142,9 +142,7 @@ class CocoImages(PairedFiles):
             **super().describe(),
             "objects": sum(len(found) for found in self._content.objects.values()),
             "labels": self.labels or "each category",
-            "intensity": asdict(self.intensity)
-            if self.intensity
-            else "8 bit as stored, others percentile 0.5 to 99.5 per image",
+            "intensity": asdict(self.intensity) if self.intensity else UNNAMED_RULE,
         }
 
 

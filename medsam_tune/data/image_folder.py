@@ -27,7 +27,7 @@ from medsam_tune.data.formats.raster import (
     read_pixels,
     stored_spacing,
 )
-from medsam_tune.data.intensity import Intensity, apply_intensity, default_intensity
+from medsam_tune.data.intensity import UNNAMED_RULE, Intensity, apply_intensity, default_intensity
 from medsam_tune.data.labels import (
     ONE_LABEL,
     Objects,
@@ -200,9 +200,7 @@ class ImageFolder(PairedFiles):
         return {
             **super().describe(),
             "other_files": self._n_other_files,
-            "intensity": asdict(self.intensity)
-            if self.intensity
-            else "8 bit as stored, others percentile 0.5 to 99.5 per image",
+            "intensity": asdict(self.intensity) if self.intensity else UNNAMED_RULE,
             "labels": self.label_groups() or "one",
             "mask_threshold": self.mask_threshold,
             "inverted_masks": self.inverted,

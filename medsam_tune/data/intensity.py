@@ -59,6 +59,8 @@ def check_window(window: tuple[float, float] | None, key: str) -> None:
 
 AS_STORED = Intensity("as_stored")
 PERCENTILE = Intensity("percentile")
+UNNAMED_RULE = "8 bit as stored, others percentile 0.5 to 99.5 per image"
+"""What is recorded of images where a recipe names no rule."""
 
 
 def default_intensity(values: NDArray[Any]) -> Intensity:

@@ -17,7 +17,7 @@ from medsam_tune.export.parts import ForeignClassError
 from medsam_tune.export.trained import beside_adapter, frozen_identities, tuner_of
 from medsam_tune.files import sha256_of
 from medsam_tune.inference.predictor import Predictor
-from medsam_tune.inference.trained_data import tiles_of
+from medsam_tune.inference.trained_data import intensity_of, tiles_of
 from medsam_tune.segmenters.base import Segmenter
 from medsam_tune.yaml_files import read_yaml
 
@@ -58,7 +58,8 @@ def load_export(
     segmenter = _build(stored, checkpoint, force=force, trusted=trusted)
     _load_adapter(stored, segmenter)
     _load_trained(stored, segmenter)
-    return Predictor(segmenter.requires_grad_(False), tiles=tiles_of(stored.description.get("data") or {}))
+    data = stored.description.get("data") or {}
+    return Predictor(segmenter.requires_grad_(False), intensity=intensity_of(data), tiles=tiles_of(data))
 
 
 def load_adapter(

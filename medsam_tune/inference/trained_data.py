@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
 from medsam_tune.data.formats import NiftiFormat
-from medsam_tune.data.intensity import Intensity
+from medsam_tune.data.intensity import PERCENTILE, UNNAMED_RULE, Intensity
 from medsam_tune.data.slices import Axis
 from medsam_tune.data.stored_images import StoredImages
 from medsam_tune.data.targets import Target
@@ -55,11 +55,11 @@ class TrainedData:
             DataError: If the description is damaged.
         """
         try:
-            rule, labels, priors = data.get("intensity"), data.get("labels"), data.get("priors")
+            labels, priors = data.get("labels"), data.get("priors")
             return cls(
                 # Refuses an axis that is none.
                 axis=VolumeSource(NiftiFormat(), axis=cast(Axis, data.get("axis", "axial"))).axis,
-                intensity=Intensity(**_with_tuples(rule)) if isinstance(rule, Mapping) else None,
+                intensity=_rule(data),
                 of_volumes="format" in data,
                 labels=_label_values(labels) if isinstance(labels, Mapping) else {},
                 target=_target(data.get("target", "per_label")),
@@ -72,6 +72,29 @@ class TrainedData:
             )
         except (KeyError, TypeError, ValueError, IndexError, RecipeError) as error:
             raise DataError(f"export.json: its data cannot be read ({error}). Export the run again.") from error
+
+
+def intensity_of(data: Mapping[str, Any]) -> Intensity | None:
+    """Return how the values of one image that has not 8 bits became 0..255, by an export's description of its data.
+
+    None where no rule is recorded, and where it was percentiles of whole volumes, which a slice alone does not know.
+
+    Raises:
+        DataError: If the description is damaged.
+    """
+    if data.get("intensity") == UNNAMED_RULE:
+        return PERCENTILE
+    try:
+        rule = _rule(data)
+    except (TypeError, ValueError, RecipeError) as error:
+        raise DataError(f"export.json: its data cannot be read ({error}). Export the run again.") from error
+    of_volume = rule is not None and rule.rule == "percentile" and "format" in data
+    return None if of_volume else rule
+
+
+def _rule(data: Mapping[str, Any]) -> Intensity | None:
+    rule = data.get("intensity")
+    return Intensity(**_with_tuples(rule)) if isinstance(rule, Mapping) else None
 
 
 def tiles_of(data: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from medsam_tune.errors import CheckpointError, RecipeError
 from medsam_tune.export import load_export, save_export, trained_names
 from medsam_tune.export.build import build_segmenter
 from medsam_tune.export.trained import frozen_identities
+from medsam_tune.inference.predictor import Predictor
 from medsam_tune.prompt_encoders.base import PromptEncoder
 from tests.factories import make_batch
 
@@ -65,6 +66,25 @@ def test_loaded_model_gives_the_logits_of_the_saved_one(tmp_path, config):
         expected = segmenter(batch).low_res_masks
         assert torch.equal(loaded(batch).low_res_masks, expected)
     assert not torch.allclose(fresh(batch).low_res_masks, expected)
+
+
+def test_values_of_any_type_go_through_the_rule_of_the_training(tmp_path):
+    rule = {"rule": "window", "percentiles": [0.5, 99.5], "window": [-160, 240]}
+    save_export(
+        tmp_path / "export",
+        segmenter=trained(DECODER),
+        model_config=DECODER,
+        metrics={},
+        data_description={"intensity": rule, "format": "NiftiFormat"},
+    )
+    predictor = load_export(tmp_path / "export")
+    slice_hu = np.random.default_rng(0).integers(-1000, 1000, (40, 64)).astype(np.int16)
+    box = (5, 5, 40, 30)
+    np.testing.assert_array_equal(
+        predictor.segment(slice_hu, box=box), predictor.segment(slice_hu, box=box, intensity=(-160, 240))
+    )
+    grey = slice_hu.astype(np.uint8)
+    np.testing.assert_array_equal(predictor.segment(grey, box=box), Predictor(predictor.segmenter).segment(grey, box=box))
 
 
 def test_file_holds_exactly_what_was_trained_with_batch_norm_statistics(tmp_path):

@@ -1,9 +1,9 @@
 import pytest
 
-from medsam_tune.data.intensity import Intensity
+from medsam_tune.data.intensity import PERCENTILE, UNNAMED_RULE, Intensity
 from medsam_tune.data.stored_images import StoredImages
 from medsam_tune.errors import DataError
-from medsam_tune.inference.trained_data import TrainedData
+from medsam_tune.inference.trained_data import TrainedData, intensity_of
 from medsam_tune.precompute import PriorSettings
 
 
@@ -46,3 +46,27 @@ def test_what_the_training_did_is_read_from_an_exports_description():
 def test_a_damaged_description_is_one_error(data):
     with pytest.raises(DataError, match=r"export\.json: its data cannot be read \(.+\)\. Export the run again\."):
         TrainedData.of(data)
+
+
+WINDOW = {"rule": "window", "percentiles": [0.5, 99.5], "window": [-160, 240]}
+
+
+@pytest.mark.parametrize(
+    ("data", "rule"),
+    [
+        ({"intensity": WINDOW, "format": "NiftiFormat"}, Intensity("window", window=(-160, 240))),
+        ({"intensity": {"rule": "percentile", "percentiles": [1, 99], "window": None}}, Intensity("percentile", (1, 99))),
+        ({"intensity": {"rule": "percentile"}, "format": "NiftiFormat"}, None),
+        ({"intensity": UNNAMED_RULE}, PERCENTILE),
+        ({"intensity": "0..1 times 255, or 8 bit as stored"}, None),
+        ({}, None),
+    ],
+    ids=["window", "percentiles of images", "percentiles of volumes", "no rule", "another source", "nothing"],
+)
+def test_rule_of_one_image_is_that_of_the_training_unless_a_volume_makes_it(data, rule):
+    assert intensity_of(data) == rule
+
+
+def test_damaged_rule_is_one_error():
+    with pytest.raises(DataError, match=r"export\.json: its data cannot be read \(.+\)\. Export the run again\."):
+        intensity_of({"intensity": {"rule": "window"}})
