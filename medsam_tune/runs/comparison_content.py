@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medsam_tune.data.pairing import first_names
 from medsam_tune.errors import MedsamTuneError
 from medsam_tune.evaluation.comparison_page import (
     ComparedPanel,
@@ -66,6 +67,8 @@ def worst_slices(comparison: Comparison, *, most: int) -> ComparedSlices:
                 found[case][run.letter] = overlay
         except MedsamTuneError as error:
             notes.append(f"{run.letter} is not shown: {error}")
+        if gone := [str(member) for member in pooled_runs(Path(name).expanduser()).values() if not member.is_dir()]:
+            notes.append(f"{run.letter} is not shown by {first_names(gone)}: not there.")
     return ComparedSlices({case: slices for case, slices in found.items() if slices}, " ".join(notes))
 
 

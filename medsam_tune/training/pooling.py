@@ -60,12 +60,21 @@ def pooled_folder(run: Path, name: str) -> Path:
 
 
 def pooled_runs(folder: Path) -> dict[str, Path]:
-    """Return the runs that a folder pools, by label; none where it is a run of its own."""
+    """Return the runs that a folder pools, by label; none where it is a run of its own.
+
+    A place that was written as seen from the folder where the command ran is also looked for from every folder above the pooled
+    one, so that it is found from elsewhere and after all runs were moved together.
+    """
     files = RunFolder(folder)
     if files.config.is_file() or not files.summary.is_file():
         return {}
     summary = read_json(files.summary, "Pool the runs again.")
-    return {label: Path(values["folder"]) for label, values in (summary.get("runs") or {}).items()}
+    return {label: _found(Path(values["folder"]), folder) for label, values in (summary.get("runs") or {}).items()}
+
+
+def _found(run: Path, pooled: Path) -> Path:
+    places = (above / run for above in pooled.absolute().parents)
+    return run if run.is_dir() else next((place for place in places if place.is_dir()), run)
 
 
 def pooled_text(summary: Mapping[str, Any], folder: Path) -> str:

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from medsam_tune.cli import main
+from medsam_tune.files import read_json, write_json
+from medsam_tune.training.pooling import pooled_runs, write_pooled
 from tests.training.tiny_runs import forget_run, run
 
 PANEL = r'<figure class="panel"'
@@ -54,6 +56,23 @@ def test_worst_cases_are_shown_as_each_run_sees_them(runs, tmp_path):
     assert len(re.findall(PANEL, text)) == 4
     assert len(text.encode()) < 5_000_000
     assert 'class="untuned' in text or 'class="rim untuned' in text
+
+
+def test_pooled_runs_are_shown_from_another_folder_too_and_those_that_are_gone_named(runs, tmp_path, monkeypatch):
+    """A pooled folder holds its runs' places as seen from where the command ran; without them it had no picture and no word."""
+    folder, first, second = runs
+    pooled = folder / "others" / "pooled" / "both" / "time"
+    write_pooled({label: Path(run).relative_to(folder) for label, run in (("a", first), ("b", second))}, pooled)
+    monkeypatch.chdir(tmp_path)
+    assert pooled_runs(pooled) == {"a": Path(first), "b": Path(second)}
+    content = read_json(pooled / "summary.json", "")
+    content["runs"]["b"]["folder"] = "runs/gone"
+    write_json(pooled / "summary.json", content)
+    monkeypatch.chdir(folder)
+    assert main(["compare", str(pooled), first, "--pictures=1", f"--html={tmp_path / 'page.html'}"]) == 0
+    text = (tmp_path / "page.html").read_text()
+    assert len(re.findall(PANEL, text)) == 2
+    assert "A is not shown by runs/gone: not there." in text
 
 
 @pytest.mark.slow  # two runs are tested anew
