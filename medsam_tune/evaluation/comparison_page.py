@@ -147,7 +147,10 @@ def write_comparison(path: Path, content: ComparisonContent) -> Path:
 
 
 def _board(content: ComparisonContent) -> list[str]:
-    headers, rows = leaderboard(content)
+    (run, dice, interval, *headers), rows = leaderboard(content)
+    # The interval goes with its figure, so that a narrow page can show it below.
+    headers = [run, f"{dice} ({interval})", *headers]
+    rows = [[name, mean if ends == _ABSENT else f"{mean} ({ends})", *others] for name, mean, ends, *others in rows]
     cells = [[page.Cell(text, _value(text)) if column else text for column, text in enumerate(row)] for row in rows]
     table = page.table(headers, cells, strong=(0,), sortable=True)
     return [page.heading("Leaderboard", name="leaderboard"), table, page.paragraph(_unit(content.runs), kind="muted")]

@@ -78,9 +78,13 @@ def table(
 
 def _cell(column: int, cell: str | Cell) -> str:
     if isinstance(cell, str):
-        return f"<td{_number_class(column)}>{escape(cell)}</td>"
-    text = f'<a href="#{escape(cell.link)}">{escape(cell.text)}</a>' if cell.link else escape(cell.text)
+        cell = Cell(cell)
     value = "" if cell.value is None else f' data-value="{cell.value:.6g}"'
+    figure, bracket, ends = cell.text.partition(" (")
+    if column and bracket and " to " in ends:
+        # A narrow page has the interval below its figure, each in one piece.
+        return f'<td class="number ends"{value}><span>{escape(figure)}</span> <span>({escape(ends)}</span></td>'
+    text = f'<a href="#{escape(cell.link)}">{escape(cell.text)}</a>' if cell.link else escape(cell.text)
     return f"<td{_number_class(column)}{value}>{text}</td>"
 
 

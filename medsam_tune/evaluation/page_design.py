@@ -42,11 +42,13 @@ nav { display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; margin: .6rem 0 0; font
 .scroll.tall { max-height: 30rem; overflow-y: auto; }
 .scroll + .scroll { margin-top: 1.3rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th { text-align: left; font-weight: 600; color: var(--muted); font-size: .82rem; }
+th { text-align: left; font-weight: 600; color: var(--muted); font-size: .82rem; line-height: 1.3; }
 .tall th { position: sticky; top: 0; background: var(--page); }
-th, td { padding: .34rem .8rem .34rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { padding: .34rem .7rem .34rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td:first-child { min-width: 7.5rem; overflow-wrap: anywhere; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number, td.ends span { white-space: nowrap; }
+td.ends { white-space: normal; }
 td:last-child, th:last-child { padding-right: .2rem; }
 tr.strong td { font-weight: 650; }
 th button { all: unset; cursor: pointer; }
@@ -102,6 +104,8 @@ details > .panels { margin: .6rem 0 1rem; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem; margin: .5rem 0;
       overflow-x: auto; font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: 0 2.5rem; }
+@media (max-width: 56rem) { table { font-size: .84rem; } th { font-size: .78rem; } th, td { padding-right: .45rem; }
+                            td:first-child { min-width: 5rem; } }
 @media print { details { display: block; } .tall { max-height: none; } }
 """
 STYLE = reduce(lambda text, name: text.replace(name, _COLOURS[name]), _COLOURS, _STYLE)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from html import escape
 
 _WIDTH, _HEIGHT = 320.0, 250.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 26.0, 40.0
+# At the right there is room for half of the last number below.
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 24.0, 26.0, 40.0
 _LINES = 4
 
 

@@ -56,7 +56,7 @@ def test_page_holds_leaderboard_costs_and_cases_in_one_file(capsys):
     assert main(["compare", *names, "-o", "out/board.html", "--pictures=0"]) == 0
     text = Path("out/board.html").read_text()
     assert re.findall(r"<td>([AB]: \w)</td>", text) == ["B: y", "A: x"]  # the best first
-    assert "-0.1000 (-0.100 to -0.100)" in text
+    assert "<span>-0.1000</span> <span>(-0.100 to -0.100)</span>" in text
     assert "20,000" in text
     assert text.count('<svg class="plot"') == 3  # two costs, and one run over the other
     assert '<circle class="dot"' in text

@@ -8,6 +8,8 @@ import subprocess
 
 import pytest
 
+from medsam_tune.evaluation.case_tables import CaseTable, compare_in_pairs
+from medsam_tune.evaluation.comparison_page import ComparedRun, ComparisonContent, write_comparison
 from medsam_tune.evaluation.report import write_report
 from tests.evaluation.test_report import CONTENT
 
@@ -48,25 +50,58 @@ addEventListener("hashchange", () => {
 """
 
 
-@pytest.mark.slow  # a browser takes seconds to start
-@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome to open the report in")
-def test_report_sorts_enlarges_and_opens_in_a_browser(tmp_path):
-    page = write_report(tmp_path / "report", CONTENT)
-    clicked = page.with_name("clicked.html")
-    clicked.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{CLICKS}</body>"), encoding="utf-8")
+# Names each table that a page of 800 px shows a part of alone.
+WIDE = """
+<script>
+const cut = [...document.querySelectorAll(".scroll")].filter(each => each.scrollWidth > each.clientWidth);
+document.title = "seen " + JSON.stringify(cut.map(each => each.querySelector("tr").textContent));
+</script>
+"""
+
+
+def seen_in_a_browser(page, script):
+    """Return what a script writes down in a window of 800 px."""
+    opened = page.with_name("opened.html")
+    opened.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{script}</body>"), encoding="utf-8")
     options = [
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
-        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--user-data-dir={page.parent / 'profile'}",
         "--virtual-time-budget=3000",
         "--disable-extensions",
+        "--window-size=800,1000",
     ]
     shown = subprocess.run(
-        [BROWSER, *options, "--dump-dom", clicked.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        [BROWSER, *options, "--dump-dom", opened.as_uri()], capture_output=True, text=True, timeout=120, check=True
     ).stdout
     (title,) = re.findall("<title>seen (.*)</title>", shown)
-    seen = json.loads(html.unescape(title))
+    return json.loads(html.unescape(title))
+
+
+@pytest.mark.slow  # a browser takes seconds to start
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome to open the report in")
+def test_no_column_of_a_table_is_out_of_sight_at_800_pixels(tmp_path):
+    assert seen_in_a_browser(write_report(tmp_path / "report", CONTENT), WIDE) == []
+    dice = {f"case_{number}": 0.8 + 0.01 * number for number in range(4)}
+    tables = {
+        letter: CaseTable(
+            {case: value - loss * value**2 for case, value in dice.items()},
+            frozenset(),
+            frozenset({"object"}),
+            figures={"iou": dice, "nsd": dice, "hd95": dice},
+        )
+        for letter, loss in (("A", 0.0), ("B", 0.05), ("C", 0.1))
+    }
+    runs = [ComparedRun(letter, "autosam-seed0", table, 1_386_730, 613.0) for letter, table in tables.items()]
+    page = write_comparison(tmp_path / "comparison.html", ComparisonContent(runs, compare_in_pairs(tables)))
+    assert seen_in_a_browser(page, WIDE) == []
+
+
+@pytest.mark.slow  # a browser takes seconds to start
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome to open the report in")
+def test_report_sorts_enlarges_and_opens_in_a_browser(tmp_path):
+    seen = seen_in_a_browser(write_report(tmp_path / "report", CONTENT), CLICKS)
     # Dice 0.2, 0.7 and none, which comes last whichever way the others are sorted.
     assert seen["asWritten"] == ["case_<i>", "case_07", "case_01"]
     assert seen["ascending"] == [["case_<i>", "case_07", "case_01"], "ascending"]
