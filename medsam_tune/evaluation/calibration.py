@@ -172,29 +172,52 @@ def summarise_certainty(certainty: Certainty, dice: Mapping[int, float], patient
     }
 
 
-def write_certainty(path: Path, certainty: Certainty, dice: Mapping[int, float], case_names: Sequence[str]) -> Path:
+def write_certainty(
+    path: Path,
+    certainty: Certainty,
+    dice: Mapping[int, float],
+    case_names: Sequence[str],
+    *,
+    untuned: tuple[Certainty, Mapping[int, float]] | None = None,
+) -> Path:
     """Write one row a case, atomically: Dice, uncertainty in bits, calibration error; empty where there is none.
+
+    Args:
+        path: The file.
+        certainty: Of the tuned network.
+        dice: Its Dice, by case index.
+        case_names: Name of each case index.
+        untuned: The same two of the untuned network, whose Dice and uncertainty follow.
 
     Raises:
         DataError: If the file cannot be written.
     """
     buffer = StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("case", "dice", "uncertainty_bits", "calibration_error"))
+    before, before_dice = untuned or (Certainty({}, {}, certainty.kind), {})
+    writer.writerow(("case", "dice", "uncertainty_bits", "calibration_error", "untuned_dice", "untuned_uncertainty_bits"))
     for case in sorted({*dice, *certainty.uncertainty, *certainty.bins}):
         error = calibration_error(certainty.bins[case]) if case in certainty.bins else float("nan")
-        values = (dice.get(case, np.nan), certainty.uncertainty.get(case, np.nan), error)
+        values = [dice.get(case, np.nan), certainty.uncertainty.get(case, np.nan), error]
+        values += [before_dice.get(case, np.nan), before.uncertainty.get(case, np.nan)]
         writer.writerow((case_names[case], *("" if np.isnan(value) else f"{value:.6f}" for value in values)))
     return write_text(path, buffer.getvalue())
 
 
-def read_certainty(path: Path) -> list[tuple[str, float, float]]:
-    """Return case, uncertainty in bits and Dice of each case that has both; nothing where there is no such table."""
+def read_certainty(path: Path, *, untuned: bool = False) -> list[tuple[str, float, float]]:
+    """Return case, uncertainty in bits and Dice of each case that has both; nothing where there is no such table.
+
+    Args:
+        path: The file.
+        untuned: Those of the untuned network.
+    """
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["dice"] and row["uncertainty_bits"]]
-    return [(row["case"], float(row["uncertainty_bits"]), float(row["dice"])) for row in rows]
+        rows = list(csv.DictReader(file))
+    names = [f"{'untuned_' if untuned else ''}{name}" for name in ("uncertainty_bits", "dice")]
+    found = [(row["case"], *(row.get(name) or "" for name in names)) for row in rows]
+    return [(case, float(doubt), float(dice)) for case, doubt, dice in found if doubt and dice]
 
 
 def _held_against_error(certainty: Certainty, dice: Mapping[int, float]) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class ReportContent:
         moved_boxes: What ``score_moved_boxes`` returned: Dice where each box is drawn a little wrong.
         calibration: What ``summarise_certainty`` returned, or nothing.
         doubts: Case, uncertainty in bits and Dice of each test case.
+        untuned_doubts: The same of the untuned network.
         inference: Summaries by name, for the tuned model under each kind of inference it offers.
         curves: PNG of ``draw_curves``.
         cases: Every test case and label.
@@ -86,6 +87,7 @@ class ReportContent:
     moved_boxes: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     doubts: Sequence[tuple[str, float, float]] = ()
+    untuned_doubts: Sequence[tuple[str, float, float]] = ()
     inference: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     curves: bytes | None = None
     cases: Sequence[CaseRow] = ()
@@ -112,7 +114,7 @@ def write_report(folder: Path, content: ReportContent) -> Path:
         DataError: If the folder cannot be written.
     """
     before = [*_head(content), *results(content.test, content.baselines, content.moved_boxes, content.inference)]
-    before += certainty_section(content.calibration, content.doubts)
+    before += certainty_section(content.calibration, content.doubts, content.untuned_doubts)
     table = case_table(content.cases, content.shown)
     after = [*_training(content), *_data(content.data), *_use(content), *_again(content), *_citations(content)]
     room = PAGE_LIMIT_BYTES - len(page.page(content.title, [*before, *table, *after]).encode())

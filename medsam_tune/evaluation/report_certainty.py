@@ -14,18 +14,23 @@ _KINDS = {
 }
 
 
-def certainty_section(calibration: Mapping[str, Any], doubts: Sequence[tuple[str, float, float]]) -> list[str]:
+def certainty_section(
+    calibration: Mapping[str, Any],
+    doubts: Sequence[tuple[str, float, float]],
+    untuned_doubts: Sequence[tuple[str, float, float]] = (),
+) -> list[str]:
     """Return the reliability curve, uncertainty against Dice, and selective Dice, as pieces of the page.
 
     Args:
         calibration: What ``summarise_certainty`` returned; nothing gives no section.
         doubts: Case, uncertainty in bits and Dice of each test case.
+        untuned_doubts: The same of the untuned network.
     """
     if not calibration:
         return []
     untuned = calibration.get("untuned") or {}
     bins = [*_bins(calibration), *_bins(untuned, is_untuned=True)]
-    cases = [Point(doubt, dice, f"{case}: Dice {dice:.3f}, {doubt:.3f} bits") for case, doubt, dice in doubts]
+    cases = [*_cases(doubts), *_cases(untuned_doubts, is_untuned=True)]
     plots = [
         scatter(bins, Axes("Share of object pixels", "probability", "share", has_diagonal=True)),
         scatter(cases, Axes("Dice by case", "uncertainty (bits)", "Dice")),
@@ -35,6 +40,14 @@ def certainty_section(calibration: Mapping[str, Any], doubts: Sequence[tuple[str
         page.tiles(_tiles(calibration)),
         page.plots(plots),
         page.paragraph(_note(calibration), kind="muted"),
+    ]
+
+
+def _cases(doubts: Sequence[tuple[str, float, float]], *, is_untuned: bool = False) -> list[Point]:
+    name = ", untuned" if is_untuned else ""
+    return [
+        Point(doubt, dice, f"{case}{name}: Dice {dice:.3f}, {doubt:.3f} bits", is_untuned=is_untuned)
+        for case, doubt, dice in doubts
     ]
 
 

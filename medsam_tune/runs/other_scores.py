@@ -10,7 +10,7 @@ import numpy as np
 
 from medsam_tune.data.chunks import ChunkDataset, collate_chunks
 from medsam_tune.evaluation.baselines import BOXES, evaluate_inference, evaluate_segmenters, untuned_networks
-from medsam_tune.evaluation.calibration import score_certainty, summarise_certainty, write_certainty
+from medsam_tune.evaluation.calibration import Certainty, score_certainty, summarise_certainty, write_certainty
 from medsam_tune.evaluation.comparison import paired_difference
 from medsam_tune.evaluation.instances import score_automatic, summarise_instances
 from medsam_tune.evaluation.kept_embeddings import KeptEmbeddings
@@ -117,12 +117,13 @@ def score_calibration(cli: MedsamCLI, kept: KeptEmbeddings) -> dict[str, Any]:
     untuned = _untuned_certainty(cli, kept)
     cli.clock.stop("calibration")
     dice = _dice_by_case(tested)
-    write_certainty(cli.run_folder.certainty, certainty, dice, data.case_names)
-    return {"calibration": {**summarise_certainty(certainty, dice, data.case_patients), "untuned": untuned}}
+    write_certainty(cli.run_folder.certainty, certainty, dice, data.case_names, untuned=untuned)
+    said = None if untuned is None else summarise_certainty(*untuned, data.case_patients)
+    return {"calibration": {**summarise_certainty(certainty, dice, data.case_patients), "untuned": said}}
 
 
-def _untuned_certainty(cli: MedsamCLI, kept: KeptEmbeddings) -> dict[str, Any] | None:
-    """Return what the untuned network says of its answers to the same queries; None where it was not scored."""
+def _untuned_certainty(cli: MedsamCLI, kept: KeptEmbeddings) -> tuple[Certainty, dict[int, float]] | None:
+    """Return what the untuned network says of its answers to the same queries, and its Dice; None where it was not scored."""
     segmenter = cli.model.segmenter
     if not isinstance(segmenter, SamSegmenter):
         return None
@@ -130,8 +131,7 @@ def _untuned_certainty(cli: MedsamCLI, kept: KeptEmbeddings) -> dict[str, Any] |
     scores = cli.results.baseline_scores.get(name)
     if scores is None or name in BOXES:
         return None
-    certainty = score_certainty(network, _encoded(cli, kept, {"untuned": network}))
-    return summarise_certainty(certainty, _dice_by_case(scores), cli.datamodule.case_patients)
+    return score_certainty(network, _encoded(cli, kept, {"untuned": network})), _dice_by_case(scores)
 
 
 def _dice_by_case(scores: CaseScores) -> dict[int, float]:

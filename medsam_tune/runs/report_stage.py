@@ -75,6 +75,7 @@ def report_stage(cli: MedsamCLI, kept: KeptEmbeddings) -> Path | None:
         moved_boxes=summary.get("moved_boxes") or {},
         calibration=summary.get("calibration") or {},
         doubts=read_certainty(folder.certainty),
+        untuned_doubts=read_certainty(folder.certainty, untuned=True),
         inference=(summary.get("inference") or {}).get("test", {}),
         curves=draw_curves(folder.metrics_csv, folder.epochs_csv),
         cases=case_rows(cli),

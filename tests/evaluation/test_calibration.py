@@ -117,5 +117,17 @@ def test_table_of_certainty_is_read_again(tmp_path):
     certainty = Certainty({0: NO_BINS}, {0: 0.25}, "one_answer")
     write_certainty(path, certainty, {0: 0.5, 1: 0.75}, ["a", "b"])
     rows = list(csv.DictReader(path.read_text().splitlines()))
-    assert [tuple(row.values()) for row in rows] == [("a", "0.500000", "0.250000", ""), ("b", "0.750000", "", "")]
+    assert [tuple(row.values())[:4] for row in rows] == [("a", "0.500000", "0.250000", ""), ("b", "0.750000", "", "")]
     assert read_certainty(path) == [("a", 0.25, 0.5)]
+    assert read_certainty(path, untuned=True) == []
+    untuned = Certainty({}, {0: 0.75, 1: 0.5}, "one_answer"), {0: 0.25, 1: 0.125}
+    write_certainty(path, certainty, {0: 0.5, 1: 0.75}, ["a", "b"], untuned=untuned)
+    assert read_certainty(path) == [("a", 0.25, 0.5)]
+    assert read_certainty(path, untuned=True) == [("a", 0.75, 0.25), ("b", 0.5, 0.125)]
+
+
+def test_table_of_certainty_of_an_earlier_version_has_no_untuned_network(tmp_path):
+    path = tmp_path / "certainty.csv"
+    path.write_text("case,dice,uncertainty_bits,calibration_error\na,0.5,0.25,\n")
+    assert read_certainty(path) == [("a", 0.25, 0.5)]
+    assert read_certainty(path, untuned=True) == []

@@ -72,6 +72,7 @@ CONTENT = ReportContent(
         "untuned": {"ece": {"mean": 0.1234}, "bins": [{"pixels": 7, "probability": 0.5, "object_share": 0.1}]},
     },
     doubts=[("case_<i>", 0.4, 0.2), ("case_07", 0.1, 0.7)],
+    untuned_doubts=[("case_07", 0.9, 0.61)],
     packages="torch==2.15.0",
     curves=PNG,
     cases=ROWS,
@@ -115,7 +116,7 @@ def read(folder, content=CONTENT):
 
 
 def test_every_figure_and_command_stands_on_the_page(tmp_path):
-    text = "\n".join(read(tmp_path).text)
+    text = "\n".join(read(tmp_path).text).replace("\n \n(", " (")  # a figure and its interval
     for expected in (
         "0.861",
         "95 % interval 0.840 to 0.880",
@@ -209,8 +210,9 @@ def test_cases_can_be_sorted_by_numbers_and_lead_to_their_slices(tmp_path):
 def test_plots_stand_in_the_page_and_take_its_colours(tmp_path):
     text = write_report(tmp_path / "report", CONTENT).read_text(encoding="utf-8")
     plots = re.findall(r'<svg class="plot".*?</svg>', text)
-    assert [plot.count("<circle") for plot in plots] == [3, 2]
-    assert 'class="dot other"' in plots[0]
+    assert [plot.count("<circle") for plot in plots] == [3, 3]
+    assert all('class="dot other"' in plot for plot in plots)
+    assert "case_07, untuned: Dice 0.610, 0.900 bits" in plots[1]
     assert not any("fill=" in plot or "style=" in plot for plot in plots)
     assert "How sure it is" not in "\n".join(read(tmp_path, replace(CONTENT, calibration={})).text)
 
