@@ -59,7 +59,7 @@ class Panel:
 
 
 def draw_panels(panels: Sequence[Panel]) -> bytes:
-    """Draw panels side by side as PNG, readable on a white and on a dark page; whole curves have their interval shaded.
+    """Draw panels as PNG, two beside each other, for a white and a dark page; whole curves have their interval shaded.
 
     Raises:
         ValueError: If there is no panel.
@@ -68,9 +68,12 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
         raise ValueError("panels must hold at least one, got none")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.4 * len(panels), 3.8), dpi=120, layout="constrained")
+    # More than two beside each other are too small to read on a page of 800 px.
+    across, down = min(2, len(panels)), (len(panels) + 1) // 2
+    figure = Figure(figsize=(4.4 * across, 3.2 * down + 0.6), dpi=120, layout="constrained")
     handles: dict[str, Any] = {}
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    for number, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(down, across, number)
         style(axes, panel.title, panel.x_label)
         axes.set_ylabel(panel.y_label, fontsize=8.5, color=GREY)
         names = list(dict.fromkeys(place for curve in panel.curves for place in curve.x if isinstance(place, str)))
