@@ -35,6 +35,8 @@ _LOWER = (
     "recipe, or use a machine with more memory."
 )
 _NO_BATCH = "DataLoader timed out"
+# gloo's and NCCL's words for a process at the other end that is gone or silent.
+_OTHER_GONE = re.compile(r"Connection (?:reset|closed) by (?:remote )?peer|remote process exited|Watchdog caught collective")
 
 
 class OneLine:
@@ -165,6 +167,11 @@ def describe(error: Exception) -> str:
         return (
             f"data.num_workers: a worker gave no batch in time ({said}). It may have no room left in /dev/shm, or the disk may "
             "be slow. Set data.num_workers: 0, or lower data.batch_size."
+        )
+    if _OTHER_GONE.search(said):
+        return (
+            f"another process of this training has ended, or answers no more ({said}). What it said, or the log of its node, "
+            "tells why. The same command with --ckpt_path=last goes on from the last checkpoint."
         )
     if isinstance(error, OSError) and error.filename is not None:
         return write_fault(Path(str(error.filename)), error).replace("could not be written", "cannot be used")

@@ -134,6 +134,10 @@ def test_error_in_a_loaders_worker_is_one_line_too(raising, error, status, said)
         (ModuleNotFoundError("No module named 'mine'", name="mine"), "mine: cannot be imported (No module named 'mine'). "),
         (MemoryError("Unable to allocate 5 GiB"), "out of memory (Unable to allocate 5 GiB). Lower data.batch_size"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), "out of memory (CUDA out of memory. Tried 2 GiB). Lower"),
+        (
+            RuntimeError("[/__w/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:37269: Connection reset by peer. GLHF!"),
+            "another process of this training has ended, or answers no more ([/__w/gloo",
+        ),
         (RuntimeError("could not create a primitive"), "out of memory (could not create a primitive). Lower data.batch_size"),
         (RuntimeError("DataLoader timed out after 600 seconds"), "data.num_workers: a worker gave no batch in time ("),
         (RuntimeError(""), "RuntimeError: no message (elsewhere). Please report it"),
