@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CURRENT_WEIGHTS = "current_model_state"
 """Where Lightning's averaging callbacks keep the weights in training; ``state_dict`` then holds their average."""
+_OLD_PART = "prompt_source"
 
 
 def trained_entries(module: TuningModule, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -72,6 +73,11 @@ def check_fits(module: TuningModule, checkpoint: Mapping[str, Any], where: str =
         )
     remedy = "Name in the recipe the file it was trained on."
     check_frozen(where, checkpoint.get("frozen", {}), frozen_parts(module), remedy)
+    if any(f".{_OLD_PART}." in name for name in checkpoint["state_dict"]):
+        raise CheckpointError(
+            f"{where}: is of an earlier version, whose model.{_OLD_PART} is no part of a model now, and does not load. "
+            "Bring its recipe to the form of today (`medsam-tune recipes upgrade FILE`) and train again."
+        )
     if faults := misfits(checkpoint["state_dict"], trained_entries(module, module.state_dict())):
         raise CheckpointError(
             f"{where}: does not fit the recipe's model: {faults}. Use the config.yaml of the run that wrote the checkpoint."

@@ -61,6 +61,15 @@ def test_other_architecture_is_refused_with_the_names_that_differ(best, workplac
         module.on_load_checkpoint(read_checkpoint(best))
 
 
+def test_generator_of_an_earlier_version_is_refused_with_the_way_out(best, workplace):
+    checkpoint = read_checkpoint(best)
+    old = {name.replace(".prompt_encoder.", ".prompt_source."): value for name, value in checkpoint["state_dict"].items()}
+    assert old.keys() != checkpoint["state_dict"].keys()
+    checkpoint["state_dict"] = old
+    with pytest.raises(CheckpointError, match=r"earlier version, .* recipes upgrade FILE`\) and train again\."):
+        build().model.on_load_checkpoint(checkpoint)
+
+
 def test_base_weights_of_another_name_but_the_same_checksum_are_accepted(best, workplace):
     checkpoint = read_checkpoint(best)
     checkpoint["base_weights"]["name"] = "renamed.pth"
