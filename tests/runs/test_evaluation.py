@@ -183,6 +183,8 @@ def test_a_run_as_data_means_its_test_cases_alone(finished, tmp_path, monkeypatc
     forget_run()
     assert evaluate(str(folder), "images", "--protocol=segment", "-o", str(tmp_path / "other")) == 2
     assert "was trained on cases of images" in capsys.readouterr().err
+    assert evaluate(str(folder / "export"), "images", "--protocol=segment", "-o", str(tmp_path / "other")) == 2
+    assert f"Give {folder} as DATA too" in capsys.readouterr().err
     assert evaluate(str(folder), "images", "--protocol=segment", "-o", str(tmp_path / "other"), "--training-too") == 0
 
 

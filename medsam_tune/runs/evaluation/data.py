@@ -183,7 +183,7 @@ class EvaluationData:
 
 
 def check_not_trained_on(models: Sequence[str], plan: DataPlan) -> None:
-    """Refuse a folder that a run was trained on: whoever evaluates it there measures what it knows by heart.
+    """Refuse a folder that a run was trained on, for the run as for its export: they know by heart what is measured there.
 
     Raises:
         RecipeError: If one was; naming the run as the data takes its test cases alone.
@@ -192,11 +192,13 @@ def check_not_trained_on(models: Sequence[str], plan: DataPlan) -> None:
         return
     for name in models:
         folder = run_or_folder(name, "MODEL")
+        if RunFolder(folder.parent).export.resolve() == folder.resolve():
+            folder = folder.parent
         if not RunFolder(folder).config.is_file():
             continue
         root = (Run.open(folder, trusted=plan.trusted).config.get("data") or {}).get("root")
         if root is not None and data_folder(str(root)).resolve() == plan.root.resolve():
             raise RecipeError(
-                f"{name}: was trained on cases of {plan.name}. Give {name} as DATA too, which takes its test cases alone, or "
+                f"{name}: was trained on cases of {plan.name}. Give {folder} as DATA too, which takes its test cases alone, or "
                 "--training-too to evaluate on all of them."
             )
