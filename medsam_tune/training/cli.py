@@ -37,6 +37,7 @@ from medsam_tune.training.origin import (
     check_same_data,
     check_weights_named,
     run_with_split,
+    warn_of_other_settings,
     warn_of_trained_cases,
 )
 from medsam_tune.training.own_folder import own_folder_words
@@ -239,6 +240,7 @@ class MedsamCLI(StageCLI):
             cases = counted(len(self.datamodule.splits.test), "case")
             say(f"Another cohort than the run's: all of its {cases} are tested, none of which trained it or chose its weights.")
         if self.checkpoint is not None and self.subcommand in _SCORED:
+            warn_of_other_settings(self.checkpoint, self.recipe_values()["data"], self.words)
             warn_of_trained_cases(self.checkpoint, getattr(self.datamodule.splits, _SCORED[self.subcommand]))
         if split:
             self.results.pretraining = check_unseen(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.console import Console
 from medsam_tune.errors import DataWarning
 
 _usual_format = warnings.formatwarning
+_PACKAGE = Path(__file__).parents[1]
 # In a notebook plain lines too: what rich draws there needs ipywidgets, and parts the lines.
 console = Console(highlight=False, soft_wrap=True, force_jupyter=False)
 """Standard output; a bar must be drawn on it too, so that lines appear above the bar and not in it."""
@@ -50,7 +52,7 @@ def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     """Format our own warnings without the place in the code, which says nothing to whoever can act on them."""
-    if issubclass(category, DataWarning):
+    if issubclass(category, DataWarning) or Path(filename).is_relative_to(_PACKAGE):
         return f"warning: {message}\n"
     return _usual_format(message, category, filename, lineno, line)
 

@@ -47,16 +47,41 @@ def check_same_data(asked: str, run: Path, data: Mapping[str, Any]) -> None:
     Raises:
         RecipeError: Naming the keys that differ, with both values.
     """
-    recipe = read_recipe(RunFolder(run)) if RunFolder(run).config.is_file() else {}
-    stored = recipe.get("data") if isinstance(recipe, Mapping) else None
-    then, now = (flat({key: values.get(key) for key in _SAME_DATA}) for values in (stored or {}, data))
-    differ = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
-    if differ:
-        what = "; ".join(f"data.{key} was {then.get(key)}, is {now.get(key)}" for key in differ)
+    what = "; ".join(_differences(RunFolder(run), data).values())
+    if what:
         raise RecipeError(
             f"--ckpt_path={asked}: the newest run of this recipe, {run}, was trained on other data ({what}). "
             f"If that run is meant, name its file: --ckpt_path={run}/checkpoints/{asked}.ckpt."
         )
+
+
+def warn_of_other_settings(checkpoint: Path, data: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Say aloud where a recipe reads a run's data otherwise than its training did, though nobody asked for that.
+
+    Args:
+        checkpoint: Of the run.
+        data: The ``data`` section of the recipe in force.
+        words: The command line: what it sets is meant.
+    """
+    run = run_folder_of(checkpoint)
+    differ = {} if run is None else _differences(RunFolder(run), data)
+    typed = [word.partition("=")[0].removeprefix("--data.").replace("init_args.", "") for word in words]
+    unasked = [said for key, said in differ.items() if not any(f"{key}.".startswith(f"{name}.") for name in typed)]
+    if unasked and "root" not in differ:
+        message = (
+            f"--ckpt_path: the training of {run} read its data otherwise ({'; '.join(unasked)}). "
+            f"`medsam-tune test {run}` reads them as it did."
+        )
+        warnings.warn(message, DataWarning, stacklevel=2)
+
+
+def _differences(run: RunFolder, data: Mapping[str, Any]) -> dict[str, str]:
+    """Return what tells the data of a run from those of a recipe, by the key below ``data`` that differs."""
+    recipe = read_recipe(run) if run.config.is_file() else {}
+    stored = recipe.get("data") if isinstance(recipe, Mapping) else None
+    then, now = (flat({key: values.get(key) for key in _SAME_DATA}) for values in (stored or {}, data))
+    keys = sorted(then.keys() | now.keys())
+    return {key: f"data.{key} was {then.get(key)}, is {now.get(key)}" for key in keys if then.get(key) != now.get(key)}
 
 
 def run_with_split(checkpoint: Path, words: Sequence[str], split: SplitSettings) -> RunFolder:

@@ -1,6 +1,7 @@
 import logging
 import warnings
 
+from medsam_tune.backbone import engines
 from medsam_tune.errors import DataWarning
 from medsam_tune.training.console import quieten
 from tests.training.tiny_runs import run
@@ -19,5 +20,7 @@ def test_warning_of_ours_is_shown_without_the_place_in_the_code_and_others_with_
     # As the interpreter writes it to stderr; pytest catches what is warned.
     ours = warnings.formatwarning(DataWarning("patients look alike"), DataWarning, "dataset.py", 7)
     assert ours == "warning: patients look alike\n"
+    of_the_package = warnings.formatwarning(UserWarning("the modules go on"), UserWarning, engines.__file__, 105)
+    assert of_the_package == "warning: the modules go on\n"
     others = warnings.formatwarning(UserWarning("something else"), UserWarning, "dataset.py", 7)
     assert others.startswith("dataset.py:7: UserWarning: something else")

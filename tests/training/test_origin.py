@@ -78,6 +78,18 @@ def test_a_named_split_that_scores_trained_cases_is_said_aloud(trained, workplac
     assert read_splits(trained / "splits.json").test != tuple(splits["test"])
 
 
+def test_data_that_a_recipe_reads_otherwise_than_the_training_are_said_aloud(trained, recwarn):
+    parse("test", best(trained), "--run.folder=alike")
+    parse("test", best(trained), "--run.folder=asked", "--data.source.mask_threshold=99")
+    assert not [each for each in recwarn if issubclass(each.category, DataWarning)]
+    Path("tiny.yaml").write_text(RECIPE.replace("case_pattern:", "mask_threshold: 99, case_pattern:"))
+    said = (
+        r"read its data otherwise \(data\.source\.mask_threshold was None, is 99\).*`medsam-tune test .*` reads them as it did"
+    )
+    with pytest.warns(DataWarning, match=said):
+        parse("test", best(trained), "--run.folder=scored")
+
+
 def test_a_checkpoint_outside_of_a_run_is_scored_on_a_named_split_only(trained, capsys):
     shutil.copy(trained / "checkpoints" / "best.ckpt", "alone.ckpt")
     assert main(["test", "--config=tiny.yaml", "--ckpt_path=alone.ckpt"]) == 2
