@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,8 +232,9 @@ class Run:
         """
         cli = self._reloaded(override_words(overrides))
         cli.results.summary = self.summary
-        artist = SliceArtist(cli)
-        return {case: artist.draw(index) for case, index in fullest_slices(cli.datamodule, cases).items()}
+        with _at_work(cli):
+            artist = SliceArtist(cli)
+            return {case: artist.draw(index) for case, index in fullest_slices(cli.datamodule, cases).items()}
 
     def finish(self) -> Path | None:
         """Test, export and report after a training, as far as its task has these stages; return the report's page."""
@@ -248,7 +250,7 @@ class Run:
             return None
         page: Path | None = None
         if "test" in cli.model.task.stages:
-            with torch.no_grad():
+            with torch.no_grad(), _at_work(cli):
                 page = self._timed(cli, "report", lambda cli: report_stage(cli, self._kept))
         self._kept = KeptEmbeddings()
         cli.results.write()
@@ -293,7 +295,7 @@ class Run:
             with cli.stage():
                 self._take_best(cli)
         if cli.trainer.is_global_zero:
-            with torch.no_grad():
+            with torch.no_grad(), _at_work(cli):
                 self._kept = KeptEmbeddings()
                 _score_beside(cli, self._kept)
             self._summary, self.scored = cli.results.summary, cli.run_folder.path
@@ -334,6 +336,16 @@ class Run:
         done = step(cli)
         cli.clock.stop(stage)
         return done
+
+
+@contextmanager
+def _at_work(cli: MedsamCLI) -> Iterator[None]:
+    """Hold the network on the device of the training: after each of its stages Lightning leaves it on the CPU."""
+    cli.model.to(cli.trainer.strategy.root_device)
+    try:
+        yield
+    finally:
+        cli.model.cpu()
 
 
 def run_recipe(recipe: Path, words: Sequence[str]) -> int:
