@@ -44,6 +44,8 @@ def test_named_run_is_found_again_by_its_name_alone(workplace):
 def test_runs_of_the_recipe_on_other_data_are_named_where_there_is_none_on_these(workplace):
     assert run("--run.baselines=false", "--run.report=false", "epochs=1") == 0
     (workplace / "images").rename(workplace / "moved")
-    with pytest.raises(RecipeError, match=rf"Runs of it on other data are in runs/{run_place('images', 'tiny')}\. Leave"):
+    with pytest.raises(
+        RecipeError, match=rf"Runs of it on other data are in runs/{run_place('images', 'tiny')}\. Give the path of a \.ckpt"
+    ):
         build("--ckpt_path=last", "--data.root=moved")
     assert [path.name for path in (workplace / "runs").glob(RUNS)] == [only_run().path.name]

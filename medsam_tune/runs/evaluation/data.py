@@ -191,14 +191,14 @@ def check_not_trained_on(models: Sequence[str], plan: DataPlan) -> None:
     if plan.cases is not None:
         return
     for name in models:
-        folder = run_or_folder(name, "MODEL")
+        folder, run = run_or_folder(name, "MODEL"), name
         if RunFolder(folder.parent).export.resolve() == folder.resolve():
-            folder = folder.parent
+            folder, run = folder.parent, str(folder.parent)
         if not RunFolder(folder).config.is_file():
             continue
         root = (Run.open(folder, trusted=plan.trusted).config.get("data") or {}).get("root")
         if root is not None and data_folder(str(root)).resolve() == plan.root.resolve():
             raise RecipeError(
-                f"{name}: was trained on cases of {plan.name}. Give {folder} as DATA too, which takes its test cases alone, or "
+                f"{name}: was trained on cases of {plan.name}. Give {run} as DATA too, which takes its test cases alone, or "
                 "--training-too to evaluate on all of them."
             )
