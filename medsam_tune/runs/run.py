@@ -296,8 +296,10 @@ class Run:
                 self._take_best(cli)
         if cli.trainer.is_global_zero:
             with torch.no_grad(), _at_work(cli):
-                self._kept = KeptEmbeddings()
-                _score_beside(cli, self._kept)
+                kept = KeptEmbeddings()
+                _score_beside(cli, kept)
+            # Only a training of this process is reported.
+            self._kept = kept if cli is self._cli else KeptEmbeddings()
             self._summary, self.scored = cli.results.summary, cli.run_folder.path
         return self
 

@@ -10,15 +10,7 @@ from medsam_tune.runs.case_pictures import given_prompts
 from medsam_tune.runs.run import Run
 from medsam_tune.segmenters.base import SamParts
 from medsam_tune.segmenters.sam import SamSegmenter
-from tests.training.tiny_runs import build, forget_run, write_full_recipe, write_workplace
-
-
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    write_workplace(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    forget_run()
+from tests.training.tiny_runs import build, write_full_recipe
 
 
 def edges(mask):
@@ -56,7 +48,6 @@ def test_boxes_and_points_stand_where_the_object_is_in_the_whole_image(workplace
 
 
 def test_a_report_encodes_no_image_that_was_scored_beside_the_test(workplace, monkeypatch):
-    monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(workplace / "cache"))
     write_full_recipe(workplace)
     run = Run.from_recipe("tiny.yaml", {"run.folder": "runs"}).fit().test().export()
     passes, run_encoder = [], SamBackbone.run_encoder

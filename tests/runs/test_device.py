@@ -7,18 +7,8 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from medsam_tune.runs import run as runs
 from medsam_tune.runs.run import Run
 from medsam_tune.training.module import TuningModule
-from tests.training.tiny_runs import forget_run, write_workplace
 
 DEVICE = torch.device("cpu", 0)  # not the "cpu" to which Lightning moves a network when a stage ends
-
-
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    write_workplace(tmp_path)
-    monkeypatch.setenv("MEDSAM_TUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    forget_run()
 
 
 @pytest.fixture
